@@ -1,0 +1,1 @@
+"""Pure, frozen records: what accounts, limits, prices, usage and events are."""

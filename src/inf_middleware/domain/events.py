@@ -1,0 +1,105 @@
+"""The billing event: one per admitted request, a CloudEvent with flat data."""
+
+from typing import Any
+
+import msgspec
+
+from inf_middleware.domain.prices import Line
+
+_encoder = msgspec.json.Encoder()
+
+
+class EventLine(msgspec.Struct, frozen=True):
+    """One disjoint part of the cost; money as strings of digits, in nano units."""
+
+    meter: str
+    quantity: int
+    unit_price_nano: str
+    amount_nano: str
+
+
+class BillingEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened, for whom, and what it cost: the fields of the event's data.
+
+    Counts are integers, `*_nano` strings of digits (1e-9 of the currency), `amount` the same as a
+    decimal string, moments RFC 3339 in UTC; `settled_at` decides day and month. `basis` is
+    "reported", "counted" or "estimated"; `outcome` one of complete, client_disconnect,
+    upstream_error, shutdown. `source` names the deployment and is not part of the data.
+    """
+
+    request_id: str
+    kind: str = "usage"
+    corrects: str | None = None
+    account: str
+    key_id: str | None
+    tier: str
+    endpoint: str
+    model: str | None
+    response_model: str | None
+    response_id: str | None
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    basis: str
+    lines: tuple[EventLine, ...]
+    amount_nano: str
+    amount: str
+    currency: str
+    price_version: str | None
+    overdrawn_nano: str = "0"
+    outcome: str
+    would_refuse: str | None = None
+    unpriced: bool
+    idempotency_key: str | None = None
+    started_at: str
+    settled_at: str
+    metadata: dict[str, Any]
+    source: str
+
+    @property
+    def id(self) -> str:
+        """The event's id: our request id."""
+        return self.request_id
+
+    def to_cloudevent(self) -> dict[str, Any]:
+        """Return the event as CloudEvents 1.0 JSON (structured mode) would hold it.
+
+        Source: CloudEvents 1.0.2, section "Context Attributes"; JSON format, section 3.
+        """
+        data = msgspec.to_builtins(self)
+        source = data.pop("source")
+        return {
+            "specversion": "1.0",
+            "id": self.request_id,
+            "source": source,
+            "type": f"inf-middleware.{self.kind}.v1",
+            "subject": self.account,
+            "time": self.settled_at,
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+
+    def encode(self) -> bytes:
+        """Encode the event once, as it is stored and delivered: structured CloudEvents JSON."""
+        return _encoder.encode(self.to_cloudevent())
+
+    @classmethod
+    def decode(cls, body: bytes) -> "BillingEvent":
+        """Read an event back from its encoded form."""
+        envelope = msgspec.json.decode(body, type=_Envelope)
+        return msgspec.convert({**envelope.data, "source": envelope.source}, cls)
+
+
+class _Envelope(msgspec.Struct):
+    source: str
+    data: dict[str, Any]
+
+
+def event_lines(lines: tuple[Line, ...]) -> tuple[EventLine, ...]:
+    """Write priced lines as the event shows them."""
+    return tuple(
+        EventLine(line.meter, line.quantity, str(line.unit_price_nano), str(line.amount_nano))
+        for line in lines
+    )

@@ -1,0 +1,193 @@
+"""Prices, and what a call costs by them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from fnmatch import fnmatchcase
+
+from inf_middleware.domain import tables
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.money import nano_per_token
+from inf_middleware.domain.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One part of a cost: `quantity` tokens of `meter` at `unit_price_nano` each."""
+
+    meter: str
+    quantity: int
+    unit_price_nano: int
+
+    @property
+    def amount_nano(self) -> int:
+        """Quantity times unit price, in nano units."""
+        return self.quantity * self.unit_price_nano
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one model costs, in the list's currency per 1M tokens, as Decimal or decimal string.
+
+    `model` may be a pattern ("Qwen/*"). `cached_input` is the price of input read from the
+    server's cache; None charges it as input. `context` is in tokens. `since` is the aware UTC
+    moment from which the price holds: a new price is a successor, never an edit. `features` and
+    `scenario` are for people.
+
+    Raises:
+        ConfigError: A price that is not a whole number of nano per token, negative, or a float.
+    """
+
+    model: str
+    input: Decimal | str
+    output: Decimal | str
+    cached_input: Decimal | str | None = None
+    context: int | None = None
+    features: Sequence[str] = ()
+    aliases: Sequence[str] = ()
+    since: datetime | None = None
+    scenario: str = ""
+    input_nano: int = field(init=False, repr=False)
+    output_nano: int = field(init=False, repr=False)
+    cached_input_nano: int | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise ConfigError(f"model is {self.model!r}; a price names its model, or a pattern")
+        if self.since is not None and self.since.tzinfo is None:
+            raise ConfigError(
+                f"since of {self.model} is {self.since}; write it in UTC: 2027-01-01T00:00:00Z"
+            )
+        cached = self.cached_input
+        for name, value in (
+            ("input_nano", nano_per_token(self.input, f"input price of {self.model}")),
+            ("output_nano", nano_per_token(self.output, f"output price of {self.model}")),
+            (
+                "cached_input_nano",
+                None
+                if cached is None
+                else nano_per_token(cached, f"cached_input price of {self.model}"),
+            ),
+            ("features", tuple(self.features)),
+            ("aliases", tuple(self.aliases)),
+        ):
+            object.__setattr__(self, name, value)
+
+    def lines(self, usage: Usage) -> tuple[Line, ...]:
+        """Price a usage as disjoint lines; lines of no tokens are left out."""
+        cached = usage.cached_input_tokens if self.cached_input_nano is not None else 0
+        cached = min(cached, usage.input_tokens)
+        lines = [
+            Line("input_tokens", usage.input_tokens - cached, self.input_nano),
+            Line("cached_input_tokens", cached, self.cached_input_nano or 0),
+            Line("output_tokens", usage.output_tokens, self.output_nano),
+        ]
+        return tuple(line for line in lines if line.quantity)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A price in force and the version that names it in a record."""
+
+    price: Price
+    version: str
+
+
+class Prices:
+    """A dated price list, found by model name, alias or pattern.
+
+    Raises:
+        ConfigError: Two prices of one model from the same moment.
+    """
+
+    def __init__(
+        self, prices: Iterable[Price], *, currency: str = "CNY", version: str = "custom"
+    ) -> None:
+        self.prices = tuple(prices)
+        self.currency = currency
+        self.version = version
+        self._exact: dict[str, list[Price]] = {}
+        self._patterns: list[Price] = []
+        for price in self.prices:
+            for name in (price.model, *price.aliases):
+                if any(sign in name for sign in "*?["):
+                    if price not in self._patterns:
+                        self._patterns.append(price)
+                    continue
+                dated = self._exact.setdefault(name, [])
+                if any(other.since == price.since for other in dated):
+                    raise ConfigError(
+                        f"{name} has two prices from the same moment; a new price is a successor"
+                        " with a later `from`"
+                    )
+                dated.append(price)
+
+    def find(self, model: str | None, at: datetime | None = None) -> Found | None:
+        """Return the price of a model in force at an aware UTC moment (now by default)."""
+        if model is None:
+            return None
+        candidates = self._exact.get(model)
+        if candidates is None:
+            candidates = [
+                price
+                for price in self._patterns
+                if any(fnmatchcase(model, name) for name in (price.model, *price.aliases))
+            ]
+        best: Price | None = None
+        for price in candidates:
+            if price.since is None:
+                best = best or price
+                continue
+            at = at or datetime.now(UTC)
+            if price.since <= at and (
+                best is None or best.since is None or best.since <= price.since
+            ):
+                best = price
+        if best is None:
+            return None
+        dated = f"@{best.since:%Y-%m-%dT%H:%M:%SZ}" if best.since else ""
+        return Found(best, f"{self.version}/{best.model}{dated}")
+
+    @classmethod
+    def from_toml(cls, text: str, *, source: str = "prices") -> "Prices":
+        """Read a price list: `version`, `currency`, and one `[[price]]` table per price.
+
+        Raises:
+            ConfigError: Not TOML, an unknown or missing key, or a price that cannot hold.
+        """
+        table = tables.parse(text, source)
+        tables.refuse_unknown(table, {"version", "currency", "price"}, source)
+        prices = []
+        for number, entry in enumerate(tables.rows(table, "price", source), 1):
+            where = f"{source}: price {number}"
+            row = dict(entry)
+            row["since"] = row.pop("from", None)
+            tables.refuse_unknown(row, set(_PRICE_KEYS) | {"since"}, where, instead=_PRICE_KEYS)
+            missing = [key for key in ("model", "input", "output") if key not in row]
+            if missing:
+                raise ConfigError(f"{where} lacks {', '.join(missing)}")
+            prices.append(Price(**row))
+        return cls(
+            prices,
+            currency=str(table.get("currency", "CNY")),
+            version=str(table.get("version", source)),
+        )
+
+    @classmethod
+    def default(cls) -> "Prices":
+        """Read the price list that ships with the package."""
+        return cls.from_toml(tables.shipped("prices.toml"), source="prices.toml")
+
+
+_PRICE_KEYS = (
+    "model",
+    "input",
+    "output",
+    "cached_input",
+    "context",
+    "features",
+    "aliases",
+    "scenario",
+    "from",
+)

@@ -1,0 +1,118 @@
+"""What users and adapters plug in: Protocols of few methods, and the records that cross them."""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Protocol
+
+from starlette.requests import HTTPConnection
+
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.limits import Admission, Refusal
+from inf_middleware.domain.tiers import Account, Tier
+
+
+class AccountLookup(Protocol):
+    """From a key (None where the caller sent none) to its account."""
+
+    async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
+        """Return the account, or None where the key is unknown (answered with 401).
+
+        Raising means that the look-up failed (answered with 503).
+        """
+        ...
+
+
+class TokenCounter(Protocol):
+    """From a text to its number of tokens."""
+
+    def __call__(self, text: str) -> int:
+        """Count; must be safe to call from a thread, and never called with parts of a character."""
+        ...
+
+
+class Rejected(Exception):  # noqa: N818 - public name of the design
+    """Raised by a sink: these events are refused for good, the others of the batch are taken.
+
+    `reasons` maps event ids to why.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__(f"{len(reasons)} events rejected")
+        self.reasons = dict(reasons)
+
+
+class Sink(Protocol):
+    """Takes billing events; a plain async function is one."""
+
+    async def __call__(self, events: Sequence[BillingEvent], /) -> None:
+        """Take a batch, in order.
+
+        Delivery is at least once: the event's id is the key. Raise `Rejected` for events that are
+        refused for good; anything else raised means that all are delivered again later.
+        """
+        ...
+
+
+class LimitStore(Protocol):
+    """Holds the counters of the limits and decides about admission in one atomic step."""
+
+    async def admit(
+        self, call_id: str, account_id: str, tier: Tier, tokens: int
+    ) -> Admission | Refusal:
+        """Take a slot, a request and a reservation of tokens: all, or nothing at all.
+
+        Raises:
+            LimitsUnavailable: The store could not decide.
+        """
+        ...
+
+    async def settle(self, admission: Admission, tokens: int | None) -> None:
+        """Put the tokens really used in the place of the reservation, and free the slot; once.
+
+        None keeps the reservation as it is. A second settlement of one admission does nothing.
+
+        Raises:
+            LimitsUnavailable: The store did not take it.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class Ledger(Protocol):
+    """Keeps one record, its postings and one event per admitted request."""
+
+    def settle(self, event: BillingEvent) -> Awaitable[None]:
+        """Hand over a settlement at once; the awaitable ends when it is durable.
+
+        Idempotent by the event's id.
+
+        Raises:
+            LedgerUnavailable: From the awaitable; nothing was recorded.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was handed over, and close."""
+        ...
+
+
+class Outbox(Protocol):
+    """The events of a ledger, as its relay reads them: a durable cursor per named sink."""
+
+    async def elect(self) -> bool:
+        """Become, or stay, the one relay of this ledger; False while another process is it."""
+        ...
+
+    async def pending(self, sink: str, count_max: int) -> Sequence[tuple[int, BillingEvent]]:
+        """Return the next events after a sink's cursor, each with its place in the outbox."""
+        ...
+
+    async def advance(self, sink: str, place: int, rejected: Mapping[str, str]) -> None:
+        """Move a sink's cursor, durably; `rejected` events go to the dead letters with a reason."""
+        ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when something may have been added, at the latest after `timeout_s`."""
+        ...
