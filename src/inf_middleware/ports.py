@@ -99,7 +99,12 @@ class Ledger(Protocol):
 
 
 class Outbox(Protocol):
-    """The events of a ledger, as its relay reads them: a durable cursor per named sink."""
+    """The events of a ledger, as its relay reads them: a durable cursor per named sink.
+
+    `generation` grows with each commit of this process.
+    """
+
+    generation: int
 
     async def elect(self) -> bool:
         """Become, or stay, the one relay of this ledger; False while another process is it."""
@@ -113,6 +118,6 @@ class Outbox(Protocol):
         """Move a sink's cursor, durably; `rejected` events go to the dead letters with a reason."""
         ...
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return when something may have been added, at the latest after `timeout_s`."""
+    async def wait(self, generation: int, timeout_s: float) -> None:
+        """Return when this process has committed since `generation`, or after `timeout_s`."""
         ...

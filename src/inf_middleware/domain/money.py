@@ -43,12 +43,10 @@ def nano_of(value: object, what: str) -> int:
     Raises:
         ConfigError: Not an exact amount, finer than one nano, or over 64 bits.
     """
-    nano = decimal_of(value, what).scaleb(9)
-    if nano != int(nano):
-        raise ConfigError(f"{what} is {value!r}; the finest amount is 0.000000001")
-    if nano > AMOUNT_NANO_MAX:
+    amount = decimal_of(value, what)
+    if amount > AMOUNT_NANO_MAX // NANO:
         raise ConfigError(f"{what} is {value!r}; the largest amount is 9,223,372,036")
-    return int(nano)
+    return _whole(amount, 9, f"{what} is {value!r}; the finest amount is 0.000000001")
 
 
 def nano_per_token(per_million: object, what: str) -> int:
@@ -57,15 +55,25 @@ def nano_per_token(per_million: object, what: str) -> int:
     Raises:
         ConfigError: The price is not a whole number of nano per token, or is out of range.
     """
-    nano = decimal_of(per_million, what).scaleb(3)  # 1e9 nano / 1e6 tokens
-    if nano != int(nano):
-        raise ConfigError(
-            f"{what} is {per_million!r} per 1M tokens; the finest price is 0.001 per 1M tokens,"
-            " which is one nano per token"
-        )
-    if nano > PRICE_NANO_PER_TOKEN_MAX:
+    price = decimal_of(per_million, what)
+    if price > PRICE_NANO_PER_TOKEN_MAX // 1000:
         raise ConfigError(f"{what} is {per_million!r} per 1M tokens; the largest is 4,000,000")
-    return int(nano)
+    return _whole(  # 1e9 nano / 1e6 tokens
+        price,
+        3,
+        f"{what} is {per_million!r} per 1M tokens; the finest price is 0.001 per 1M tokens,"
+        " which is one nano per token",
+    )
+
+
+def _whole(amount: Decimal, places: int, otherwise: str) -> int:
+    # Compared as fractions of integers: Decimal arithmetic would round at 28 digits.
+    numerator, denominator = amount.as_integer_ratio()
+    whole: int
+    whole, rest = divmod(numerator * 10**places, denominator)
+    if rest:
+        raise ConfigError(otherwise)
+    return whole
 
 
 def decimal_string(nano: int) -> str:

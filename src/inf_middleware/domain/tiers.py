@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+
 from inf_middleware.domain import tables
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.money import nano_of
@@ -195,3 +197,7 @@ class Account:
                 f"account id is {self.id!r}; it must be a text of 1 or more characters"
             )
         nano_of(self.recharged, f"recharged of account {self.id}")
+        try:
+            msgspec.json.encode(dict(self.metadata))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"metadata of account {self.id} is not JSON: {error}") from None

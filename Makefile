@@ -1,0 +1,47 @@
+# make demo   sees the main job done, in about two minutes
+# make serve  keeps the demo's server up for curl
+# make test   installs what the tests need and passes them
+# make check  lint, types, layers
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PORT ?= 8000
+
+.PHONY: demo serve test check clean
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/python examples/demo.py
+
+serve: $(VENV)/.demo-installed
+	$(BIN)/python examples/quickstart.py --port $(PORT)
+
+test: $(VENV)/.test-installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, and this is {v.major}.{v.minor}; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+
+$(VENV)/.demo-installed: pyproject.toml | $(BIN)/python
+	@echo "installing the library and what the demo needs ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[examples]"
+	@touch $@
+
+$(VENV)/.test-installed: pyproject.toml | $(BIN)/python
+	@echo "installing the library and what its tests need ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test
+	@touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.check-installed: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group check
+	@touch $@

@@ -1,0 +1,84 @@
+"""Admission: how much a call asks for, and the store's answer."""
+
+from inf_middleware.call.record import Call, Limiting
+from inf_middleware.call.refuse import Refuse
+from inf_middleware.domain.errors import LimitsUnavailable
+from inf_middleware.domain.limits import Refusal
+from inf_middleware.domain.tiers import Tier
+from inf_middleware.tokens.chat import chat_input
+from inf_middleware.tokens.counting import token_bounds
+from inf_middleware.wire import answers
+
+
+async def admit(call: Call, limiting: Limiting) -> None:
+    """Take a slot, a request and a reservation of tokens for a call, or refuse it.
+
+    Raises:
+        Refuse: It is over a limit (429), can never fit (400), or the store failed (503).
+    """
+    assert call.account is not None
+    assert call.tier is not None
+    tokens = await _reservation(call, call.tier)
+    try:
+        answer = await limiting.store.admit(call.id, call.account.id, call.tier, tokens)
+    except LimitsUnavailable as error:
+        raise Refuse(
+            503,
+            "limits_unavailable",
+            "The limits cannot be checked just now; try again shortly.",
+            headers=answers.retry_headers(1.0),
+        ) from error
+    if isinstance(answer, Refusal):
+        raise Refuse(
+            429,
+            answer.code,
+            answers.limit_message(call.tier.name, answer),
+            headers=[
+                *answers.retry_headers(answer.retry_after_s),
+                *answers.limit_headers(answer.standings),
+            ],
+        )
+    call.limiting = limiting
+    call.admission = answer
+
+
+async def count_input(call: Call) -> int:
+    """Count the call's input tokens, once; 0 where the dialect has no text to count."""
+    if call.input_tokens is None:
+        texts, overhead = _input_of(call)
+        count = await call.metering.counter.count(texts)
+        call.input_tokens = count.tokens + overhead
+        call.input_exact = count.exact
+    return call.input_tokens
+
+
+async def _reservation(call: Call, tier: Tier) -> int:
+    request = call.request
+    if request is None:
+        return 0  # nothing is known before the answer; what it used is recorded at settlement
+    tokens_max = tier.tokens_max
+    texts, overhead = _input_of(call)
+    # Characters are at most bytes, so this bound holds, and spares counting what cannot fit.
+    fewest = token_bounds(sum(map(len, texts)))[0] + overhead
+    tokens = fewest if fewest > tokens_max else await count_input(call)
+    if tokens > tokens_max:
+        raise Refuse(
+            400,
+            "tokens_exceed_tier_limit",
+            f"The input has {'at least ' if tokens == fewest else ''}{tokens:,} tokens, and level"
+            f" {tier.name} allows {tier.tokens_max:,} tokens at once: it can never be admitted."
+            " Shorten the input, or raise the level.",
+            param="messages",
+        )
+    output = request.output_cap or call.metering.assumed_output_tokens
+    found = call.parts.prices.find(request.model)
+    if found is not None and found.price.context is not None:
+        output = min(output, max(found.price.context - tokens, 0))
+    return min(tokens + request.choices * output, tokens_max)
+
+
+def _input_of(call: Call) -> tuple[list[str], int]:
+    if call.input_texts is None:
+        fields = call.dialect.input_fields(call.body) if call.body else {}
+        call.input_texts = chat_input(**fields) if fields else ([], 0)
+    return call.input_texts

@@ -1,0 +1,178 @@
+"""The record of one call, shared by all of ours through the scope."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.limits import Admission
+from inf_middleware.domain.prices import Price, Prices
+from inf_middleware.domain.tiers import Account, Tier, Tiers
+from inf_middleware.domain.usage import Usage, token_count
+from inf_middleware.ports import AccountLookup, Ledger, LimitStore
+from inf_middleware.tokens.counting import Counter
+from inf_middleware.wire.dialect import AnswerReader, Dialect, Request
+
+CALL_KEY = "inf_middleware.call"
+
+log = logging.getLogger("inf_middleware")
+
+
+@dataclass(frozen=True, slots=True)
+class Metering:
+    """How tokens are counted: the part of `TokenMeter`, on its defaults where it is absent."""
+
+    counter: Counter
+    include_usage: bool
+    assumed_output_tokens: int
+    logs_calls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limiting:
+    """How admission is decided: the part of `TierLimiter`."""
+
+    store: LimitStore
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """How calls are priced and kept: the part of `CostLedger`."""
+
+    ledger: Ledger
+    serves: frozenset[str] | None
+    unpriced: Literal["record", "refuse"] | Price
+    settle_timeout_s: float
+    warned: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one worker works with: the common options, and the parts that its stack has.
+
+    `lookup` is None where accounts are nobody's concern here; `names_accounts` tells whether the
+    operator gave accounts, which beat network addresses. `now_ns` is the wall clock.
+    """
+
+    lookup: AccountLookup | None
+    names_accounts: bool
+    tiers: Tiers
+    prices: Prices
+    metering: Metering
+    limiting: Limiting | None
+    billing: Billing | None
+    body_bytes_max: int
+    deployment: str
+    help_url: str | None
+    now_ns: Callable[[], int]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request with its response, as far as it is known; each field has one writer.
+
+    The opener (the first worker that sees the request) makes it, reads the body and closes it.
+    """
+
+    id: str
+    started_ns: int
+    endpoint: str
+    dialect: Dialect
+    parts: Parts  # of the opener; joiners add their limiting, billing and metering below
+    metering: Metering
+    limiting: Limiting | None = None
+    billing: Billing | None = None
+    body: bytes | None = None
+    request: Request | None = None
+    account: Account | None = None
+    tier: Tier | None = None
+    key_id: str | None = None
+    named: bool = False  # the account comes from configured accounts
+    input_texts: tuple[list[str], int] | None = None  # and tokens that are no text
+    input_tokens: int | None = None
+    input_exact: bool = True
+    admission: Admission | None = None
+    refused: bool = False
+    status: int | None = None
+    reader: AnswerReader | None = None
+    is_stream: bool = False
+    told: Usage | None = None  # by the handler itself
+    ended: bool = False  # the answer's end was reached
+    disconnected: bool = False  # `http.disconnect` was seen before that
+    failure: BaseException | None = None  # what the app raised, cancellation included
+    usage: Usage | None = None
+    event: BillingEvent | None = None
+    released: bool = False  # the store has been told
+    recorded: bool = False  # the ledger has been told
+
+    @property
+    def model(self) -> str | None:
+        """The model that was asked for."""
+        return self.request.model if self.request else None
+
+
+class CurrentCall:
+    """What a handler may know and say of the call it serves."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @property
+    def id(self) -> str:
+        """The request id, as in headers and event."""
+        return self._call.id
+
+    @property
+    def account(self) -> Account | None:
+        """Who is limited and billed."""
+        return self._call.account
+
+    @property
+    def tier(self) -> Tier | None:
+        """The account's level."""
+        return self._call.tier
+
+    @property
+    def model(self) -> str | None:
+        """The model that was asked for."""
+        return self._call.model
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage known so far, None before anything is."""
+        call = self._call
+        return call.usage or call.told or (call.reader.usage if call.reader else None)
+
+    def report(self, *, input_tokens: int, output_tokens: int) -> None:
+        """Tell the usage of this call, which then beats what the answer says.
+
+        Raises:
+            ValueError: Not a count of tokens.
+        """
+        for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+            if token_count(value) is None:
+                raise ValueError(f"{name} is {value!r}; report a whole number of 0 or more")
+        self._call.told = Usage(input_tokens, output_tokens)
+
+
+def current_call(request: HTTPConnection | Scope) -> CurrentCall:
+    """Return the call that a request belongs to.
+
+    Raises:
+        ConfigError: None of the middlewares stands around this handler, or the path is exempt.
+    """
+    scope = request.scope if isinstance(request, HTTPConnection) else request
+    call = scope.get(CALL_KEY)
+    if call is None:
+        raise ConfigError(
+            "no call is open here: add TokenMeter, TierLimiter or CostLedger around this app, and"
+            " see that the path is not exempt"
+        )
+    return CurrentCall(call)

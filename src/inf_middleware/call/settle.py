@@ -1,0 +1,211 @@
+"""Settlement: what a call used, what it costs, and both made known, once.
+
+It is idempotent: an interrupted settlement is simply run again, with the same event.
+"""
+
+import time
+from datetime import UTC, datetime
+
+import anyio
+
+from inf_middleware.call.admission import count_input
+from inf_middleware.call.record import Billing, Call, log
+from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
+from inf_middleware.domain.events import BillingEvent, event_lines
+from inf_middleware.domain.money import decimal_string
+from inf_middleware.domain.prices import Found
+from inf_middleware.domain.usage import Usage
+
+# Between two tries of a ledger that failed: short against `settle_timeout_s`, long for a disk.
+_RETRY_S = 0.05
+
+# Names of models and paths come from callers: their warnings must not fill memory or logs.
+WARNINGS_MAX = 100
+
+# Of text that was too long to keep only the bytes are known; English and code run near this.
+_BYTES_PER_TOKEN = 4
+
+
+async def settle(call: Call) -> bool:
+    """Settle a call with store and ledger; False where the ledger did not take it in time.
+
+    Shielded from cancellation, and safe to be called again.
+    """
+    if call.admission is None and call.billing is None and not call.metering.logs_calls:
+        return True
+    with anyio.CancelScope(shield=True):
+        usage = call.usage or await _usage_of(call)
+        call.usage = usage = call.usage or usage  # an earlier settlement may have ended meanwhile
+        billing = call.billing
+        durable = None
+        if billing is not None and not call.recorded:
+            call.event = call.event or _event_of(call, billing, usage)
+            durable = billing.ledger.settle(call.event)
+        await release(call, None if _keeps_reservation(call, usage) else usage.total_tokens)
+        if billing is not None and durable is not None and call.event is not None:
+            try:
+                await durable
+                call.recorded = True
+            except LedgerUnavailable as error:
+                call.recorded = await _retry(billing, call.event, error)
+    if call.metering.logs_calls and call.event is None:
+        _log_call(call, usage)
+    return call.recorded or billing is None
+
+
+def is_settled(call: Call) -> bool:
+    """Tell whether nothing is left to settle."""
+    return (call.admission is None or call.released) and (call.billing is None or call.recorded)
+
+
+async def release(call: Call, tokens: int | None) -> None:
+    """Free the call's slot, with the tokens it used (None: its reservation stays)."""
+    if call.admission is None or call.limiting is None or call.released:
+        return
+    try:
+        await call.limiting.store.settle(call.admission, tokens)
+    except LimitsUnavailable:
+        log.exception("call %s could not be settled with the limits' store", call.id)
+    call.released = True
+
+
+async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable) -> bool:
+    deadline = time.monotonic() + billing.settle_timeout_s
+    while time.monotonic() < deadline:
+        await anyio.sleep(_RETRY_S)
+        try:
+            await billing.ledger.settle(event)
+        except LedgerUnavailable as again:
+            error = again
+        else:
+            return True
+    log.error(
+        "call %s of account %s could not be recorded within %g s and is not billed: %s",
+        event.id,
+        event.account,
+        billing.settle_timeout_s,
+        error,
+    )
+    return False
+
+
+async def _usage_of(call: Call) -> Usage:
+    if call.told is not None:
+        return call.told
+    if call.status is None and call.disconnected:
+        # The model may have worked to the end: its input is known, its output is not.
+        return Usage(await count_input(call), 0, basis="estimated")
+    if call.status is None or call.status >= 400:
+        return Usage(basis="counted")  # it failed before its first token
+    reader = call.reader
+    if reader is None:
+        return Usage(await count_input(call), 0, basis="estimated")
+    if reader.usage is not None and (reader.usage_final or _choices(call) == 1):
+        return reader.usage
+    if reader.failed and not reader.has_output:
+        return Usage(basis="counted")
+    tokens = await count_input(call)
+    if reader.has_output:
+        count = await call.metering.counter.count(reader.texts())
+        beyond = reader.text_overflow_bytes // _BYTES_PER_TOKEN
+        exact = count.exact and call.input_exact and not beyond
+        return Usage(tokens, count.tokens + beyond, basis="counted" if exact else "estimated")
+    if call.is_stream and call.dialect.has_text:
+        return Usage(tokens, 0, basis="counted" if call.input_exact else "estimated")
+    # A 200 without usage and without text, such as vLLM's empty one after a client left.
+    return Usage(tokens, 0, basis="estimated")
+
+
+def _choices(call: Call) -> int:
+    return call.request.choices if call.request else 1
+
+
+def _keeps_reservation(call: Call, usage: Usage) -> bool:
+    # An aborted answer without usage: what it really took is not known.
+    return usage.basis == "estimated" and call.dialect.has_text and not call.is_stream
+
+
+def outcome_of(call: Call) -> str:
+    """Say how a call ended, by what happened to its answer."""
+    if call.status is not None and call.status >= 400:
+        return "upstream_error"
+    if call.reader is not None and call.reader.failed:
+        return "upstream_error"
+    if call.ended:
+        return "complete"
+    if call.disconnected:
+        return "client_disconnect"
+    if call.failure is not None and not isinstance(call.failure, Exception):
+        return "shutdown"  # cancelled by the server while the client was still there
+    return "upstream_error"
+
+
+def _event_of(call: Call, billing: Billing, usage: Usage) -> BillingEvent:
+    assert call.account is not None
+    assert call.tier is not None
+    prices = call.account.prices or call.parts.prices
+    started = datetime.fromtimestamp(call.started_ns / 1e9, UTC)
+    settled = datetime.fromtimestamp(call.parts.now_ns() / 1e9, UTC)
+    found = prices.find(call.model, started)
+    unpriced = found is None
+    if unpriced:
+        _warn_once(
+            billing, f"model {call.model!a} has no price: its calls are recorded as unpriced"
+        )
+    if not call.dialect.has_text and not usage.total_tokens and outcome_of(call) == "complete":
+        _warn_once(billing, f"calls of {call.endpoint!a} tell no usage: recorded with 0 tokens")
+    if found is None and not isinstance(billing.unpriced, str):
+        found = Found(billing.unpriced, f"unpriced/{billing.unpriced.model}")
+    lines = found.price.lines(usage) if found else ()
+    amount_nano = sum(line.amount_nano for line in lines)
+    reader = call.reader
+    return BillingEvent(
+        request_id=call.id,
+        account=call.account.id,
+        key_id=call.key_id,
+        tier=call.tier.name,
+        endpoint=call.endpoint,
+        model=call.model,
+        response_model=reader.model if reader else None,
+        response_id=reader.response_id if reader else None,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        basis=usage.basis,
+        lines=event_lines(lines),
+        amount_nano=str(amount_nano),
+        amount=decimal_string(amount_nano),
+        currency=prices.currency,
+        price_version=found.version if found else None,
+        outcome=outcome_of(call),
+        unpriced=unpriced,
+        started_at=_rfc3339(started),
+        settled_at=_rfc3339(settled),
+        metadata=dict(call.account.metadata),
+        source=f"urn:inf-middleware:{call.parts.deployment}",
+    )
+
+
+def _warn_once(billing: Billing, message: str) -> None:
+    if message not in billing.warned and len(billing.warned) < WARNINGS_MAX:
+        billing.warned.add(message)
+        log.warning("%s", message)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _log_call(call: Call, usage: Usage) -> None:
+    log.info(
+        "call %s %s model=%s input_tokens=%d output_tokens=%d basis=%s outcome=%s",
+        call.id,
+        call.endpoint,
+        ascii(call.model),
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.basis,
+        outcome_of(call),
+    )

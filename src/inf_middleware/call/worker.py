@@ -1,0 +1,228 @@
+"""The stack's one worker: carries a call through guard, who, read, admit, app, settle and close.
+
+Where something opaque stands between two of ours each has a worker. The first to see a request
+opens the call and puts it into a copy of the scope; a worker further in joins it with its parts;
+the opener alone settles, once, shielded from cancellation.
+"""
+
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from inf_middleware.call.admission import admit
+from inf_middleware.call.answer import Answer, Header
+from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
+from inf_middleware.call.record import CALL_KEY, Call, Parts, log
+from inf_middleware.call.refuse import Refuse, send_refusal
+from inf_middleware.call.settle import is_settled, release, settle
+from inf_middleware.call.who import identify
+from inf_middleware.domain.errors import InvalidRequest
+from inf_middleware.domain.ids import uuid7
+from inf_middleware.wire import answers
+from inf_middleware.wire.dialects import dialect_for
+
+# Longer than any model's name; names go into records, logs and metrics.
+MODEL_CHARACTERS_MAX = 256
+
+# RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
+_POLICY_VIOLATION = 1008
+
+
+class Worker:
+    """Wraps `receive` and `send` once for all middlewares of a stack."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        parts: Parts,
+        *,
+        exempt: tuple[str, ...],
+        websockets: str,
+        on_startup: Callable[[], Awaitable[None]],
+        on_shutdown: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._app = app
+        self._parts = parts
+        self._exempt = exempt
+        self._websockets = websockets
+        self._on_startup = on_startup
+        self._on_shutdown = on_shutdown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        kind = scope["type"]
+        if kind == "http":
+            if scope["method"] != "POST" or self._is_exempt(scope["path"]):
+                await self._app(scope, receive, send)
+            elif CALL_KEY in scope:
+                await self._join(scope[CALL_KEY], scope, receive, send)
+            else:
+                await self._open(scope, receive, send)
+        elif kind == "websocket" and self._refuses_websocket(scope):
+            await receive()
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+        elif kind == "lifespan":
+            await self._app(scope, receive, self._watching_lifespan(send))
+        else:
+            await self._app(scope, receive, send)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = self._parts
+        now_ns = parts.now_ns()
+        path = scope["path"]
+        call = Call(uuid7(now_ns), now_ns, path, dialect_for(path), parts, parts.metering)
+        inner: Scope = {**scope, CALL_KEY: call}
+        try:
+            body = await self._enter(call, inner, receive)
+        except Refuse as refuse:
+            call.refused = True
+            await send_refusal(call, refuse, send)
+            return
+        except ClientGone:
+            return
+        asked = body is not None and body is not call.body
+        if asked and body is not None:
+            inner = with_length(inner, len(body))
+        answer = Answer(call, send, strip=asked, settle=_settle, headers=_headers(call))
+        try:
+            await self._app(inner, replayed(call, body, receive), answer.send)
+            await answer.finish()
+        except BaseException as error:
+            call.failure = error
+            raise
+        finally:
+            await _close(call)
+
+    async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._identify(call, scope)
+            await self._take_part(call)
+        except Refuse as refuse:
+            call.refused = True
+            await send_refusal(call, refuse, send)
+            return
+        answer = Answer(call, send, strip=False, settle=None, headers=())
+        await self._app(scope, receive, answer.send)
+
+    async def _enter(self, call: Call, scope: Scope, receive: Receive) -> bytes | None:
+        """Do all that comes before the app; return the body it is to see, None where unread."""
+        # Before the body is read: an unknown caller shall not make us hold 8 MiB.
+        await self._identify(call, scope)
+        body = await self._read(call, scope, receive)
+        await self._take_part(call)
+        request = call.request
+        if body is not None and request and request.may_ask and call.metering.include_usage:
+            return call.dialect.asking_for_usage(body)
+        return body
+
+    async def _identify(self, call: Call, scope: Scope) -> None:
+        parts = self._parts
+        concerned = parts.names_accounts or parts.limiting or parts.billing
+        if concerned and (call.account is None or (parts.names_accounts and not call.named)):
+            await identify(call, parts, scope)
+
+    async def _read(self, call: Call, scope: Scope, receive: Receive) -> bytes | None:
+        dialect = call.dialect
+        headers = dict(scope["headers"])
+        if not dialect.reads_body and not _is_json(headers):
+            call.request = dialect.read_request(b"")
+            return None
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if encoding not in (b"", b"identity"):
+            if not dialect.reads_body:
+                call.request = dialect.read_request(b"")
+                return None
+            raise Refuse(
+                400,
+                "invalid_request_body",
+                "The request body is compressed; send it without content-encoding.",
+            )
+        call.body = await read_body(scope, receive, self._parts.body_bytes_max)
+        try:
+            call.request = dialect.read_request(call.body)
+        except InvalidRequest as error:
+            raise Refuse(error.status, error.code, error.message) from error
+        if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
+            raise Refuse(
+                400,
+                "invalid_request_body",
+                f"`model` has {len(call.model):,} characters; a model's name has at most"
+                f" {MODEL_CHARACTERS_MAX}.",
+                param="model",
+            )
+        return call.body
+
+    async def _take_part(self, call: Call) -> None:
+        """Do what this worker's parts do before the app, as far as nobody has done it."""
+        parts = self._parts
+        if parts.billing is not None and call.billing is None:
+            _check_model(call, parts)
+            call.billing = parts.billing
+        if parts.limiting is not None and call.limiting is None:
+            await admit(call, parts.limiting)
+
+    def _is_exempt(self, path: str) -> bool:
+        return any(fnmatchcase(path, pattern) for pattern in self._exempt)
+
+    def _refuses_websocket(self, scope: Scope) -> bool:
+        return self._websockets == "refuse" and not self._is_exempt(scope["path"])
+
+    def _watching_lifespan(self, send: Send) -> Send:
+        async def watching(message: Message) -> None:
+            kind = message["type"]
+            if kind == "lifespan.startup.complete":
+                await self._on_startup()
+            elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self._on_shutdown()
+            await send(message)
+
+        return watching
+
+
+async def _settle(call: Call) -> bool:
+    return call.refused or await settle(call)
+
+
+async def _close(call: Call) -> None:
+    with anyio.CancelScope(shield=True):
+        try:
+            if call.refused:
+                await release(call, 0)  # admitted further out, refused further in
+            elif not is_settled(call):
+                await settle(call)
+        except Exception:  # the app's own exception, if any, must go on
+            log.exception("call %s could not be closed", call.id)
+
+
+def _check_model(call: Call, parts: Parts) -> None:
+    billing = parts.billing
+    assert billing is not None
+    if billing.serves is not None and call.model not in billing.serves:
+        raise _model_not_found(call, "this server does not serve it")
+    if billing.unpriced == "refuse":
+        prices = (call.account.prices if call.account else None) or parts.prices
+        if prices.find(call.model) is None:
+            raise _model_not_found(
+                call,
+                "it has no price here (operators: add it to `prices`, or set `unpriced`)",
+            )
+
+
+def _model_not_found(call: Call, why: str) -> Refuse:
+    name = f"The model {call.model!r}" if call.model else "A request without a model"
+    return Refuse(404, "model_not_found", f"{name} cannot be used: {why}.", param="model")
+
+
+def _headers(call: Call) -> list[Header]:
+    request_id = call.id.encode()
+    named = [(b"x-request-id", request_id), (b"request-id", request_id)]
+    if call.admission is None:
+        return named
+    return [*named, *answers.limit_headers(call.admission.standings)]
+
+
+def _is_json(headers: dict[bytes, bytes]) -> bool:
+    content_type = headers.get(b"content-type", b"application/json")
+    return b"json" in content_type.lower()

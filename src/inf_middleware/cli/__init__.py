@@ -1,0 +1,14 @@
+"""The `inf-middleware` command."""
+
+import click
+
+from inf_middleware.cli.usage import usage
+
+
+@click.group()
+@click.version_option(package_name="inf-middleware")
+def main() -> None:
+    """Look after metering, limits and bills of a model server."""
+
+
+main.add_command(usage)

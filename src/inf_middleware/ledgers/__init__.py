@@ -1,0 +1,1 @@
+"""Where money is kept: one module per database."""

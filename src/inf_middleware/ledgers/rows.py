@@ -1,0 +1,105 @@
+"""From events to rows: what one settlement writes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from inf_middleware.domain.events import BillingEvent
+
+_COLUMNS = (
+    "request_id",
+    "kind",
+    "corrects",
+    "account",
+    "key_id",
+    "tier",
+    "endpoint",
+    "model",
+    "response_model",
+    "response_id",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "basis",
+    "currency",
+    "price_version",
+    "outcome",
+    "would_refuse",
+    "idempotency_key",
+    "started_at",
+    "settled_at",
+)
+
+# A repeated id changes nothing: a settlement may be handed over again.
+_INSERT_REQUEST = (
+    f"INSERT INTO request ({', '.join(_COLUMNS)},"  # noqa: S608 - names of ours
+    " amount_nano, overdrawn_nano, unpriced, lines, metadata)"
+    f" VALUES ({', '.join('?' * (len(_COLUMNS) + 5))}) ON CONFLICT (request_id) DO NOTHING"
+)
+_INSERT_POSTING = (
+    "INSERT INTO posting (request_id, debit, credit, amount_nano, currency)"
+    " VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING"
+)
+_INSERT_EVENT = "INSERT INTO outbox (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
+
+INTEGER_MAX = 2**63 - 1
+
+
+class Rows(msgspec.Struct):
+    """What one settlement writes: its record, its posting where it costs anything, its event."""
+
+    request: tuple[Any, ...]
+    posting: tuple[Any, ...] | None
+    event: tuple[str, bytes]
+
+
+def rows_of(event: BillingEvent) -> Rows:
+    """Turn an event into rows.
+
+    Raises:
+        ValueError: An amount is not a number from 0 to 64 bits.
+    """
+    amount, overdrawn = int(event.amount_nano), int(event.overdrawn_nano)
+    if not 0 <= amount <= INTEGER_MAX or not 0 <= overdrawn <= INTEGER_MAX:
+        raise ValueError(f"the amount {event.amount_nano} of {event.id} does not fit 64 bits")
+    request = (
+        *(_storable(getattr(event, name)) for name in _COLUMNS),
+        amount,
+        overdrawn,
+        int(event.unpriced),
+        msgspec.json.encode(event.lines).decode(),
+        msgspec.json.encode(event.metadata).decode(),
+    )
+    posting = None
+    if amount:
+        # The customer owes more, and the house has earned as much.
+        debit, credit = f"account:{event.account}", "revenue:usage"
+        posting = (event.id, _storable(debit), credit, amount, event.currency)
+    return Rows(request, posting, (event.id, event.encode()))
+
+
+def write(db: apsw.Connection, rows: Sequence[Rows]) -> None:
+    """Write settlements in one transaction.
+
+    Raises:
+        apsw.Error: Nothing was written.
+    """
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.executemany(_INSERT_REQUEST, [row.request for row in rows])
+        db.executemany(_INSERT_POSTING, [row.posting for row in rows if row.posting])
+        db.executemany(_INSERT_EVENT, [row.event for row in rows])
+        db.execute("COMMIT")
+    except BaseException:
+        if not db.get_autocommit():  # some errors have rolled back already
+            db.execute("ROLLBACK")
+        raise
+
+
+def _storable(value: Any) -> Any:
+    # Text from callers may hold lone surrogates, which no database takes.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

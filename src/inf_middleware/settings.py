@@ -1,0 +1,240 @@
+"""The options: their names, kinds and defaults, each checked when it is given."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import tiktoken
+
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.prices import Price, Prices
+from inf_middleware.domain.tiers import Account, Tiers
+from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink, TokenCounter
+
+
+class CommonOptions(TypedDict, total=False):
+    """Options of all; given to one of the three they hold for its whole stack.
+
+    `accounts`: a mapping from key to level name or `Account`, or an `AccountLookup`; none: each
+    network address is an account on the level `anonymous` (None: 401). `exempt`: path patterns
+    that pass untouched; everything but POST and WebSocket does anyway. `body_bytes_max`: of a
+    request. `websockets`: "refuse" or "pass". `deployment`: names this service in events.
+    `help_url`: named in 401, 402 and 429.
+    """
+
+    accounts: Mapping[str, str | Account] | AccountLookup | None
+    anonymous: str | None
+    exempt: Sequence[str]
+    body_bytes_max: int
+    websockets: Literal["refuse", "pass"]
+    deployment: str
+    help_url: str | None
+
+
+class MeterOptions(CommonOptions, total=False):
+    """Options of `TokenMeter`.
+
+    `counter`: an encoding's name, a `tiktoken.Encoding`, or any function from text to count, for
+    answers without usage. `include_usage`: ask streams for their usage. `assumed_output_tokens`:
+    reserved for a request without a cap of its own.
+    """
+
+    counter: str | tiktoken.Encoding | TokenCounter
+    include_usage: bool
+    assumed_output_tokens: int
+
+
+class LimiterOptions(CommonOptions, total=False):
+    """Options of `TierLimiter`.
+
+    `tiers`: the levels, as `Tiers` or the path of a TOML file. `storage`: "memory://", or a
+    `LimitStore`.
+    """
+
+    tiers: Tiers | str | Path
+    storage: str | LimitStore
+
+
+class LedgerOptions(CommonOptions, total=False):
+    """Options of `CostLedger`.
+
+    `prices`: the price list, as `Prices` or the path of a TOML file. `serves`: the models this
+    server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0, "refuse", or
+    a `Price` for models without one. `ledger`: "sqlite:///PATH", or a `Ledger`. `mode`:
+    "postpaid". `sinks`: from a name, which is its place in the outbox and stays, to an async
+    function or "jsonl:PATH". `settle_timeout_s`: how long a failing ledger is tried again.
+    """
+
+    prices: Prices | str | Path
+    serves: Sequence[str] | None
+    unpriced: Literal["record", "refuse"] | Price
+    ledger: str | Ledger
+    mode: Literal["postpaid"]
+    sinks: Mapping[str, Sink | str]
+    settle_timeout_s: float
+
+
+class GateOptions(MeterOptions, LimiterOptions, LedgerOptions, total=False):
+    """Options of `Gate`: those of all three."""
+
+
+DEFAULTS: dict[str, Any] = {
+    "accounts": None,
+    "anonymous": "free",
+    "exempt": (),
+    "body_bytes_max": 8 * 1024 * 1024,  # a 32k-token prompt is 0.2 MB; this leaves room for images
+    "websockets": "refuse",
+    "deployment": "default",
+    "help_url": None,
+    "counter": "o200k_base",  # nearest to open models, Chinese above all
+    "include_usage": True,
+    "assumed_output_tokens": 1024,
+    "tiers": None,
+    "storage": "memory://",
+    "prices": None,
+    "serves": None,
+    "unpriced": "record",
+    "ledger": "sqlite:///inf-ledger.db",
+    "mode": "postpaid",
+    "sinks": {},
+    "settle_timeout_s": 2.0,
+}
+
+# What one option may be at most where it is a number: far above use, below overflow.
+_NUMBER_MAX = 2**40
+
+
+def check(name: str, value: Any, known: Mapping[str, Any]) -> Any:
+    """Check one option and return it as it is kept.
+
+    Raises:
+        ConfigError: The option is unknown, or its value cannot hold; says what would be right.
+    """
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
+        raise ConfigError(f"there is no option {name}{hint}")
+    checker = _CHECKS.get(name)
+    return checker(name, value) if checker else value
+
+
+def _positive_int(name: str, value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _NUMBER_MAX:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+    return value
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
+        raise ConfigError(f"{name} is {value!r}; it must be from 0 to 3600 seconds")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; it must be True or False")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not value:
+        raise ConfigError(f"{name} is {value!r}; it must be a printable text")
+    return value
+
+
+def _text_or_none(name: str, value: Any) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f'{name} is {value!r}; it must be a list of texts: ["/health"]')
+    return tuple(value)
+
+
+def _texts_or_none(name: str, value: Any) -> tuple[str, ...] | None:
+    return None if value is None else _texts(name, value)
+
+
+def _one_of(*choices: str) -> Callable[[str, Any], Any]:
+    def checker(name: str, value: Any) -> Any:
+        if value not in choices:
+            allowed = " or ".join(f'"{choice}"' for choice in choices)
+            raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
+        return value
+
+    return checker
+
+
+def _accounts(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, Mapping) or callable(value):
+        return value
+    raise ConfigError(
+        f"{name} is {value!r}; give a mapping from key to level name or Account, such as"
+        ' {"sk-demo": "free"}, or an async function (key, connection) -> Account | None'
+    )
+
+
+def _tiers(name: str, value: Any) -> Tiers:
+    if isinstance(value, Tiers):
+        return value
+    return Tiers.from_toml(_file(name, value), source=str(value))
+
+
+def _prices(name: str, value: Any) -> Prices:
+    if isinstance(value, Prices):
+        return value
+    return Prices.from_toml(_file(name, value), source=str(value))
+
+
+def _file(name: str, value: Any) -> str:
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{name} is {value!r}; give an object, or the path of a TOML file")
+    try:
+        return Path(value).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: {value} cannot be read: {error}") from error
+
+
+def _storage(name: str, value: Any) -> Any:
+    if value == "memory://" or all(hasattr(value, needed) for needed in ("admit", "settle")):
+        return value
+    raise ConfigError(f'{name} is {value!r}; it must be "memory://" or a LimitStore')
+
+
+def _unpriced(name: str, value: Any) -> Any:
+    return value if isinstance(value, Price) else _one_of("record", "refuse")(name, value)
+
+
+def _sinks(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f'{name} is {value!r}; give a mapping: {{"mine": send}}')
+    for key, sink in value.items():
+        _text(f"the name of a sink in {name}", key)
+        if not isinstance(sink, str) and not callable(sink):
+            raise ConfigError(
+                f'{name}[{key!r}] is {sink!r}; give an async function or "jsonl:PATH"'
+            )
+    return dict(value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "accounts": _accounts,
+    "anonymous": _text_or_none,
+    "exempt": _texts,
+    "body_bytes_max": _positive_int,
+    "websockets": _one_of("refuse", "pass"),
+    "deployment": _text,
+    "help_url": _text_or_none,
+    "include_usage": _flag,
+    "assumed_output_tokens": _positive_int,
+    "tiers": _tiers,
+    "storage": _storage,
+    "prices": _prices,
+    "serves": _texts_or_none,
+    "unpriced": _unpriced,
+    "mode": _one_of("postpaid"),
+    "sinks": _sinks,
+    "settle_timeout_s": _seconds,
+}

@@ -1,0 +1,1 @@
+"""Where billing events go, and the relay that brings them there."""

@@ -1,0 +1,244 @@
+"""Who else is in the stack: of ours, the innermost does all the work with the options of all."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from inf_middleware import settings
+from inf_middleware.accounts.address import AddressAccounts
+from inf_middleware.accounts.mapping import MappingAccounts
+from inf_middleware.call.record import Billing, Limiting, Metering, Parts
+from inf_middleware.call.worker import Worker
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.prices import Prices
+from inf_middleware.domain.tiers import Tiers
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
+from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.sinks.relay import Relay
+from inf_middleware.stores.memory import MemoryStore
+from inf_middleware.tokens.counting import Counter
+
+log = logging.getLogger("inf_middleware")
+
+METER, LIMITER, LEDGER = "TokenMeter", "TierLimiter", "CostLedger"
+
+# How long a server that shuts down waits for sinks to take what is left; the rest goes out at the
+# next start, by the cursor.
+DRAIN_TIMEOUT_S = 5.0
+
+# Deeper than any real chain of middlewares: a guard against a chain that bites its tail.
+_DEPTH_MAX = 1000
+
+
+class Member:
+    """What the three and `Gate` have in common: they find their stack and join it.
+
+    Constructors look inward along `.app`. The innermost of ours leads; the others hand through.
+    """
+
+    def __init__(self, app: ASGIApp, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
+        self.app = app
+        inner = _member_within(app)
+        self._leads = inner is None
+        self._stack: Stack = Stack(app) if inner is None else inner._stack
+        self._stack.add(type(self).__name__, kinds, options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if self._leads:
+            await self._stack.worker(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _member_within(app: object) -> Member | None:
+    for _ in range(_DEPTH_MAX):
+        if isinstance(app, Member):
+            # Its own leader may be further in; they share one stack.
+            return app
+        app = getattr(app, "app", None)
+        if app is None:
+            break
+    return None
+
+
+class Stack:
+    """The options of all of ours in one stack; what they name is built at first use."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._kinds: set[str] = set()
+        self._given: dict[str, tuple[Any, str]] = {}
+
+    def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
+        """Take the options of one more middleware.
+
+        Raises:
+            ConfigError: An option is unknown, cannot hold, or differs from one given before.
+        """
+        known = _known_options(kinds)
+        for name, given in options.items():
+            value = settings.check(name, given, known)
+            if name in self._given:
+                other, giver = self._given[name]
+                if other is not value and other != value:
+                    raise ConfigError(
+                        f"{name} is {value!r} in {member} and {other!r} in {giver};"
+                        " an option given to one of a stack holds for all, give it once"
+                    )
+            self._given[name] = (value, member)
+        self._kinds.update(kinds)
+
+    @cached_property
+    def worker(self) -> Worker:
+        """The worker, built from the options of all at first use."""
+        startup: list[Callable[[], Awaitable[None]]] = []
+        shutdown: list[Callable[[], Awaitable[None]]] = []
+        parts = self._parts(startup, shutdown)
+        self._log_options()
+
+        async def on_startup() -> None:
+            for step in startup:
+                await step()
+
+        async def on_shutdown() -> None:
+            for step in shutdown:
+                try:
+                    await step()
+                except Exception:
+                    log.exception("a part did not close cleanly")
+
+        return Worker(
+            self._app,
+            parts,
+            exempt=self._option("exempt"),
+            websockets=self._option("websockets"),
+            on_startup=on_startup,
+            on_shutdown=on_shutdown,
+        )
+
+    def _parts(
+        self,
+        startup: list[Callable[[], Awaitable[None]]],
+        shutdown: list[Callable[[], Awaitable[None]]],
+    ) -> Parts:
+        option = self._option
+        tiers: Tiers = option("tiers") or Tiers.default()
+        counter = Counter(option("counter"))
+        startup.append(counter.load)
+        limiting = billing = None
+        if LIMITER in self._kinds:
+            storage = option("storage")
+            limiting = Limiting(MemoryStore() if isinstance(storage, str) else storage)
+            shutdown.append(limiting.store.aclose)
+        if LEDGER in self._kinds:
+            ledger = self._ledger(startup, shutdown)
+            serves = option("serves")
+            billing = Billing(
+                ledger=ledger,
+                serves=None if serves is None else frozenset(serves),
+                unpriced=option("unpriced"),
+                settle_timeout_s=option("settle_timeout_s"),
+            )
+        return Parts(
+            lookup=self._lookup(tiers),
+            names_accounts=option("accounts") is not None,
+            tiers=tiers,
+            prices=option("prices") or Prices.default(),
+            metering=Metering(
+                counter=counter,
+                include_usage=option("include_usage"),
+                assumed_output_tokens=option("assumed_output_tokens"),
+                logs_calls=self._kinds == {METER},
+            ),
+            limiting=limiting,
+            billing=billing,
+            body_bytes_max=option("body_bytes_max"),
+            deployment=option("deployment"),
+            help_url=option("help_url"),
+            now_ns=time.time_ns,
+        )
+
+    def _lookup(self, tiers: Tiers) -> AccountLookup | None:
+        accounts = self._option("accounts")
+        if accounts is None:
+            level = self._option("anonymous")
+            return None if level is None else AddressAccounts(tiers.named(level).name)
+        if isinstance(accounts, Mapping):
+            return MappingAccounts(accounts, tiers)
+        lookup: AccountLookup = accounts
+        return lookup
+
+    def _ledger(
+        self,
+        startup: list[Callable[[], Awaitable[None]]],
+        shutdown: list[Callable[[], Awaitable[None]]],
+    ) -> Ledger:
+        given = self._option("ledger")
+        ledger = SqliteLedger.from_uri(given) if isinstance(given, str) else given
+        sinks = {
+            name: JsonlSink.from_uri(sink) if isinstance(sink, str) else sink
+            for name, sink in self._option("sinks").items()
+        }
+        if sinks:
+            delivering = _DeliveringLedger(ledger, sinks)
+            startup.append(delivering.start)
+            ledger = delivering
+        shutdown.append(ledger.aclose)
+        return ledger
+
+    def _option(self, name: str) -> Any:
+        given = self._given.get(name)
+        return settings.DEFAULTS[name] if given is None else given[0]
+
+    def _log_options(self) -> None:
+        shown = []
+        for name in _known_options(tuple(self._kinds)):
+            _, giver = self._given.get(name, (None, "default"))
+            value = self._option(name)
+            text = value if isinstance(value, str | int | float | bool | None) else "…"
+            shown.append(f"{name}={text} ({giver})")
+        log.info("%s in force: %s", " + ".join(sorted(self._kinds)), ", ".join(shown))
+
+
+class _DeliveringLedger:
+    """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
+
+    def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink]) -> None:
+        if not all(hasattr(ledger, name) for name in ("elect", "pending", "advance", "wait")):
+            raise ConfigError(
+                f"sinks are given, and the ledger {ledger!r} has no outbox for them to read"
+            )
+        self._ledger = ledger
+        outbox: Outbox = ledger  # type: ignore[assignment]  # its four methods were looked for
+        self._relay = Relay(outbox, sinks)
+
+    async def start(self) -> None:
+        """Begin to deliver, what an earlier run left included."""
+        self._relay.start()
+
+    def settle(self, event: BillingEvent) -> Awaitable[None]:
+        """Hand a settlement over, and see that it will be delivered."""
+        self._relay.start()
+        return self._ledger.settle(event)
+
+    async def aclose(self) -> None:
+        """Deliver what can be delivered, and close."""
+        await self._relay.drain(DRAIN_TIMEOUT_S)
+        await self._relay.aclose()
+        await self._ledger.aclose()
+
+
+def _known_options(kinds: tuple[str, ...]) -> dict[str, None]:
+    tables = {
+        METER: settings.MeterOptions,
+        LIMITER: settings.LimiterOptions,
+        LEDGER: settings.LedgerOptions,
+    }
+    return {name: None for kind in kinds for name in tables[kind].__annotations__}

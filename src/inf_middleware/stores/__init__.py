@@ -1,0 +1,1 @@
+"""Where the counters of the limits live: one module per store."""

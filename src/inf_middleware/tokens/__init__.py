@@ -1,0 +1,1 @@
+"""Counting tokens, with no internet at all."""

@@ -1,0 +1,1 @@
+"""The shipped rank files, in compact form."""

@@ -1,0 +1,115 @@
+"""What the caller sees when refused, and how the limits stand: headers, bodies, messages.
+
+Source of header names and forms: platform.openai.com/docs/guides/rate-limits (2026-11).
+"""
+
+import math
+from collections.abc import Sequence
+
+from inf_middleware.domain.limits import Refusal, Standings
+from inf_middleware.wire.dialect import Dialect
+
+Header = tuple[bytes, bytes]
+
+_TYPES = {401: "authentication_error", 402: "billing_error", 403: "permission_error"}
+
+_UNITS = {60.0: "minute", 3_600.0: "hour", 86_400.0: "day"}
+
+
+def limit_headers(standings: Standings) -> list[Header]:
+    """Return the `x-ratelimit-*` headers; concurrency has no reset, for nobody knows it."""
+    headers = []
+    for name, standing in (
+        (b"requests", standings.requests),
+        (b"tokens", standings.tokens),
+        (b"concurrency", standings.concurrency),
+    ):
+        headers.append((b"x-ratelimit-limit-" + name, b"%d" % standing.limit))
+        headers.append((b"x-ratelimit-remaining-" + name, b"%d" % standing.remaining))
+        if name != b"concurrency":
+            reset = duration(standing.reset_s).encode()
+            headers.append((b"x-ratelimit-reset-" + name, reset))
+    return headers
+
+
+def duration(seconds: float) -> str:
+    """Write a time as OpenAI does, rounded up to the millisecond: "59.5s", "1m0s", "2h0m5s"."""
+    ms = _ceil(seconds * 1000)
+    minutes, rest_ms = divmod(ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest_ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def retry_headers(retry_after_s: float) -> list[Header]:
+    """Return when to try again, rounded up in both units: waiting just that long is enough."""
+    return [
+        (b"retry-after", b"%d" % max(_ceil(retry_after_s), 1)),
+        (b"retry-after-ms", b"%d" % max(_ceil(retry_after_s * 1000), 1)),
+    ]
+
+
+def limit_message(tier: str, refusal: Refusal) -> str:
+    """Say which limit refuses, how much of it is used and asked for, and when to try again."""
+    used, requested = f"{refusal.used:,}", f"{refusal.requested:,}"
+    if refusal.code == "concurrency_limit_exceeded":
+        return (
+            f"Level {tier} allows {refusal.limit:,} requests in progress at a time:"
+            f" {used} used, {requested} requested. Nobody knows when one ends; as an estimate,"
+            f" try again in {refusal.retry_after_s:g} s."
+        )
+    metric = "requests" if refusal.code == "requests_limit_exceeded" else "tokens"
+    unit = _UNITS.get(refusal.window_s) or f"{refusal.window_s:g} seconds"
+    seconds = _ceil(refusal.retry_after_s * 1000) / 1000
+    return (
+        f"Level {tier} allows {refusal.limit:,} {metric} per {unit}:"
+        f" {used} used, {requested} requested. Try again in {seconds:g} s."
+    )
+
+
+def error_type(status: int) -> str:
+    """Return the `type` of an error by its status."""
+    if status in _TYPES:
+        return _TYPES[status]
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def error_response(
+    dialect: Dialect,
+    *,
+    status: int,
+    code: str,
+    message: str,
+    request_id: str,
+    param: str | None = None,
+    headers: Sequence[Header] = (),
+    should_retry: bool | None = None,
+) -> tuple[int, list[Header], bytes]:
+    """Return status, headers and body of a refusal.
+
+    What trying again does not cure says `x-should-retry: false`, since some SDKs would: every 4xx
+    but 429, unless `should_retry` tells otherwise.
+    """
+    body = dialect.error_body(message, type=error_type(status), code=code, param=param)
+    named = request_id.encode()
+    all_headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", named),
+        (b"request-id", named),
+        *headers,
+    ]
+    if should_retry is None:
+        should_retry = status == 429 or status >= 500
+    if not should_retry:
+        all_headers.append((b"x-should-retry", b"false"))
+    return status, all_headers, body
+
+
+def _ceil(value: float) -> int:
+    # Times are whole microseconds: what lies below that is noise of the floating point.
+    return math.ceil(round(value, 6))

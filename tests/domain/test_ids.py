@@ -1,0 +1,19 @@
+import uuid
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inf_middleware.domain.ids import uuid7
+
+
+@given(st.integers(0, 2**47 * 1_000_000))
+def test_a_request_id_is_a_uuid_of_version_7_that_tells_its_moment(now_ns: int) -> None:
+    parsed = uuid.UUID(uuid7(now_ns))
+    assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+    assert parsed.int >> 80 == now_ns // 1_000_000
+
+
+def test_request_ids_sort_by_time_and_do_not_repeat() -> None:
+    ids = [uuid7(1_700_000_000_000_000_000 + step * 1_000) for step in range(10_000)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == len(ids)

@@ -1,0 +1,121 @@
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inf_middleware import ConfigError, Price, Prices, Usage
+from inf_middleware.domain.usage import TOKENS_MAX, token_count
+
+COUNT = st.integers(0, TOKENS_MAX)
+
+
+def test_the_shipped_prices_are_the_published_ones() -> None:
+    prices = Prices.default()
+    assert prices.currency == "CNY"
+    assert [(p.model, p.input, p.output, p.context) for p in prices.prices] == [
+        ("inf-chat-v1", "10", "10", 32_768),
+        ("inf-chat-fin-v1", "20", "20", 32_768),
+        ("inf-med-chat-v1", "20", "20", 32_768),
+        ("inf-chat-int-v1", "20", "20", 32_768),
+    ]
+    assert [p.input_nano for p in prices.prices] == [10_000, 20_000, 20_000, 20_000]
+    found = prices.find("inf-chat-int-v1")
+    assert found is not None
+    assert found.price.features == ("function calls", "structured output")
+
+
+def test_input_and_output_are_both_charged_by_the_token() -> None:
+    price = Price("m", "10", "30")
+    lines = price.lines(Usage(1_000_000, 500_000))
+    assert [(line.meter, line.quantity, line.amount_nano) for line in lines] == [
+        ("input_tokens", 1_000_000, 10 * 10**9),
+        ("output_tokens", 500_000, 15 * 10**9),
+    ]
+
+
+def test_cached_input_is_charged_once_at_its_own_price() -> None:
+    price = Price("m", "10", "30", cached_input="1")
+    lines = price.lines(Usage(100, 0, cached_input_tokens=40))
+    assert [(line.meter, line.quantity, line.amount_nano) for line in lines] == [
+        ("input_tokens", 60, 600_000),
+        ("cached_input_tokens", 40, 40_000),
+    ]
+    plain = Price("m", "10", "30")
+    assert [line.quantity for line in plain.lines(Usage(100, 0, cached_input_tokens=40))] == [100]
+
+
+@given(COUNT, COUNT, st.integers(0, 2 * TOKENS_MAX))
+def test_lines_are_disjoint_and_fit_64_bits(inputs: int, outputs: int, cached: int) -> None:
+    price = Price("m", "4000000", "4000000", cached_input="0.001")
+    usage = Usage(inputs, outputs, cached_input_tokens=cached)
+    lines = price.lines(usage)
+    assert sum(line.quantity for line in lines) == inputs + outputs
+    assert sum(line.amount_nano for line in lines) < 2**63
+
+
+@given(COUNT, COUNT)
+def test_more_tokens_never_cost_less(fewer: int, more: int) -> None:
+    price = Price("m", "10", "20")
+    low, high = sorted((fewer, more))
+    amounts = [sum(line.amount_nano for line in price.lines(Usage(n, n))) for n in (low, high)]
+    assert amounts[0] <= amounts[1]
+
+
+def test_a_price_is_found_by_name_alias_or_pattern() -> None:
+    prices = Prices([Price("exact", "1", "1", aliases=["other"]), Price("Qwen/*", "2", "2")])
+    for name, cost in (("exact", "1"), ("other", "1"), ("Qwen/Qwen3-8B", "2")):
+        found = prices.find(name)
+        assert found is not None
+        assert found.price.input == cost
+    assert prices.find("qwen/x") is None
+    assert prices.find(None) is None
+
+
+def test_a_new_price_is_a_dated_successor() -> None:
+    text = """
+    version = "mine"
+    [[price]]
+    model = "m"
+    input = "1"
+    output = "1"
+    [[price]]
+    model = "m"
+    input = "2"
+    output = "2"
+    from = 2027-01-01T00:00:00Z
+    """
+    prices = Prices.from_toml(text)
+    before = prices.find("m", datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC))
+    after = prices.find("m", datetime(2027, 1, 1, tzinfo=UTC))
+    assert before is not None
+    assert after is not None
+    assert (before.price.input, before.version) == ("1", "mine/m")
+    assert (after.price.input, after.version) == ("2", "mine/m@2027-01-01T00:00:00Z")
+    with pytest.raises(ConfigError, match="two prices from the same moment"):
+        Prices([Price("m", "1", "1"), Price("m", "2", "2")])
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[[price]]\nmodel='m'\ninput='1'", "p.toml: price 1 lacks output"),
+        ("[[price]]\nmodel='m'\ninput=1.5\noutput='1'", "floats are not exact"),
+        ("[[price]]\nmodel='m'\ninput='1'\noutput='-1'", "must be 0 or more"),
+        ("[[price]]\nmodel='m'\ninput='1'\noutput='1'\nprompt='1'", "unknown prompt"),
+        ("[[price]]\nmodel='m'\ninput='1'\noutput='1'\nfrom=2027-01-01T00:00:00", "UTC"),
+        ("price = 1", r"no \[\[price\]\] table"),
+    ],
+)
+def test_a_broken_price_list_says_where_and_what(toml: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Prices.from_toml(toml, source="p.toml")
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None, -1, TOKENS_MAX + 1, 10**30])
+def test_only_non_negative_integers_are_token_counts(value: object) -> None:
+    assert token_count(value) is None
+
+
+def test_an_explicit_zero_is_a_count() -> None:
+    assert token_count(0) == 0
