@@ -16,7 +16,8 @@ LAYERS = [
     {"settings"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
-    {"gate", "cli", "__init__"},
+    {"gate", "cli"},
+    {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ADAPTERS = {"accounts", "stores", "ledgers", "sinks"}
