@@ -130,9 +130,8 @@ async def show_answers(free: openai.AsyncOpenAI, acme: openai.AsyncOpenAI) -> No
     say("1. Answers, as JSON and as a stream")
     answer = await ask(free, "Tell me about tea.")
     say(f"  free-riders, JSON:   {answer.choices[0].message.content[:70]}…")
-    say(
-        f"    usage as reported: {answer.usage.prompt_tokens} in, {answer.usage.completion_tokens} out"
-    )
+    usage = answer.usage
+    say(f"    usage as reported: {usage.prompt_tokens} in, {usage.completion_tokens} out")
     text = ""
     chunks = 0
     async for chunk in await ask(acme, "你好，港口在哪里？", stream=True):

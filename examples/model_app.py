@@ -84,17 +84,12 @@ class ModelServer:
             prompt = "\n".join(_text_of(message["content"]) for message in messages)
             choices = int(asked.get("n") or 1)
             cap = asked.get("max_completion_tokens") or asked.get("max_tokens") or 400
-            if not messages or not 1 <= choices <= 8 or int(cap) < 1:
-                raise ValueError("messages, n or max_tokens is out of range")
+            cap = int(cap)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            detail = {
-                "message": f"The request cannot be read: {error!r}",
-                "type": "invalid_request_error",
-                "param": None,
-                "code": None,
-            }
-            return JSONResponse({"error": detail}, 400)
-        answer = _Answer(self, asked, prompt, choices, int(cap))
+            return _bad_request(f"The request cannot be read: {error!r}")
+        if not messages or not 1 <= choices <= 8 or cap < 1:
+            return _bad_request("messages must not be empty, n from 1 to 8, max_tokens from 1")
+        answer = _Answer(self, asked, prompt, choices, cap)
         if asked.get("stream") is True:
             options = asked.get("stream_options") or {}
             events = answer.events(bool(options.get("include_usage")))
@@ -103,18 +98,13 @@ class ModelServer:
 
     async def tokens(self, prompt: str, choice: int, cap: int) -> AsyncIterator[tuple[str, str]]:
         """Yield the tokens of one choice with its finish reason ("" but for the last)."""
-        waiting: str | None = None
-        count = 0
-        for token in self._model.generate(prompt, choice):
-            if waiting is not None:
-                yield waiting, ""
-                await asyncio.sleep(self._pace_s)
-            if count == cap:
+        for number, token in enumerate(self._model.generate(prompt, choice)):
+            if number == cap:
                 yield "", "length"
                 return
-            waiting = token
-            count += 1
-        yield waiting or "", "stop"
+            yield token, ""
+            await asyncio.sleep(self._pace_s)
+        yield "", "stop"
 
 
 class _Answer:
@@ -142,12 +132,12 @@ class _Answer:
         choices = []
         for index in range(self._choices):
             message: dict[str, Any] = {"role": "assistant", "content": ""}
-            reason = ""
-            async for delta, reason in self._deltas(index):
+            finish = ""
+            async for delta, finish in self._deltas(index):  # noqa: B007 - the last one counts
                 message["content"] += delta.get("content", "")
                 if "tool_calls" in delta:
                     message = {"role": "assistant", "content": None, **delta}
-            choices.append({"index": index, "message": message, "finish_reason": reason})
+            choices.append({"index": index, "message": message, "finish_reason": finish})
         return {
             **self._head,
             "object": "chat.completion",
@@ -189,6 +179,11 @@ def _event(payload: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(payload, ensure_ascii=False).encode() + b"\n\n"
 
 
+def _bad_request(message: str) -> Response:
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": error}, 400)
+
+
 def _text_of(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
@@ -196,7 +191,7 @@ def _text_of(content: Any) -> str:
 
 
 def _tool_of(asked: dict[str, Any], prompt: str) -> dict[str, Any] | None:
-    """Return a call of the tool that the prompt names, its first argument the prompt's last word."""
+    """Return a call of the tool that the prompt names, with the prompt's last word."""
     for tool in asked.get("tools") or ():
         function = tool["function"]
         if function["name"] not in prompt:

@@ -20,14 +20,13 @@ ACCOUNTS = {
 
 TRY = """
 Try it:
-  curl http://{host}:{port}/v1/chat/completions -H "Authorization: Bearer sk-free" \\
-    -H "Content-Type: application/json" -i \\
-    -d '{{"model": "inf-chat-v1", "messages": [{{"role": "user", "content": "Tell me about tea"}}]}}'
+  curl -i http://{host}:{port}/v1/chat/completions -H "Authorization: Bearer sk-free" \\
+    -d '{{"model": "inf-chat-v1", "messages": [{{"role": "user", "content": "tea?"}}]}}'
 
-  the same as a stream, on the other account:
-  curl http://{host}:{port}/v1/chat/completions -H "Authorization: Bearer sk-acme" \\
-    -H "Content-Type: application/json" -N \\
-    -d '{{"model": "inf-chat-v1", "stream": true, "messages": [{{"role": "user", "content": "你好"}}]}}'
+  the other account, as a stream:
+  curl -N http://{host}:{port}/v1/chat/completions -H "Authorization: Bearer sk-acme" \\
+    -d '{{"model": "inf-chat-v1", "stream": true,
+         "messages": [{{"role": "user", "content": "你好"}}]}}'
 
   who has used how much:
   inf-middleware usage --ledger {ledger}

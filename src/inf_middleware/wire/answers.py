@@ -56,17 +56,21 @@ def limit_message(tier: str, refusal: Refusal) -> str:
     used, requested = f"{refusal.used:,}", f"{refusal.requested:,}"
     if refusal.code == "concurrency_limit_exceeded":
         return (
-            f"Level {tier} allows {refusal.limit:,} requests in progress at a time:"
+            f"Level {tier} allows {_counted(refusal.limit, 'request')} in progress at a time:"
             f" {used} used, {requested} requested. Nobody knows when one ends; as an estimate,"
             f" try again in {refusal.retry_after_s:g} s."
         )
-    metric = "requests" if refusal.code == "requests_limit_exceeded" else "tokens"
+    metric = "request" if refusal.code == "requests_limit_exceeded" else "token"
     unit = _UNITS.get(refusal.window_s) or f"{refusal.window_s:g} seconds"
     seconds = _ceil(refusal.retry_after_s * 1000) / 1000
     return (
-        f"Level {tier} allows {refusal.limit:,} {metric} per {unit}:"
+        f"Level {tier} allows {_counted(refusal.limit, metric)} per {unit}:"
         f" {used} used, {requested} requested. Try again in {seconds:g} s."
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
 def error_type(status: int) -> str:
