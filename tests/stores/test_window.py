@@ -1,0 +1,89 @@
+"""The rolling window against a reference that keeps every addition."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inf_middleware.stores.window import SLOTS, RollingWindow
+
+WINDOW = 60_000_000
+SLOT = WINDOW // SLOTS
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "back"]),
+        st.integers(0, 3 * WINDOW // 2) | st.integers(0, 2 * SLOT),
+        st.integers(0, 1000),
+    ),
+    max_size=40,
+)
+
+
+class Reference:
+    """Keeps every addition: one counts until the window's length after its slot's latest."""
+
+    def __init__(self) -> None:
+        self.added: list[list[int]] = []  # [moment, amount]
+
+    def latest(self, slot: int) -> int:
+        return max(moment for moment, _ in self.added if moment // SLOT == slot)
+
+    def total(self, now: int) -> int:
+        return sum(a for m, a in self.added if self.latest(m // SLOT) + WINDOW > now)
+
+
+@given(STEPS)
+def test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    window, reference, now = RollingWindow(WINDOW), Reference(), 0
+    taken: list[tuple[int, int]] = []  # index in the window, place in the reference
+    for kind, later, amount in steps:
+        now += later
+        window.leave(now)
+        if kind == "add":
+            taken.append((window.add(now, amount), len(reference.added)))
+            reference.added.append([now, amount])
+        elif taken:
+            index, place = taken.pop(amount % len(taken))
+            back = reference.added[place][1] // 2
+            gone = reference.latest(index) + WINDOW <= now
+            window.give_back(index, back)
+            if not gone:
+                reference.added[place][1] -= back
+        assert window.total == reference.total(now)
+        limit = amount + 500
+        wait = window.wait_us(now, amount, limit)
+        assert 0 <= wait <= WINDOW
+        if wait:
+            assert reference.total(now + wait) + amount <= limit
+            assert reference.total(now + wait - 1) + amount > limit
+        else:
+            assert reference.total(now) + amount <= limit
+        assert reference.total(now + window.reset_us(now)) == 0
+
+
+@given(st.lists(st.integers(0, SLOT // 3), min_size=1, max_size=2000))
+def test_memory_does_not_grow_with_the_rate(gaps: list[int]) -> None:
+    window, now = RollingWindow(WINDOW), 0
+    for gap in gaps:
+        now += gap
+        window.leave(now)
+        window.add(now, 1)
+    assert len(window) <= SLOTS + 1
+
+
+def test_a_refund_after_its_slot_has_left_mints_nothing() -> None:
+    window = RollingWindow(WINDOW)
+    index = window.add(0, 100)
+    window.leave(WINDOW)
+    window.add(WINDOW, 7)
+    window.give_back(index, 100)
+    assert window.total == 7
+
+
+def test_a_refund_larger_than_its_slot_takes_no_more_than_the_slot() -> None:
+    window = RollingWindow(WINDOW)
+    first = window.add(0, 10)
+    window.add(SLOT, 10)
+    window.give_back(first, 100)
+    assert window.total == 10
