@@ -11,7 +11,7 @@ import anyio
 from inf_middleware.call.admission import count_input
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
-from inf_middleware.domain.events import BillingEvent, event_lines
+from inf_middleware.domain.events import BillingEvent, event_lines, storable
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Found
 from inf_middleware.domain.usage import Usage
@@ -164,10 +164,10 @@ def _event_of(call: Call, billing: Billing, usage: Usage) -> BillingEvent:
         account=call.account.id,
         key_id=call.key_id,
         tier=call.tier.name,
-        endpoint=call.endpoint,
-        model=call.model,
-        response_model=reader.model if reader else None,
-        response_id=reader.response_id if reader else None,
+        endpoint=storable(call.endpoint) or "",
+        model=storable(call.model),
+        response_model=storable(reader.model) if reader else None,
+        response_id=storable(reader.response_id) if reader else None,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cached_input_tokens=usage.cached_input_tokens,

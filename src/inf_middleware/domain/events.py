@@ -97,6 +97,11 @@ class _Envelope(msgspec.Struct):
     data: dict[str, Any]
 
 
+def storable(text: str | None) -> str | None:
+    """Return a text from outside as it can be stored: lone surrogates are no characters."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
+
+
 def event_lines(lines: tuple[Line, ...]) -> tuple[EventLine, ...]:
     """Write priced lines as the event shows them."""
     return tuple(

@@ -171,6 +171,14 @@ class Tiers:
         return cls.from_toml(tables.shipped("tiers.toml"), source="tiers.toml")
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, which no database takes
+        return False
+    return True
+
+
 _REQUIRED = ("name", "concurrency", "requests_per_minute", "tokens_per_minute")
 
 
@@ -192,7 +200,7 @@ class Account:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not self.id:
+        if not isinstance(self.id, str) or not self.id or not _is_unicode(self.id):
             raise ConfigError(
                 f"account id is {self.id!r}; it must be a text of 1 or more characters"
             )

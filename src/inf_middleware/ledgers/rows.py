@@ -67,7 +67,7 @@ def rows_of(event: BillingEvent) -> Rows:
     if not 0 <= amount <= INTEGER_MAX or not 0 <= overdrawn <= INTEGER_MAX:
         raise ValueError(f"the amount {event.amount_nano} of {event.id} does not fit 64 bits")
     request = (
-        *(_storable(getattr(event, name)) for name in _COLUMNS),
+        *(getattr(event, name) for name in _COLUMNS),
         amount,
         overdrawn,
         int(event.unpriced),
@@ -78,7 +78,7 @@ def rows_of(event: BillingEvent) -> Rows:
     if amount:
         # The customer owes more, and the house has earned as much.
         debit, credit = f"account:{event.account}", "revenue:usage"
-        posting = (event.id, _storable(debit), credit, amount, event.currency)
+        posting = (event.id, debit, credit, amount, event.currency)
     return Rows(request, posting, (event.id, event.encode()))
 
 
@@ -98,8 +98,3 @@ def write(db: apsw.Connection, rows: Sequence[Rows]) -> None:
         if not db.get_autocommit():  # some errors have rolled back already
             db.execute("ROLLBACK")
         raise
-
-
-def _storable(value: Any) -> Any:
-    # Text from callers may hold lone surrogates, which no database takes.
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
