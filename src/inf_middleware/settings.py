@@ -10,7 +10,10 @@ import tiktoken
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
+from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink, TokenCounter
+from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.tokens.counting import Counter
 
 
 class CommonOptions(TypedDict, total=False):
@@ -203,6 +206,19 @@ def _storage(name: str, value: Any) -> Any:
     raise ConfigError(f'{name} is {value!r}; it must be "memory://" or a LimitStore')
 
 
+def _counter(name: str, value: Any) -> Any:
+    Counter(value)
+    return value
+
+
+def _ledger(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        SqliteLedger.from_uri(value)
+    elif not callable(getattr(value, "settle", None)):
+        raise ConfigError(f'{name} is {value!r}; give "sqlite:///inf-ledger.db" or a Ledger')
+    return value
+
+
 def _unpriced(name: str, value: Any) -> Any:
     return value if isinstance(value, Price) else _one_of("record", "refuse")(name, value)
 
@@ -212,7 +228,9 @@ def _sinks(name: str, value: Any) -> dict[str, Any]:
         raise ConfigError(f'{name} is {value!r}; give a mapping: {{"mine": send}}')
     for key, sink in value.items():
         _text(f"the name of a sink in {name}", key)
-        if not isinstance(sink, str) and not callable(sink):
+        if isinstance(sink, str):
+            JsonlSink.from_uri(sink)
+        elif not callable(sink):
             raise ConfigError(
                 f'{name}[{key!r}] is {sink!r}; give an async function or "jsonl:PATH"'
             )
@@ -227,6 +245,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "websockets": _one_of("refuse", "pass"),
     "deployment": _text,
     "help_url": _text_or_none,
+    "counter": _counter,
     "include_usage": _flag,
     "assumed_output_tokens": _positive_int,
     "tiers": _tiers,
@@ -234,6 +253,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "prices": _prices,
     "serves": _texts_or_none,
     "unpriced": _unpriced,
+    "ledger": _ledger,
     "mode": _one_of("postpaid"),
     "sinks": _sinks,
     "settle_timeout_s": _seconds,

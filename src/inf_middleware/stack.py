@@ -92,6 +92,7 @@ class Stack:
                         f"{name} is {value!r} in {member} and {other!r} in {giver};"
                         " an option given to one of a stack holds for all, give it once"
                     )
+                continue
             self._given[name] = (value, member)
         self._kinds.update(kinds)
 
