@@ -173,3 +173,16 @@ def test_token_meter_alone_logs_one_line_per_call(caplog: pytest.LogCaptureFixtu
 def test_records_that_cannot_hold_are_refused(bad: Any) -> None:
     with pytest.raises(ConfigError):
         bad()
+
+
+def test_token_meter_alone_logs_a_call_that_its_app_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("bad weights")
+
+    caplog.set_level(logging.INFO, "inf_middleware")
+    with pytest.raises(ValueError, match="bad weights"):
+        asyncio.run(post(TokenMeter(failing), CHAT))
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("call ")]
+    assert "outcome=upstream_error" in line

@@ -8,9 +8,18 @@ from typing import Any
 import pytest
 
 from inf_middleware import Account, CostLedger, Price, Tier, TierLimiter
-from tests.apps import JsonApp, completion, usage_of
+from inf_middleware.domain.errors import LedgerUnavailable
+from tests.apps import (
+    JsonApp,
+    StreamApp,
+    completion,
+    delta,
+    event,
+    usage_chunk,
+    usage_of,
+)
 from tests.driver import Answered, post
-from tests.kit import CHAT, House
+from tests.kit import CHAT, STREAM, House
 
 TINY = Tier("Tiny", 2, 3, 1_000)
 ACCOUNTS = {"sk-tiny": Account("tiny", tier=TINY), "sk-free": "free"}
@@ -236,9 +245,11 @@ def test_without_accounts_each_network_address_is_one(tmp_path: Path) -> None:
 
 
 def test_a_look_up_that_fails_is_a_503_and_one_that_knows_nobody_a_401(tmp_path: Path) -> None:
-    async def lookup(key: str | None, connection: Any) -> Account | None:
+    async def lookup(key: str | None, connection: Any) -> Any:
         if key == "boom":
             raise RuntimeError("the database is away")
+        if key == "odd":
+            return "free"
         return None if key != "sk-x" else Account(f"x-{connection.headers['x-team']}")
 
     house = house_of(tmp_path, accounts=lookup)
@@ -247,6 +258,7 @@ def test_a_look_up_that_fails_is_a_503_and_one_that_knows_nobody_a_401(tmp_path:
         failed = await post(house.app, CHAT, key="boom")
         assert (failed.status, error_of(failed)["code"]) == (503, "accounts_unavailable")
         assert failed.headers["retry-after"] == "1"
+        assert (await post(house.app, CHAT, key="odd")).status == 503
         assert (await post(house.app, CHAT, key="other")).status == 401
         found = await post(house.app, CHAT, key="sk-x", headers=[("x-team", "red")])
         assert found.status == 200
@@ -338,18 +350,58 @@ def test_a_websocket_is_refused_unless_it_is_let_pass() -> None:
     assert asyncio.run(connect(TierLimiter(app, websockets="pass"))) == ["websocket.accept"]
 
 
-def test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited(tmp_path: Path) -> None:
+class Failing:
+    """A ledger that fails so often, and then takes what it is handed."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.settled: list[str] = []
+
+    async def settle(self, event: Any) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise LedgerUnavailable("the disk is away")
+        self.settled.append(event.id)
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_a_ledger_that_fails_for_a_moment_is_tried_again() -> None:
+    ledger = Failing(2)
+    app = CostLedger(JsonApp(completion(usage=usage_of(10, 5))), ledger=ledger)
+    answered = asyncio.run(post(app, CHAT))
+    assert answered.status == 200
+    assert ledger.settled == [answered.headers["request-id"]]
+
+
+def test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited_later() -> None:
+    ledger = Failing(1)
+    app = CostLedger(JsonApp(completion(usage=usage_of(10, 5))), ledger=ledger, settle_timeout_s=0)
+    refused = asyncio.run(post(app, CHAT))
+    assert refused.status == 503
+    assert error_of(refused)["code"] == "ledger_unavailable"
+    assert refused.headers["retry-after"] == "1"
+    assert ledger.settled == []
+
+
+def test_a_ledger_that_cannot_record_ends_a_stream_with_an_error_in_its_dialect() -> None:
+    ledger = Failing(1)
+    pieces = [event(delta("Hi", finish="stop")), event(usage_chunk(9, 1)), event("[DONE]")]
+    app = CostLedger(StreamApp(pieces), ledger=ledger, settle_timeout_s=0)
+    answered = asyncio.run(post(app, STREAM))
+    assert answered.bodies[0] == pieces[0]
+    (error,) = answered.bodies[1:]
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "ledger_unavailable"
+    assert answered.messages[-1]["more_body"] is False
+    assert ledger.settled == []
+
+
+def test_a_ledger_on_a_path_that_cannot_be_is_a_503(tmp_path: Path) -> None:
     (tmp_path / "a-file").write_text("")
     app = CostLedger(
         JsonApp(completion(usage=usage_of(10, 5))),
         ledger=f"sqlite:///{tmp_path}/a-file/ledger.db",
         settle_timeout_s=0,
     )
-
-    async def go() -> Answered:
-        return await post(app, CHAT)
-
-    refused = asyncio.run(go())
-    assert refused.status == 503
-    assert json.loads(refused.body)["error"]["code"] == "ledger_unavailable"
-    assert refused.headers["retry-after"] == "1"
+    assert asyncio.run(post(app, CHAT)).status == 503

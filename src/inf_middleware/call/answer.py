@@ -86,7 +86,9 @@ class Answer:
 
     async def _start(self, message: Message) -> None:
         call = self._call
-        call.status = status = message["status"]
+        status = message["status"]
+        if call.status is None:  # what is further in sees what the app itself sent
+            call.status = status
         content_type = encoding = b""
         named = False
         for name, value in message.get("headers", ()):
@@ -129,8 +131,9 @@ class Answer:
             return
         assert call.request is not None
         self._reader = call.dialect.answer(call.request)
-        call.reader = self._reader  # the innermost reads last, and sees what the app produced
-        call.is_stream = is_stream
+        if call.reader is None:
+            call.reader = self._reader
+            call.is_stream = is_stream
 
     async def _whole_body(self, message: Message) -> None:
         body = message.get("body", b"")
@@ -197,6 +200,8 @@ class Answer:
                 if self._strip and seen & Seen.USAGE_ONLY:
                     dropped = True
                     continue
+            elif self._sse is not None and self._sse.overflowed:
+                reader.text_overflow_bytes += len(frame.raw)
             out.append(frame.raw)
         return out, dropped, end
 

@@ -109,6 +109,7 @@ class Call:
     event: BillingEvent | None = None
     released: bool = False  # the store has been told
     recorded: bool = False  # the ledger has been told
+    settled: bool = False  # all has been told, or the ledger was given up
 
     @property
     def model(self) -> str | None:

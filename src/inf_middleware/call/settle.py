@@ -29,10 +29,8 @@ _BYTES_PER_TOKEN = 4
 async def settle(call: Call) -> bool:
     """Settle a call with store and ledger; False where the ledger did not take it in time.
 
-    Shielded from cancellation, and safe to be called again.
+    Shielded from cancellation, and safe to be called again: what is told already stays told.
     """
-    if call.admission is None and call.billing is None and not call.metering.logs_calls:
-        return True
     with anyio.CancelScope(shield=True):
         usage = call.usage or await _usage_of(call)
         call.usage = usage = call.usage or usage  # an earlier settlement may have ended meanwhile
@@ -48,14 +46,10 @@ async def settle(call: Call) -> bool:
                 call.recorded = True
             except LedgerUnavailable as error:
                 call.recorded = await _retry(billing, call.event, error)
-    if call.metering.logs_calls and call.event is None:
+    call.settled = True
+    if call.metering.logs_calls:
         _log_call(call, usage)
     return call.recorded or billing is None
-
-
-def is_settled(call: Call) -> bool:
-    """Tell whether nothing is left to settle."""
-    return (call.admission is None or call.released) and (call.billing is None or call.recorded)
 
 
 async def release(call: Call, tokens: int | None) -> None:

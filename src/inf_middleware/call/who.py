@@ -9,6 +9,7 @@ from starlette.types import Scope
 from inf_middleware.call.record import Call, Parts, log
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.tiers import Account
 
 _KEY_HEADERS = (b"x-api-key", b"api-key")
 
@@ -27,7 +28,7 @@ async def identify(call: Call, parts: Parts, scope: Scope) -> None:
         )
     key = _key_of(scope["headers"])
     try:
-        account = await parts.lookup(key, HTTPConnection(scope))
+        account = _account_of(await parts.lookup(key, HTTPConnection(scope)))
     except Exception as error:
         log.exception("the account look-up failed; the caller got a 503")
         raise Refuse(
@@ -56,6 +57,12 @@ async def identify(call: Call, parts: Parts, scope: Scope) -> None:
     call.tier = tier
     call.named = parts.names_accounts
     call.key_id = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:12] if key else None
+
+
+def _account_of(found: object) -> Account | None:
+    if found is not None and not isinstance(found, Account):
+        raise TypeError(f"it returned a {type(found).__name__}, not an Account")
+    return found
 
 
 def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

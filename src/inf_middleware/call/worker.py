@@ -16,7 +16,7 @@ from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
 from inf_middleware.call.record import CALL_KEY, Call, Parts, log
 from inf_middleware.call.refuse import Refuse, send_refusal
-from inf_middleware.call.settle import is_settled, release, settle
+from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
@@ -85,6 +85,8 @@ class Worker:
         asked = body is not None and body is not call.body
         if asked and body is not None:
             inner = with_length(inner, len(body))
+        if call.input_tokens is not None:  # counted: nothing of the body is needed any more
+            call.body = call.input_texts = None
         answer = Answer(call, send, strip=asked, settle=_settle, headers=_headers(call))
         try:
             await self._app(inner, replayed(call, body, receive), answer.send)
@@ -190,7 +192,7 @@ async def _close(call: Call) -> None:
         try:
             if call.refused:
                 await release(call, 0)  # admitted further out, refused further in
-            elif not is_settled(call):
+            elif not call.settled:
                 await settle(call)
         except Exception:  # the app's own exception, if any, must go on
             log.exception("call %s could not be closed", call.id)
