@@ -157,10 +157,12 @@ async def lifespan_through(app: Any, receive: Any, send: Any) -> None:
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
-    """The request records of a ledger's file, oldest first."""
+    """The request records of a ledger's file, oldest first; none before it is a ledger."""
     uri = f"file:{path}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
         db.row_factory = sqlite3.Row
+        if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'request'").fetchone():
+            return []
         return [dict(row) for row in db.execute("SELECT * FROM request ORDER BY seq")]
 
 
