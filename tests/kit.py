@@ -3,10 +3,11 @@
 import contextlib
 import itertools
 import json
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import apsw
 
 from inf_middleware import Account, BillingEvent, CostLedger, TierLimiter, TokenMeter
 from inf_middleware.ledgers.sqlite import SqliteLedger
@@ -156,14 +157,27 @@ async def lifespan_through(app: Any, receive: Any, send: Any) -> None:
     await app(scope, receive, send)
 
 
+@contextlib.contextmanager
+def reading(path: Path, flags: int = apsw.SQLITE_OPEN_READWRITE) -> Iterator[apsw.Connection]:
+    """Open a ledger's file beside the ledger itself.
+
+    By apsw, never by the standard library's sqlite3: that is a second SQLite in this process, which
+    knows nothing of the first one's locks and drops them as it closes (sqlite.org/howtocorrupt.html
+    2.2.1), whereupon somebody cuts the shared memory that the first one has mapped: a bus error.
+    """
+    with contextlib.closing(apsw.Connection(str(path), flags=flags)) as db:
+        db.set_busy_timeout(10_000)
+        yield db
+
+
 def records_of(path: Path) -> list[dict[str, Any]]:
     """The request records of a ledger's file, oldest first; none before it is a ledger."""
-    uri = f"file:{path}?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
-        db.row_factory = sqlite3.Row
+    with reading(path, apsw.SQLITE_OPEN_READONLY) as db:
         if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'request'").fetchone():
             return []
-        return [dict(row) for row in db.execute("SELECT * FROM request ORDER BY seq")]
+        names = [column[1] for column in db.execute("PRAGMA table_info(request)")]
+        rows = db.execute("SELECT * FROM request ORDER BY seq")
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from inf_middleware import BillingEvent, ConfigError, Usage
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.sqlite import BATCH_MAX, SqliteLedger
 from tests.events import event_of
-from tests.kit import records_of
+from tests.kit import reading, records_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -36,12 +36,6 @@ async def settle_all(ledger: SqliteLedger, events: list[BillingEvent]) -> list[A
         )
     finally:
         await ledger.aclose()
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        yield db
 
 
 def count(path: Path, table: str) -> int:
@@ -191,7 +185,7 @@ def test_settings_make_committed_mean_durable(tmp_path: Path) -> None:
 def test_history_is_append_only(statement: str, tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     run(settle_all(SqliteLedger(path), [event_of()]))
-    with reading(path) as db, pytest.raises(sqlite3.IntegrityError):
+    with reading(path) as db, pytest.raises(apsw.ConstraintError):
         db.execute(statement)
 
 
@@ -220,7 +214,6 @@ def test_a_file_that_is_no_ledger_or_a_newer_one_is_refused_in_words(tmp_path: P
     run(settle_all(SqliteLedger(newer), [event_of()]))
     with reading(newer) as db:
         db.execute("UPDATE meta SET schema_version = 99")
-        db.commit()
     (failure,) = run(settle_all(SqliteLedger(newer), [event_of(2)]))
     assert "schema version 99" in str(failure)
     assert count(newer, "request") == 1

@@ -1,8 +1,6 @@
 """At least once, in order, each sink at its own pace, and nothing lost."""
 
 import asyncio
-import contextlib
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import Rejected
 from inf_middleware.sinks.relay import BACKOFF_FIRST_S, BACKOFF_MAX_S, BATCH_MAX, Relay
 from tests.events import event_of
+from tests.kit import reading
 
 DRAIN_S = 10.0
 
@@ -68,7 +67,7 @@ def deliver(
 
 
 def dead_letters(path: Path) -> list[Any]:
-    with contextlib.closing(sqlite3.connect(path)) as db:
+    with reading(path) as db:
         return db.execute("SELECT sink, id, reason FROM dead_letter").fetchall()
 
 
