@@ -23,25 +23,26 @@ OPENAI_OVERHEAD = ChatOverhead()
 # OpenAI's tile rule for 1024 x 1024 at high detail: 85 + 4 tiles x 170.
 IMAGE_TOKENS = 765
 
-# Half a minute of speech at about 10 tokens a second (OpenAI audio input).
+# Half a minute of speech. Source: OpenAI, "Managing costs" of the Realtime API: audio in user
+# messages is 1 token per 100 ms.
 AUDIO_TOKENS = 300
 
-# A document of one page, as a picture.
+# No flat number is documented for these: four frames, and one page as a picture.
+VIDEO_TOKENS = 4 * IMAGE_TOKENS
 FILE_TOKENS = IMAGE_TOKENS
 
+# By a word of the part's type, such as image_url, input_image, image_embeds.
 _FLAT = {
-    "image_url": IMAGE_TOKENS,
-    "input_image": IMAGE_TOKENS,
     "image": IMAGE_TOKENS,
-    "input_audio": AUDIO_TOKENS,
-    "audio_url": AUDIO_TOKENS,
-    "video_url": 4 * IMAGE_TOKENS,
+    "audio": AUDIO_TOKENS,
+    "video": VIDEO_TOKENS,
     "file": FILE_TOKENS,
-    "input_file": FILE_TOKENS,
+    "document": FILE_TOKENS,
 }
 
 _MESSAGE_TEXTS = ("role", "name", "refusal", "reasoning", "reasoning_content", "tool_call_id")
 _PART_TEXTS = ("text", "refusal", "thinking")
+_CALL_TEXTS = ("name", "arguments", "input")
 
 
 def chat_input(
@@ -71,28 +72,51 @@ def chat_input(
 
 def _take_message(message: dict[str, Any], texts: list[str]) -> int:
     for name in _MESSAGE_TEXTS:
-        _take_text(message.get(name), texts)
-    calls = message.get("tool_calls")
-    called = [call.get("function") for call in _dicts(calls)] + [message.get("function_call")]
+        _take_value(message.get(name), texts)
+    called = [message.get("function_call")]
+    for call in _dicts(message.get("tool_calls")):
+        called += [call.get("function"), call.get("custom")]
     for function in _dicts(called):
-        _take_text(function.get("name"), texts)
-        _take_text(function.get("arguments"), texts)
-    content = message.get("content")
-    _take_text(content, texts)
+        for name in _CALL_TEXTS:
+            _take_value(function.get(name), texts)
+    return _take_content(message.get("content"), texts)
+
+
+def _take_content(content: object, texts: list[str]) -> int:
+    """Take the texts of a message's content, and return what its other parts count flat."""
     flat = 0
-    for part in content if isinstance(content, list) else ():
-        _take_text(part, texts)
-        if isinstance(part, dict):
-            for name in _PART_TEXTS:
-                _take_text(part.get(name), texts)
-            kind = part.get("type")
-            flat += _FLAT.get(kind, 0) if isinstance(kind, str) else 0
+    waiting = [content]  # no recursion: callers choose how deep results of tools are nested
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, list):
+            waiting.extend(reversed(part))
+        elif isinstance(part, dict):
+            tokens = _flat_tokens(part)
+            flat += tokens
+            if not tokens:
+                waiting.append(part.get("content"))
+                _take_value(part.get("input"), texts)
+            waiting.extend(part.get(name) for name in reversed(_PART_TEXTS))
     return flat
 
 
-def _take_text(value: object, texts: list[str]) -> None:
+def _flat_tokens(part: dict[str, Any]) -> int:
+    # Some servers read a part without a type by the field it has: {"image_url": {...}}.
+    kind = part.get("type")
+    for name in [kind] if isinstance(kind, str) else part:
+        for word in name.split("_"):
+            if word in _FLAT:
+                return _FLAT[word]
+    return 0
+
+
+def _take_value(value: object, texts: list[str]) -> None:
     if isinstance(value, str):
         texts.append(value)
+    elif isinstance(value, dict | list):
+        texts.append(_compact(value))
 
 
 def _dicts(values: object) -> list[dict[str, Any]]:
@@ -101,8 +125,24 @@ def _dicts(values: object) -> list[dict[str, Any]]:
     return [value for value in values if isinstance(value, dict)]
 
 
-def _compact(schema: object) -> str:
+def _compact(value: object) -> str:
     try:
-        return msgspec.json.encode(schema).decode("utf-8", "replace")
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
-        return ""
+        return msgspec.json.encode(value).decode("utf-8")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        # Lone surrogates and deep nesting, which json.loads lets through: they count, too.
+        return " ".join(_leaves(value))
+
+
+def _leaves(value: object) -> list[str]:
+    leaves: list[str] = []
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        else:
+            leaves.append(value if isinstance(value, str) else repr(value))
+    return leaves

@@ -6,7 +6,9 @@ tokens stay tiktoken's.
 """
 
 import lzma
+import os
 import threading
+from collections.abc import Callable
 from importlib.resources import files
 from types import FunctionType
 from typing import Any
@@ -18,22 +20,41 @@ from inf_middleware.domain.errors import ConfigError
 
 ENCODINGS = ("cl100k_base", "o200k_base")
 
+# Found here and not at the first use: `files` imports late, and a fork meanwhile would leave the
+# child waiting for the import for ever.
+_RANKS = files("inf_middleware.tokens") / "ranks"
+
 _loaded: dict[str, tiktoken.Encoding] = {}
-_lock = threading.Lock()
+_locks = {name: threading.Lock() for name in ENCODINGS}
+
+
+def _renew_locks() -> None:
+    # A thread that was loading while the process forked does not exist in the child to let go.
+    _locks.update((name, threading.Lock()) for name in ENCODINGS)
+
+
+if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def load_encoding(name: str) -> tiktoken.Encoding:
-    """Return a shipped encoding, built at its first use in this process (0.3 to 0.5 s).
+    """Return a shipped encoding, built at its first use in this process (0.1 to 0.5 s).
 
     Raises:
-        ConfigError: No such encoding is shipped.
+        ConfigError: No such encoding is shipped, or this tiktoken builds it in an unknown way.
     """
     if name not in ENCODINGS:
         raise ConfigError(f"there is no encoding {name!r}; shipped are {', '.join(ENCODINGS)}")
-    with _lock:
+    # What is loaded is returned without a lock: an event loop may be asking.
+    encoding = _loaded.get(name)
+    if encoding is not None:
+        return encoding
+    with _locks[name]:
         encoding = _loaded.get(name)
         if encoding is None:
-            encoding = _loaded[name] = tiktoken.Encoding(**_constructed(name))
+            constructor = openai_public.ENCODING_CONSTRUCTORS[name]
+            arguments = encoding_arguments(constructor, lambda *_, **__: load_ranks(name))
+            encoding = _loaded[name] = tiktoken.Encoding(**arguments)
         return encoding
 
 
@@ -44,7 +65,7 @@ def is_loaded(name: str) -> bool:
 
 def load_ranks(name: str) -> dict[bytes, int]:
     """Read the ranks of a shipped encoding: from token bytes to rank."""
-    packed = (files("inf_middleware") / "tokens" / "ranks" / f"{name}.xz").read_bytes()
+    packed = (_RANKS / f"{name}.xz").read_bytes()
     return {token: rank for rank, token in enumerate(unpack(lzma.decompress(packed)))}
 
 
@@ -59,9 +80,23 @@ def unpack(data: bytes) -> list[bytes]:
     return tokens
 
 
-def _constructed(name: str) -> dict[str, Any]:
-    constructor = openai_public.ENCODING_CONSTRUCTORS[name]
+def encoding_arguments(
+    constructor: FunctionType, load: Callable[..., dict[bytes, int]]
+) -> dict[str, Any]:
+    """Run one of tiktoken's constructors of encodings with another loader of ranks.
+
+    Raises:
+        ConfigError: It needs more of its module than strings and `load_tiktoken_bpe`.
+    """
     # A copy of the function with globals of its own: nothing of tiktoken's is changed, for anybody.
-    own = {**constructor.__globals__, "load_tiktoken_bpe": lambda *_, **__: load_ranks(name)}
-    arguments: dict[str, Any] = FunctionType(constructor.__code__, own)()
+    # They hold strings alone and no other function, so that another kind of download fails at once.
+    own: dict[str, Any] = {"load_tiktoken_bpe": load}
+    own |= {name: value for name, value in constructor.__globals__.items() if type(value) is str}
+    try:
+        arguments: dict[str, Any] = FunctionType(constructor.__code__, own)()
+    except (NameError, TypeError) as error:
+        raise ConfigError(
+            f"tiktoken {tiktoken.__version__} builds {constructor.__name__} in a way unknown here;"
+            " install tiktoken 0.14, or give a tiktoken.Encoding as the counter"
+        ) from error
     return arguments

@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from inf_middleware.tokens.encodings import unpack
+
 # What tiktoken 0.14.0 itself checks after a download (tiktoken_ext/openai_public.py).
 SHA256 = {
     "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
@@ -19,19 +21,17 @@ def pack(original: bytes) -> bytes:
     """Turn an original rank file into the compact form, not yet compressed.
 
     Raises:
-        ValueError: Its ranks are not 0 to n-1 in order, or a token is longer than 255 bytes.
+        ValueError: The original cannot be had back from it: its ranks are not 0 to n-1 in order,
+            or a token is longer than 255 bytes.
     """
-    tokens = []
-    for number, line in enumerate(original.splitlines()):
-        token, rank = line.split()
-        if int(rank) != number:
-            raise ValueError(f"line {number} has rank {int(rank)}")
-        tokens.append(base64.b64decode(token))
-    lengths = bytes(map(len, tokens))
-    return len(tokens).to_bytes(4, "big") + lengths + b"".join(tokens)
+    tokens = [base64.b64decode(line.split()[0]) for line in original.splitlines()]
+    compact = len(tokens).to_bytes(4, "big") + bytes(map(len, tokens)) + b"".join(tokens)
+    if original_text(unpack(compact)) != original:
+        raise ValueError("the file is not made of tokens with the ranks 0 to n-1 in order")
+    return compact
 
 
-def unpacked_text(tokens: list[bytes]) -> bytes:
+def original_text(tokens: list[bytes]) -> bytes:
     """Turn tokens back into the text of the original file."""
     lines = (b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
     return b"".join(lines)
@@ -48,19 +48,25 @@ def check(name: str, original: bytes) -> None:
         raise ValueError(f"{name} has sha256 {digest}, and tiktoken expects {SHA256[name]}")
 
 
-def build(wheel: Path, folder: Path) -> None:
-    """Write the compact files of a wheel of bpe-openai into a folder."""
-    with zipfile.ZipFile(wheel) as archive:
-        for name in SHA256:
-            packed = archive.read(f"bpe_openai/data/{name}.tiktoken.gz")
-            original = gzip.decompress(packed)
-            check(name, original)
-            compact = lzma.compress(pack(original), preset=9 | lzma.PRESET_EXTREME)
-            (folder / f"{name}.xz").write_bytes(compact)
-            sys.stdout.write(f"{name}: {len(original):,} bytes -> {len(compact):,} bytes\n")
+def build(source: Path, folder: Path) -> None:
+    """Write the compact files into a folder: both, or none.
+
+    `source`: a wheel of bpe-openai, or a folder that holds its `.tiktoken.gz` files.
+
+    Raises:
+        ValueError: A file is not tiktoken's.
+    """
+    data = zipfile.Path(source) / "bpe_openai" / "data" if source.is_file() else source
+    made = {}
+    for name in SHA256:
+        original = gzip.decompress((data / f"{name}.tiktoken.gz").read_bytes())
+        check(name, original)
+        made[name] = lzma.compress(pack(original), preset=9 | lzma.PRESET_EXTREME)
+    for name, compact in made.items():
+        (folder / f"{name}.xz").write_bytes(compact)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: build.py WHEEL_OF_BPE_OPENAI")
+        sys.exit("usage: python -m inf_middleware.tokens.ranks.build WHEEL_OR_FOLDER")
     build(Path(sys.argv[1]), Path(__file__).parent)
