@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +26,8 @@ LEDGER = f"sqlite:///{FOLDER / 'ledger.db'}"
 EVENTS = FOLDER / "events.jsonl"
 
 MODEL = "inf-chat-v1"
-START_TIMEOUT_S = 30.0
+TOO_MANY_REQUESTS = 429
+SERVER_TIMEOUT_S = 30.0  # to start, and again to stop
 PROGRESS_S = 10.0
 
 # Which account a key belongs to is the server's business; here only to label what is printed.
@@ -45,26 +47,34 @@ def server() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    output = (FOLDER / "server.log").open("wb")
+    log = FOLDER / "server.log"
+    output = log.open("wb")
     command = [sys.executable, str(HERE / "quickstart.py"), "--port", str(port)]
     command += ["--ledger", LEDGER, "--events", str(EVENTS)]
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + SERVER_TIMEOUT_S
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(
-                    f"the server did not start; it said:\n{(FOLDER / 'server.log').read_text()}"
-                )
+                sys.exit(f"the server did not start; it said:\n{log.read_text('utf-8')}")
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
-        process.wait(START_TIMEOUT_S)
-        output.close()
+        try:
+            process.wait(SERVER_TIMEOUT_S)
+        finally:
+            process.kill()  # does nothing to a process that has ended
+            process.wait()
+            output.close()
+
+
+def clip(text: str, length: int) -> str:
+    """Return the beginning of a text, on one line."""
+    return " ".join(text.split())[:length] + "…"
 
 
 def ask(client: openai.AsyncOpenAI, prompt: str, **more: Any) -> Any:
@@ -78,7 +88,7 @@ def ask(client: openai.AsyncOpenAI, prompt: str, **more: Any) -> Any:
 async def refused(account: str, client: openai.AsyncOpenAI, prompt: str, **more: Any) -> Any:
     """Ask what the limits refuse, and show what the client is told."""
     try:
-        await ask(client.with_options(max_retries=0), prompt, **more)
+        await ask(client, prompt, **more)
     except openai.RateLimitError as error:
         refusals[account, str(error.code)] += 1
         say(f"  {account}: {error.status_code} {error.code}")
@@ -110,18 +120,47 @@ async def progress(seconds: float) -> AsyncIterator[None]:
             print("\r" + " " * 40 + "\r", end="", flush=True)
 
 
-async def waits_as_told(account: str, client: openai.AsyncOpenAI, told: Any, **more: Any) -> str:
-    """Ask again with the client's own retry: it sleeps as long as the refusal says."""
-    told_s = int(told.response.headers["retry-after-ms"]) / 1000
-    began = time.monotonic()
-    raw = await client.with_options(max_retries=2).chat.completions.with_raw_response.create(
-        **{"model": MODEL, **more}
+class Waits:
+    """Watches one client's retries: how long it was told to wait, and how long it did."""
+
+    def __init__(self) -> None:
+        self.told_s: list[float] = []
+        self.waited_s: list[float] = []
+        self._refused_at: float | None = None
+
+    async def on_request(self, request: Any) -> None:
+        """Note that the client asks (again)."""
+        if self._refused_at is not None:
+            self.waited_s.append(time.monotonic() - self._refused_at)
+            self._refused_at = None
+
+    async def on_response(self, response: Any) -> None:
+        """Note a refusal, and the wait it tells of."""
+        if response.status_code == TOO_MANY_REQUESTS:
+            self.told_s.append(int(response.headers["retry-after-ms"]) / 1000)
+            self._refused_at = time.monotonic()
+
+
+def client_of(account: str, url: str, waits: Waits | None = None) -> openai.AsyncOpenAI:
+    """Return the client of an account: with its own retries where these are watched, else none."""
+    hooks: Any = {"request": [waits.on_request], "response": [waits.on_response]} if waits else {}
+    # This server is on this machine: no proxy of the environment stands before it.
+    http = openai.DefaultAsyncHttpxClient(trust_env=False, event_hooks=hooks)
+    retries = openai.DEFAULT_MAX_RETRIES if waits else 0
+    return openai.AsyncOpenAI(
+        base_url=url, api_key=KEYS[account], max_retries=retries, http_client=http
     )
-    waited_s = time.monotonic() - began
-    refusals[account, str(told.code)] += raw.retries_taken
+
+
+async def waits_as_told(account: str, url: str, code: str, prompt: str, **more: Any) -> str:
+    """Ask again with the client's own retry: it sleeps as long as the refusal says."""
+    waits = Waits()
+    async with client_of(account, url, waits) as client:
+        await ask(client, prompt, **more)
+    refusals[account, code] += len(waits.told_s)
     return (
-        f"  {account}: told to wait {told_s:.3f} s; admitted after {waited_s:.3f} s"
-        f" and {raw.retries_taken} retry"
+        f"  {account:<11}  told to wait {sum(waits.told_s):.3f} s,"
+        f" waited {sum(waits.waited_s):.3f} s, admitted at retry {len(waits.waited_s)}"
     )
 
 
@@ -129,7 +168,7 @@ async def show_answers(free: openai.AsyncOpenAI, acme: openai.AsyncOpenAI) -> No
     """One answer as JSON, one as a stream."""
     say("1. Answers, as JSON and as a stream")
     answer = await ask(free, "Tell me about tea.")
-    say(f"  free-riders, JSON:   {answer.choices[0].message.content[:70]}…")
+    say(f"  free-riders, JSON:   {clip(answer.choices[0].message.content, 70)}")
     usage = answer.usage
     say(f"    usage as reported: {usage.prompt_tokens} in, {usage.completion_tokens} out")
     text = ""
@@ -137,7 +176,7 @@ async def show_answers(free: openai.AsyncOpenAI, acme: openai.AsyncOpenAI) -> No
     async for chunk in await ask(acme, "你好，港口在哪里？", stream=True):
         text += chunk.choices[0].delta.content or ""
         chunks += 1
-    say(f"  acme, stream:        {text[:36]}…")
+    say(f"  acme, stream:        {clip(text, 36)}")
     say(f"    {chunks} chunks; the usage chunk that the meter asked for stays hidden")
     say()
 
@@ -155,7 +194,7 @@ async def show_concurrency(free: openai.AsyncOpenAI) -> None:
     say()
 
 
-async def show_minute_limits(free: openai.AsyncOpenAI, acme: openai.AsyncOpenAI) -> None:
+async def show_minute_limits(free: openai.AsyncOpenAI, acme: openai.AsyncOpenAI, url: str) -> None:
     """Requests and tokens per minute, and the exact wait for each."""
     say("3. Requests per minute (Free: 4) and tokens per minute (Tier1: 128,000)")
     await ask(free, "One more.")
@@ -165,14 +204,12 @@ async def show_minute_limits(free: openai.AsyncOpenAI, acme: openai.AsyncOpenAI)
     for _ in range(4):
         await ask(acme, long, max_tokens=5)
     tpm = await refused("acme", acme, long, max_tokens=5)
-    say("  The clients now wait by their own retry, which obeys the refusal to the millisecond:")
+    say("  The clients now wait by their own retry, which sleeps as long as the refusal says:")
     longest = max(int(e.response.headers["retry-after-ms"]) for e in (rpm, tpm)) / 1000
-    one: Any = [{"role": "user", "content": "And one too many."}]
-    other: Any = [{"role": "user", "content": long}]
     async with progress(longest):
         lines = await asyncio.gather(
-            waits_as_told("free-riders", free, rpm, messages=one, max_tokens=40),
-            waits_as_told("acme", acme, tpm, messages=other, max_tokens=5),
+            waits_as_told("free-riders", url, str(rpm.code), "And one too many."),
+            waits_as_told("acme", url, str(tpm.code), long, max_tokens=5),
         )
     for line in lines:
         say(line)
@@ -187,9 +224,11 @@ def account_rows() -> list[dict[str, Any]]:
 
 
 def show_sums() -> bool:
-    """Print the table; tell whether ledger and events agree."""
+    """Print the table; tell whether ledger and events agree, account by account."""
     rows = account_rows()
-    events = [json.loads(line)["data"] for line in EVENTS.read_text("utf-8").splitlines()]
+    lines = [json.loads(line) for line in EVENTS.read_text("utf-8").splitlines()]
+    # A sink is delivered to at least once: its reader knows an event again by its id.
+    events = list({line["id"]: line["data"] for line in lines}.values())
     say("4. What the operator sees")
     say(
         f"  {'account':<12} {'level':<6} {'requests':>8} {'in':>8} {'out':>6} {'cost':>9}"
@@ -206,24 +245,36 @@ def show_sums() -> bool:
             f"  {account:<12} {row['tier']:<6} {row['requests']:>8,} {row['input_tokens']:>8,}"
             f" {row['output_tokens']:>6,} {'¥' + row['amount']:>9}  {', '.join(counts)}"
         )
-    in_ledger = sum(int(row["amount_nano"]) for row in rows)
-    in_events = sum(int(event["amount_nano"]) for event in events)
-    requests = sum(row["requests"] for row in rows)
     say()
-    say(f"  ledger: {requests} requests, {in_ledger:>13,} nano-CNY")
-    say(f"  events: {len(events)} events,   {in_events:>13,} nano-CNY")
-    return in_ledger == in_events and requests == len(events) and requests > 0
+    in_ledger, in_events = sums(rows), sums(events)
+    for name, by_account in (("ledger", in_ledger), ("events", in_events)):
+        requests, tokens, nano = map(sum, zip(*by_account.values(), strict=True))
+        say(f"  {name}: {requests} requests, {tokens:,} tokens, {nano:,} nano-CNY")
+    return in_ledger == in_events and all(requests for requests, _, _ in in_ledger.values())
+
+
+def sums(rows: list[dict[str, Any]]) -> dict[str, tuple[int, int, int]]:
+    """Return the requests, tokens and nano-CNY of each account; an event is one request."""
+    found: dict[str, tuple[int, int, int]] = dict.fromkeys(KEYS, (0, 0, 0))
+    for row in rows:
+        requests, tokens, nano = found.get(row["account"], (0, 0, 0))
+        found[row["account"]] = (
+            requests + row.get("requests", 1),
+            tokens + row["input_tokens"] + row["output_tokens"],
+            nano + int(row["amount_nano"]),
+        )
+    return found
 
 
 async def drive(url: str) -> None:
     """Show all that needs a running server."""
     async with (
-        openai.AsyncOpenAI(base_url=url, api_key=KEYS["free-riders"], max_retries=0) as free,
-        openai.AsyncOpenAI(base_url=url, api_key=KEYS["acme"], max_retries=0) as acme,
+        client_of("free-riders", url) as free,
+        client_of("acme", url) as acme,
     ):
         await show_answers(free, acme)
         await show_concurrency(free)
-        await show_minute_limits(free, acme)
+        await show_minute_limits(free, acme, url)
 
 
 def main() -> None:
@@ -237,10 +288,12 @@ def main() -> None:
     # The server has shut down: it has delivered what was left.
     if not show_sums():
         sys.exit("  they differ: something is wrong")
-    say("  they agree.")
+    say("  they agree, account by account.")
 
 
 if __name__ == "__main__":
+    # Being terminated ends the server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     try:
         main()
     except KeyboardInterrupt:

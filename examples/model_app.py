@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ MODELS = ("inf-chat-v1", "inf-chat-fin-v1", "inf-med-chat-v1", "inf-chat-int-v1"
 _TOKEN = re.compile(r" ?[A-Za-z']+|[\u4e00-\u9fff]| ?\d+|\s+|[^\sA-Za-z\d\u4e00-\u9fff]")
 
 _END = "\n\n"
+
+# How often the model leaves a beaten track: where only one token ever followed the last two, it
+# looks at the last one alone, or it would recite whole sentences of its corpus.
+_BACK_OFF = 0.25
+
+_PARAGRAPHS = (2, 4)  # of one answer
+_CAP_DEFAULT = 400  # tokens, where the request names no cap
+_CHOICES_MAX = 8
 
 
 def tokenize(text: str) -> list[str]:
@@ -45,17 +53,25 @@ class MarkovModel:
             self._starts.append((tokens[0], tokens[1]))
             for at in range(len(tokens) - 1):
                 self._after[tokens[at],].append(tokens[at + 1])
-                self._after[tuple(tokens[max(at - 1, 0) : at + 1])].append(tokens[at + 1])
+                if at > 0:
+                    self._after[tokens[at - 1], tokens[at]].append(tokens[at + 1])
 
     def generate(self, prompt: str, choice: int) -> Iterator[str]:
         """Yield tokens until the model ends by itself; one prompt gives one text."""
         rng = random.Random(f"{choice}:{prompt}")
         in_chinese = bool(re.search(r"[\u4e00-\u9fff]", prompt))
         starts = [s for s in self._starts if (s[0] > "\u4e00") == in_chinese]
-        last = rng.choice(starts)
+        for number in range(rng.randint(*_PARAGRAPHS)):
+            if number:
+                yield "\n"
+            yield from self._paragraph(rng, rng.choice(starts))
+
+    def _paragraph(self, rng: random.Random, last: tuple[str, str]) -> Iterator[str]:
         yield from last
         while True:
-            options = self._after.get(last) or self._after[last[1:]]
+            options = self._after[last]
+            if len(options) == 1 and rng.random() < _BACK_OFF:
+                options = self._after[last[1:]]
             token = rng.choice(options)
             if token == _END:
                 return
@@ -80,15 +96,14 @@ class ModelServer:
         """POST /v1/chat/completions."""
         try:
             asked = await request.json()
-            messages = asked["messages"]
-            prompt = "\n".join(_text_of(message["content"]) for message in messages)
-            choices = int(asked.get("n") or 1)
-            cap = asked.get("max_completion_tokens") or asked.get("max_tokens") or 400
-            cap = int(cap)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return _bad_request(f"The request cannot be read: {error!r}")
-        if not messages or not 1 <= choices <= 8 or cap < 1:
-            return _bad_request("messages must not be empty, n from 1 to 8, max_tokens from 1")
+        except ValueError:
+            return _bad_request("The body is not JSON.", None)
+        for param, is_right, expected in _RULES:
+            if not is_right(asked.get(param) if isinstance(asked, dict) else None):
+                return _bad_request(f"{param!r} has to be {expected}.", param)
+        prompt = "\n".join(_text_of(message.get("content")) for message in asked["messages"])
+        choices = asked.get("n") or 1
+        cap = asked.get("max_completion_tokens") or asked.get("max_tokens") or _CAP_DEFAULT
         answer = _Answer(self, asked, prompt, choices, cap)
         if asked.get("stream") is True:
             options = asked.get("stream_options") or {}
@@ -117,11 +132,11 @@ class _Answer:
         self._prompt = prompt
         self._choices = choices
         self._cap = cap
-        self._tool = _tool_of(asked, prompt)
+        self._tool = _tool_of(asked)
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": asked.get("model") or MODELS[0],
+            "model": asked["model"],
         }
         self._usage = {"prompt_tokens": len(tokenize(prompt)), "completion_tokens": 0}
         server.log.append({"model": self._head["model"], **self._usage})
@@ -135,8 +150,8 @@ class _Answer:
             finish = ""
             async for delta, finish in self._deltas(index):  # noqa: B007 - the last one counts
                 message["content"] += delta.get("content", "")
-                if "tool_calls" in delta:
-                    message = {"role": "assistant", "content": None, **delta}
+                if self._tool is not None:
+                    message |= {"content": None, "tool_calls": [self._tool]}
             choices.append({"index": index, "message": message, "finish_reason": finish})
         return {
             **self._head,
@@ -150,9 +165,11 @@ class _Answer:
         extra: dict[str, Any] = {"usage": None} if with_usage else {}
         head = {**self._head, "object": "chat.completion.chunk"}
         for index in range(self._choices):
+            role = {"role": "assistant"}  # in the first chunk of each choice
             async for delta, reason in self._deltas(index):
-                choice = {"index": index, "delta": delta, "finish_reason": reason or None}
+                choice = {"index": index, "delta": role | delta, "finish_reason": reason or None}
                 yield _event({**head, "choices": [choice], **extra})
+                role = {}
         if with_usage:
             yield _event({**head, "choices": [], "usage": self._total()})
         yield b"data: [DONE]\n\n"
@@ -179,25 +196,70 @@ def _event(payload: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(payload, ensure_ascii=False).encode() + b"\n\n"
 
 
-def _bad_request(message: str) -> Response:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+def _bad_request(message: str, param: str | None) -> Response:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
     return JSONResponse({"error": error}, 400)
 
 
-def _text_of(content: Any) -> str:
+def _is_count(value: Any, most: float = float("inf")) -> bool:
+    return value is None or (type(value) is int and 1 <= value <= most)
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    content = value.get("content")  # null beside a tool call
+    parts = content if isinstance(content, list) else []
+    return isinstance(content, str | list | None) and all(
+        isinstance(part, dict) and isinstance(part.get("text", ""), str) for part in parts
+    )
+
+
+def _is_tool(value: Any) -> bool:
+    function = value.get("function") if isinstance(value, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return False
+    schema = function.get("parameters", {})
+    return isinstance(schema, dict) and isinstance(schema.get("properties", {}), dict)
+
+
+# What each parameter has to be, in the order in which it is looked at.
+_RULES: list[tuple[str, Callable[[Any], bool], str]] = [
+    ("model", lambda v: isinstance(v, str) and v != "", "the name of a model"),
+    (
+        "messages",
+        lambda v: isinstance(v, list) and v != [] and all(map(_is_message, v)),
+        "a list of one message or more",
+    ),
+    ("n", lambda v: _is_count(v, _CHOICES_MAX), f"a whole number from 1 to {_CHOICES_MAX}"),
+    ("max_tokens", _is_count, "a whole number from 1"),
+    ("max_completion_tokens", _is_count, "a whole number from 1"),
+    ("stream", lambda v: isinstance(v, bool | None), "true or false"),
+    ("stream_options", lambda v: isinstance(v, dict | None), "an object"),
+    (
+        "tools",
+        lambda v: v is None or (isinstance(v, list) and all(map(_is_tool, v))),
+        "a list of functions, each with a name",
+    ),
+]
+
+
+def _text_of(content: str | list[dict[str, str]] | None) -> str:
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
-    return content if isinstance(content, str) else ""
+    return content or ""
 
 
-def _tool_of(asked: dict[str, Any], prompt: str) -> dict[str, Any] | None:
-    """Return a call of the tool that the prompt names, with the prompt's last word."""
+def _tool_of(asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a call of the tool that the user has just named, with the last word as argument."""
+    last = asked["messages"][-1]
+    # After a tool's result the model answers in words; calling again would never end.
+    words = re.findall(r"\w+", _text_of(last.get("content"))) if last.get("role") == "user" else []
     for tool in asked.get("tools") or ():
         function = tool["function"]
-        if function["name"] not in prompt:
+        if function["name"] not in words:
             continue
         names = list(function.get("parameters", {}).get("properties", {}))
-        words = re.findall(r"\w+", prompt)
         arguments = {names[0]: words[-1]} if names else {}
         return {
             "id": f"call_{uuid.uuid4().hex[:12]}",
