@@ -9,8 +9,8 @@ from typing import Any
 
 import openai
 import pytest
-from examples.model_app import build_app
 
+from examples.model_app import build_app
 from inf_middleware import Account, BillingEvent, CostLedger, Tier, TierLimiter
 from tests.kit import ORDER_IDS, ORDERS, records_of
 from tests.servers import serving

@@ -7,8 +7,8 @@ from typing import Any
 
 import openai
 import pytest
-from examples.model_app import build_app
 
+from examples.model_app import build_app
 from inf_middleware import Account, CostLedger, TierLimiter, TokenMeter
 from tests.kit import lines_of, records_of
 from tests.servers import serving
