@@ -8,6 +8,8 @@ from typing import Literal
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from inf_middleware.call.leases import Leases
+from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission
@@ -43,9 +45,12 @@ class Metering:
 
 @dataclass(frozen=True, slots=True)
 class Limiting:
-    """How admission is decided: the part of `TierLimiter`."""
+    """How admission is decided: the part of `TierLimiter`; unenforced, nobody is refused."""
 
     store: LimitStore
+    leases: Leases
+    waiting: Waiting
+    enforce: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class Call:
     input_tokens: int | None = None
     input_exact: bool = True
     admission: Admission | None = None
+    would_refuse: str | None = None  # the code of what is not enforced
     refused: bool = False
     status: int | None = None
     reader: AnswerReader | None = None
@@ -124,6 +130,14 @@ class Call:
     def model(self) -> str | None:
         """The model that was asked for."""
         return self.request.model if self.request else None
+
+    @property
+    def tokens_so_far(self) -> int:
+        """The tokens it is known to have used, without counting any text."""
+        told = self.usage or self.told or (self.reader.usage if self.reader else None)
+        if told is not None:
+            return told.total_tokens
+        return (self.input_tokens or 0) + (self.reader.output_so_far if self.reader else 0)
 
 
 class CurrentCall:

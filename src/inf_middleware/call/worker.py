@@ -12,8 +12,9 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inf_middleware.call.admission import admit
+from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
-from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
+from inf_middleware.call.body import read_body, replayed, with_length
 from inf_middleware.call.record import CALL_KEY, METERING_KEY, Call, Metering, Parts, log
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.settle import release, settle
@@ -78,10 +79,11 @@ class Worker:
         parts = self._parts
         now_ns = parts.now_ns()
         path = scope["path"]
+        ahead = Ahead(receive)
         call = Call(uuid7(now_ns), now_ns, path, dialect_for(path), parts, self._metering)
         inner: Scope = {**scope, CALL_KEY: call}
         try:
-            body = await self._enter(call, inner, receive)
+            body = await self._enter(call, inner, receive, ahead)
         except Refuse as refuse:
             call.refused = True
             await send_refusal(call, refuse, send)
@@ -94,24 +96,26 @@ class Worker:
             call.body = call.input_texts = None  # counted: they are not needed any more
         answer = Answer(call, send, strip=call.asked, settle=_settle, headers=_headers(call))
         try:
-            await self._app(inner, replayed(call, body, receive), answer.send)
+            await self._app(inner, replayed(call, body, ahead.receive), answer.send)
             await answer.finish()
         except BaseException as error:
             call.failure = error
             raise
         finally:
             self._metering = call.metering
+            ahead.close()
             await _close(call)
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission
+        ahead = Ahead(receive)
         try:
             body = self._take_over_metering(call)
             if body is not None:
                 await read_body(scope, receive, self._parts.body_bytes_max + _ASKING_BYTES)
-                scope, receive = with_length(scope, len(body)), replayed(call, body, receive)
+                scope = with_length(scope, len(body))
             await self._identify(call, scope)
-            await self._take_part(call)
+            await self._take_part(call, ahead)
         except Refuse as refuse:
             call.refused = True
             await send_refusal(call, refuse, send)
@@ -121,14 +125,20 @@ class Worker:
         strip = call.asked and not asked
         headers = _limit_headers(call) if call.admission is not admission else []
         answer = Answer(call, send, strip=strip, settle=None, headers=headers)
-        await self._app(scope, receive, answer.send)
+        inner = ahead.receive if body is None else replayed(call, body, ahead.receive)
+        try:
+            await self._app(scope, inner, answer.send)
+        finally:
+            ahead.close()
 
-    async def _enter(self, call: Call, scope: Scope, receive: Receive) -> bytes | None:
+    async def _enter(
+        self, call: Call, scope: Scope, receive: Receive, ahead: Ahead
+    ) -> bytes | None:
         """Do all that comes before the app; return the body it is to see, None where unread."""
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
         await self._identify(call, scope)
         body = await self._read(call, scope, receive)
-        await self._take_part(call)
+        await self._take_part(call, ahead)
         return body if body is None else _asking(call, body)
 
     def _take_over_metering(self, call: Call) -> bytes | None:
@@ -180,14 +190,14 @@ class Worker:
             )
         return call.body
 
-    async def _take_part(self, call: Call) -> None:
+    async def _take_part(self, call: Call, ahead: Ahead) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
         if parts.billing is not None and call.billing is None:
             _check_model(call, parts)
             call.billing = parts.billing
         if parts.limiting is not None and call.limiting is None:
-            await admit(call, parts.limiting)
+            await admit(call, parts.limiting, ahead)
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)
