@@ -178,7 +178,10 @@ class RedisSentinels:
         old.running.kill()
 
         def has_succeeded() -> bool:
-            return heir.ask("INFO", "replication")["role"] == "master" and self.primary is heir
+            # Who is promoted lets go of its clients for a moment.
+            with contextlib.suppress(redis.RedisError, ValueError):
+                return heir.ask("INFO", "replication")["role"] == "master" and self.primary is heir
+            return False
 
         wait_until(has_succeeded, "the replica is promoted")
 

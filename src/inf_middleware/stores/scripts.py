@@ -120,7 +120,10 @@ class Scripts:
         """Close what was opened here for the running event loop."""
         opened = self._opened.pop(asyncio.get_running_loop(), None)
         if opened is not None and isinstance(self._given, str) and opened[0] == os.getpid():
-            await opened[1].bridge.get_connection().aclose()
+            bridge = opened[1].bridge
+            await bridge.get_connection().aclose()
+            for sentinel in getattr(getattr(bridge, "sentinel", None), "sentinels", ()):
+                await sentinel.aclose()
 
     async def _run_pipeline(self, storage: Any, calls: Sequence[Call]) -> list[Any]:
         try:
