@@ -13,7 +13,7 @@ LAYERS = [
     {"ports"},
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
-    {"settings"},
+    {"settings", "lookups"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
     {"gate", "cli"},
