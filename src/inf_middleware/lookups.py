@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from inf_middleware.accounts.address import AddressAccounts, Networks
 from inf_middleware.accounts.cached import CachedAccounts
 from inf_middleware.accounts.mapping import MappingAccounts
+from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ports import AccountLookup
 
@@ -31,5 +32,7 @@ def build_lookup(
         return MappingAccounts(accounts, tiers)
     if isinstance(accounts, _NamesLevels):
         accounts.check_levels(tiers)
+    if isinstance(accounts, TomlAccounts):
+        accounts.follow(tiers, ttl_s)
     lookup: AccountLookup = accounts
     return CachedAccounts(lookup, ttl_s=ttl_s) if getattr(lookup, "cacheable", True) else lookup
