@@ -172,7 +172,11 @@ def test_questions_in_progress_are_bounded() -> None:
     asyncio.run(check())
 
 
-def test_an_answer_that_comes_from_the_connection_is_given_to_that_request_only() -> None:
+def test_an_answer_that_comes_from_the_connection_is_given_to_that_request_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "inf_middleware.accounts")
+
     async def by_team(key: str | None, connection: HTTPConnection) -> Account | None:
         await asyncio.sleep(0)
         return Account(connection.headers["x-team"])
@@ -187,6 +191,8 @@ def test_an_answer_that_comes_from_the_connection_is_given_to_that_request_only(
             assert [account.id for account in found if account] == teams
 
     asyncio.run(check())
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "reads the connection" in told
 
 
 READING: list[Callable[[HTTPConnection], object]] = [

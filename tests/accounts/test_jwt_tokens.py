@@ -5,6 +5,8 @@ import base64
 import hashlib
 import hmac
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -364,3 +366,14 @@ def test_a_set_that_is_none_is_an_issuer_that_is_down(
     accounts = JWTAccounts(jwks=server(body), algorithms=["RS256"], **PIN)
     with pytest.raises(AccountsUnavailable):
         found(accounts, token(kid="a"))
+
+
+def test_without_pyjwt_all_else_works_and_the_error_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['jwt'] = None\n"
+        "import inf_middleware\n"
+        "try:\n    import inf_middleware.accounts.jwt\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "JWTAccounts needs PyJWT: pip install 'inf-middleware[jwt]'\n", ran.stderr

@@ -125,7 +125,12 @@ class CachedAccounts:
         until = self._clock() + self._ttl_s  # from the question: it is no younger than that
         answer = await self._ask(key, connection)
         if not answer.by_key_alone:
-            self._reads_connections = True
+            if not self._reads_connections:
+                self._reads_connections = True
+                _log.info(
+                    "the account look-up reads the connection: its answers are of one request and"
+                    " are not remembered"
+                )
         elif not answer.failed:
             remembered = self._unknown if answer.found is None else self._known
             remembered.put(digest, answer.found, until)
