@@ -152,6 +152,20 @@ def test_a_look_up_that_hangs_has_failed() -> None:
     asyncio.run(check())
 
 
+def test_a_loop_that_ends_takes_its_questions_with_it() -> None:
+    asked = Asked()
+    cached = CachedAccounts(asked, ttl_s=60.0)
+
+    async def leaving() -> None:
+        for _ in range(2):
+            waiting = asyncio.ensure_future(cached("sk-a", connection()))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+    asyncio.run(leaving())
+    assert asyncio.run(cached("sk-a", connection())) == Account("of sk-a")
+
+
 def test_questions_in_progress_are_bounded() -> None:
     release = asyncio.Event()
 

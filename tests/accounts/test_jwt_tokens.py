@@ -133,6 +133,11 @@ BAD: dict[str, Callable[[], str | None]] = {
     "account too long": lambda: token(sub="a" * 257),
     "account no Unicode": lambda: token(sub="\ud800"),
     "level a number": lambda: token(tier=3),
+    "too long": lambda: token(more="m" * 8_000),
+    "head no JSON": lambda: "bm8." + token().partition(".")[2],
+    "head no object": lambda: "W10." + token().partition(".")[2],
+    "head nested": lambda: base64.urlsafe_b64encode(b"[" * 4_000).decode() + ".e30.",
+    "head no base64": lambda: "é." + token().partition(".")[2],
 }
 
 
