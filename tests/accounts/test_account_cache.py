@@ -166,6 +166,17 @@ def test_a_loop_that_ends_takes_its_questions_with_it() -> None:
     assert asyncio.run(cached("sk-a", connection())) == Account("of sk-a")
 
 
+def test_a_look_up_that_gives_itself_up_has_failed_and_cancels_no_request() -> None:
+    async def giving_up(key: str | None, connection: HTTPConnection) -> Account | None:
+        raise asyncio.CancelledError
+
+    async def check() -> None:
+        with pytest.raises(AccountsUnavailable):
+            await CachedAccounts(giving_up, ttl_s=60.0)("sk-a", connection())
+
+    asyncio.run(check())
+
+
 def test_questions_in_progress_are_bounded() -> None:
     release = asyncio.Event()
 

@@ -94,12 +94,14 @@ class CachedAccounts:
         if self._reads_connections:
             return _found(await self._learn(digest, key, connection))
         asking = self._asking.get(digest)
-        if asking is None:
-            answer = await asyncio.shield(self._start(digest, key, connection))
-        else:
-            answer = await asyncio.shield(asking)
-            if not answer.by_key_alone:  # what it said, or why it failed, is of another request
-                answer = await self._ask(key, connection)
+        task = asking or self._start(digest, key, connection)
+        await asyncio.wait([task])  # which neither cancels it nor is cancelled with it
+        if task.cancelled():
+            raise AccountsUnavailable("the look-up gave itself up")
+        answer = task.result()
+        if asking is not None and not answer.by_key_alone:
+            # What it said, or why it failed, is of another request.
+            answer = await self._ask(key, connection)
         return _found(answer)
 
     def _start(self, digest: bytes, key: str, connection: HTTPConnection) -> asyncio.Task[_Answer]:
