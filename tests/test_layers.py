@@ -14,6 +14,7 @@ LAYERS = [
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
     {"settings", "lookups"},
+    {"limiting"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
     {"gate", "cli"},

@@ -6,8 +6,8 @@ from typing import Protocol
 from starlette.requests import HTTPConnection
 
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.limits import Admission, Refusal
-from inf_middleware.domain.tiers import Account, Tier
+from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
+from inf_middleware.domain.tiers import Account
 
 
 class AccountLookup(Protocol):
@@ -57,13 +57,23 @@ class Sink(Protocol):
 class LimitStore(Protocol):
     """Holds the counters of the limits and decides about admission in one atomic step."""
 
-    async def admit(
-        self, call_id: str, account_id: str, tier: Tier, tokens: int
-    ) -> Admission | Refusal:
+    async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
+
+        Asked again for the same call, it takes nothing more.
 
         Raises:
             LimitsUnavailable: The store could not decide.
+        """
+        ...
+
+    async def renew(self, held: Sequence[Held]) -> frozenset[str]:
+        """Lengthen the leases of running calls; return the ids of those that were lost.
+
+        A lease that is not renewed in time ends with what its call is known to have used.
+
+        Raises:
+            LimitsUnavailable: The store could not renew; some may have been renewed.
         """
         ...
 
@@ -79,6 +89,28 @@ class LimitStore(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class SharedStore(LimitStore, Protocol):
+    """A store of many processes, which may be out of reach; `workers` were seen last."""
+
+    workers: int
+
+    async def ping(self) -> None:
+        """See whether it answers.
+
+        Raises:
+            LimitsUnavailable: It does not.
+        """
+        ...
+
+
+class LocalStore(LimitStore, Protocol):
+    """A store of one process, which is always there."""
+
+    def admit_now(self, ask: Ask) -> Admission | Refusal:
+        """Do what `admit` does, at once."""
         ...
 
 

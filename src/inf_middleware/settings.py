@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import tiktoken
 
@@ -14,8 +14,15 @@ from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink, TokenCounter
 from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.stores.outage import OutagePolicy
 from inf_middleware.tokens.counting import Counter
 from inf_middleware.wire.forwarded import TrustedProxies
+
+
+class LimitsStorage(Protocol):
+    """A Redis storage of `limits.aio.storage`, made with implementation="redispy"."""
+
+    bridge: Any
 
 
 class CommonOptions(TypedDict, total=False):
@@ -57,12 +64,24 @@ class MeterOptions(CommonOptions, total=False):
 class LimiterOptions(CommonOptions, total=False):
     """Options of `TierLimiter`.
 
-    `tiers`: the levels, as `Tiers` or the path of a TOML file. `storage`: "memory://", or a
-    `LimitStore`.
+    `tiers`: the levels, as `Tiers` or the path of a TOML file. `storage`: "memory://", a URI of
+    the Redis or Valkey family as `limits` takes them, such a storage of `limits.aio`, or a
+    `LimitStore`. `storage_timeout_s`: the deadline of each of its commands. `on_storage_error`:
+    while it is away, "local" (this process alone, with its share), "refuse" (503) or "admit".
+    `max_in_flight`: requests this process serves at a time (503 above; None: any number).
+    `max_wait_s`: how long a request waits for its turn instead of being refused. `lease_s`: how
+    long a slot outlives a process that died. `enforce`: False refuses nobody and marks who would
+    have been.
     """
 
     tiers: Tiers | str | Path
-    storage: str | LimitStore
+    storage: str | LimitStore | LimitsStorage
+    storage_timeout_s: float
+    on_storage_error: OutagePolicy
+    max_in_flight: int | None
+    max_wait_s: float
+    lease_s: float
+    enforce: bool
 
 
 class LedgerOptions(CommonOptions, total=False):
@@ -103,6 +122,12 @@ DEFAULTS: dict[str, Any] = {
     "assumed_output_tokens": 1024,
     "tiers": None,
     "storage": "memory://",
+    "storage_timeout_s": 0.25,  # a thousand times what a command takes, short for a caller
+    "on_storage_error": "local",
+    "max_in_flight": None,
+    "max_wait_s": 0.0,
+    "lease_s": 30.0,
+    "enforce": True,
     "prices": None,
     "serves": None,
     "unpriced": "record",
@@ -111,6 +136,11 @@ DEFAULTS: dict[str, Any] = {
     "sinks": {},
     "settle_timeout_s": 2.0,
 }
+
+MEMORY = "memory://"
+
+# Renewed a third of it apart: shorter, and a busy event loop would lose leases.
+LEASE_S_MIN = 1.0
 
 # What one option may be at most where it is a number: far above use, below overflow.
 _NUMBER_MAX = 2**40
@@ -140,6 +170,24 @@ def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
         raise ConfigError(f"{name} is {value!r}; it must be from 0 to 3600 seconds")
     return float(value)
+
+
+def _lease_seconds(name: str, value: Any) -> float:
+    seconds = _seconds(name, value)
+    if not seconds >= LEASE_S_MIN:
+        raise ConfigError(f"{name} is {value!r}; it must be from {LEASE_S_MIN:g} to 3600 seconds")
+    return seconds
+
+
+def _timeout(name: str, value: Any) -> float:
+    seconds = _seconds(name, value)
+    if not seconds:
+        raise ConfigError(f"{name} is {value!r}; it must be more than 0, such as 0.25")
+    return seconds
+
+
+def _positive_int_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else _positive_int(name, value)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -220,9 +268,19 @@ def _file(name: str, value: Any) -> str:
 
 
 def _storage(name: str, value: Any) -> Any:
-    if value == "memory://" or all(hasattr(value, needed) for needed in ("admit", "settle")):
+    if value == MEMORY or is_limit_store(value):
         return value
-    raise ConfigError(f'{name} is {value!r}; it must be "memory://" or a LimitStore')
+    from inf_middleware.stores.scripts import (  # noqa: PLC0415 - 100 ms at import, for this alone
+        check_storage,
+    )
+
+    check_storage(value)
+    return value
+
+
+def is_limit_store(value: object) -> bool:
+    """Tell whether a value is a `LimitStore`."""
+    return all(hasattr(value, needed) for needed in ("admit", "renew", "settle", "aclose"))
 
 
 def _counter(name: str, value: Any) -> Any:
@@ -271,6 +329,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "assumed_output_tokens": _positive_int,
     "tiers": _tiers,
     "storage": _storage,
+    "storage_timeout_s": _timeout,
+    "on_storage_error": _one_of("local", "refuse", "admit"),
+    "max_in_flight": _positive_int_or_none,
+    "max_wait_s": _seconds,
+    "lease_s": _lease_seconds,
+    "enforce": _flag,
     "prices": _prices,
     "serves": _texts_or_none,
     "unpriced": _unpriced,

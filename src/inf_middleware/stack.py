@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,18 +11,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from inf_middleware import settings
 from inf_middleware.accounts.address import Networks
 from inf_middleware.call.failed_keys import FailedKeys
-from inf_middleware.call.record import Billing, Limiting, Metering, Parts
+from inf_middleware.call.record import Billing, Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.limiting import build_limiting, close_limiting
 from inf_middleware.lookups import build_lookup
 from inf_middleware.ports import Ledger, Outbox, Sink
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
-from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.tokens.counting import Counter
 
 log = logging.getLogger("inf_middleware")
@@ -136,9 +136,8 @@ class Stack:
         startup.append(counter.load)
         limiting = billing = None
         if LIMITER in self._kinds:
-            storage = option("storage")
-            limiting = Limiting(MemoryStore() if isinstance(storage, str) else storage)
-            shutdown.append(limiting.store.aclose)
+            limiting = build_limiting(option)
+            shutdown.append(partial(close_limiting, limiting))
         if LEDGER in self._kinds:
             ledger = self._ledger(startup, shutdown)
             serves = option("serves")
@@ -164,6 +163,7 @@ class Stack:
             tiers=tiers,
             prices=option("prices") or Prices.default(),
             metering=Metering(
+                is_given=METER in self._kinds,
                 counter=counter,
                 include_usage=option("include_usage"),
                 assumed_output_tokens=option("assumed_output_tokens"),

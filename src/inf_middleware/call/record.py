@@ -9,6 +9,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from inf_middleware.call.failed_keys import FailedKeys
+from inf_middleware.call.leases import Leases
+from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission
@@ -21,13 +23,21 @@ from inf_middleware.wire.dialect import AnswerReader, Dialect, Request
 
 CALL_KEY = "inf_middleware.call"
 
+# In the scope of the lifespan: where a TokenMeter further in tells its part to those further out.
+METERING_KEY = "inf_middleware.metering"
+
 log = logging.getLogger("inf_middleware")
 
 
 @dataclass(frozen=True, slots=True)
 class Metering:
-    """How tokens are counted: the part of `TokenMeter`, on its defaults where it is absent."""
+    """How tokens are counted: the part of `TokenMeter`, on its defaults where it is absent.
 
+    `is_given`: a TokenMeter stands in the stack; behind something opaque, its part then replaces
+    the defaults of those further out.
+    """
+
+    is_given: bool
     counter: Counter
     include_usage: bool
     assumed_output_tokens: int
@@ -36,9 +46,12 @@ class Metering:
 
 @dataclass(frozen=True, slots=True)
 class Limiting:
-    """How admission is decided: the part of `TierLimiter`."""
+    """How admission is decided: the part of `TierLimiter`; unenforced, nobody is refused."""
 
     store: LimitStore
+    leases: Leases
+    waiting: Waiting
+    enforce: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,7 @@ class Call:
     billing: Billing | None = None
     body: bytes | None = None
     request: Request | None = None
+    asked: bool = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
     tier: Tier | None = None
     key_id: str | None = None
@@ -101,6 +115,7 @@ class Call:
     input_tokens: int | None = None
     input_exact: bool = True
     admission: Admission | None = None
+    would_refuse: str | None = None  # the code of what is not enforced
     refused: bool = False
     status: int | None = None
     reader: AnswerReader | None = None
@@ -119,6 +134,14 @@ class Call:
     def model(self) -> str | None:
         """The model that was asked for."""
         return self.request.model if self.request else None
+
+    @property
+    def tokens_so_far(self) -> int:
+        """The tokens it is known to have used, without counting any text."""
+        told = self.usage or self.told or (self.reader.usage if self.reader else None)
+        if told is not None:
+            return told.total_tokens
+        return (self.input_tokens or 0) + (self.reader.output_so_far if self.reader else 0)
 
 
 class CurrentCall:

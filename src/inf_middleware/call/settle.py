@@ -47,7 +47,7 @@ async def settle(call: Call) -> bool:
             except LedgerUnavailable as error:
                 call.recorded = await _retry(billing, call.event, error)
     call.settled = True
-    if call.metering.logs_calls:
+    if call.metering.logs_calls and call.billing is None and call.limiting is None:
         _log_call(call, usage)
     return call.recorded or billing is None
 
@@ -56,11 +56,15 @@ async def release(call: Call, tokens: int | None) -> None:
     """Free the call's slot, with the tokens it used (None: its reservation stays)."""
     if call.admission is None or call.limiting is None or call.released:
         return
+    call.released = True
+    limiting = call.limiting
+    limiting.leases.let_go(call.id)
     try:
-        await call.limiting.store.settle(call.admission, tokens)
+        await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
-    call.released = True
+    finally:
+        limiting.waiting.ended(call.admission.account_id)
 
 
 async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable) -> bool:
@@ -174,6 +178,7 @@ def _event_of(call: Call, billing: Billing, usage: Usage) -> BillingEvent:
         currency=prices.currency,
         price_version=found.version if found else None,
         outcome=outcome_of(call),
+        would_refuse=call.would_refuse,
         unpriced=unpriced,
         started_at=_rfc3339(started),
         settled_at=_rfc3339(settled),

@@ -55,6 +55,11 @@ class AnswerReader(Protocol):
     has_output: bool
     text_overflow_bytes: int
 
+    @property
+    def output_so_far(self) -> int:
+        """A lower estimate of the output tokens, got without counting any text."""
+        ...
+
     def event(self, data: bytes, event: bytes | None) -> Seen:
         """Read the data and the `event` field of one event."""
         ...

@@ -117,6 +117,7 @@ class ChatReader:
         "_finished",
         "_pieces",
         "_text_bytes",
+        "_text_pieces",
         "failed",
         "has_output",
         "model",
@@ -131,6 +132,7 @@ class ChatReader:
         self._finished: set[int] = set()
         self._pieces: dict[int, list[str]] = {}
         self._text_bytes = 0
+        self._text_pieces = 0
         self.usage: Usage | None = None
         self.usage_final = False
         self.model: str | None = None
@@ -138,6 +140,11 @@ class ChatReader:
         self.failed = False
         self.has_output = False
         self.text_overflow_bytes = 0
+
+    @property
+    def output_so_far(self) -> int:
+        """A piece of text is a token at least, but for servers that send single characters."""
+        return self.usage.output_tokens if self.usage else self._text_pieces
 
     def event(self, data: bytes, event: bytes | None) -> Seen:
         """Read one chunk."""
@@ -234,6 +241,7 @@ class ChatReader:
         if not isinstance(text, str) or not text:
             return
         self.has_output = True
+        self._text_pieces += 1
         self._text_bytes += len(text)
         if self._text_bytes > TEXT_BYTES_MAX:
             self.text_overflow_bytes += len(text)

@@ -65,6 +65,11 @@ class UnknownReader:
         self.has_output = False
         self.text_overflow_bytes = 0
 
+    @property
+    def output_so_far(self) -> int:
+        """What was told, for text is not known."""
+        return self.usage.output_tokens if self.usage else 0
+
     def event(self, data: bytes, event: bytes | None) -> Seen:
         """Read one event."""
         if data == b"[DONE]":
