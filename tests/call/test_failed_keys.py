@@ -2,7 +2,7 @@
 
 import tracemalloc
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inf_middleware.call.failed_keys import FAILED_KEYS_PER_MINUTE, NETWORKS_MAX, FailedKeys
@@ -34,6 +34,7 @@ def test_a_refused_failure_counts_for_nothing() -> None:
     assert failed.count("a") is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=80))
 def test_no_window_ever_has_more_than_its_number(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
