@@ -335,7 +335,7 @@ def server() -> Iterator[Callable[[bytes], str]]:
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
 
     def serve(body: bytes, path: str | None = None) -> str:
