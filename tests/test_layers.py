@@ -13,7 +13,7 @@ LAYERS = [
     {"ports"},
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
-    {"settings"},
+    {"settings", "lookups"},
     {"limiting"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},

@@ -40,6 +40,12 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Gate, {"whatever": 1}, "known are accounts"),
     (Gate, {"accounts": "free"}, "give a mapping from key to level name"),
     (Gate, {"accounts": 5}, "give a mapping"),
+    (Gate, {"accounts": TokenMeter}, "give a mapping"),
+    (Gate, {"accounts": "none.toml"}, "none.toml cannot be read"),
+    (Gate, {"accounts_ttl_s": -1}, "from 0 to 3600 seconds"),
+    (Gate, {"trusted_proxies": "10.0.0.1"}, 'write a list: ["10.0.0.0/8"]'),
+    (Gate, {"trusted_proxies": 5}, 'write a list: ["10.0.0.0/8"]'),
+    (Gate, {"trusted_proxies": ["proxy.example"]}, "has 'proxy.example'"),
     (Gate, {"anonymous": 5}, "anonymous is 5"),
     (Gate, {"exempt": "/health"}, "must be a list of texts"),
     (Gate, {"body_bytes_max": 0}, "whole number of 1 or more"),
@@ -176,6 +182,7 @@ def test_token_meter_alone_logs_one_line_per_call(caplog: pytest.LogCaptureFixtu
         lambda: Account(""),
         lambda: Account("a", metadata={"x": object()}),
         lambda: Account("a\ud800"),
+        lambda: Account("a", suspended="yes"),  # type: ignore[arg-type]
         lambda: Price("", "1", "1"),
         lambda: Tiers([]),
         lambda: Prices([Price("m", "1", 1.5)]),  # type: ignore[arg-type]

@@ -16,7 +16,9 @@ class AccountLookup(Protocol):
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account, or None where the key is unknown (answered with 401).
 
-        Raising means that the look-up failed (answered with 503).
+        Raising means that the look-up failed (answered with 503). An answer that was made without
+        reading the connection is remembered for `accounts_ttl_s`, unless the object has an
+        attribute `cacheable` that is False.
         """
         ...
 

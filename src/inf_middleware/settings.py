@@ -1,12 +1,13 @@
 """The options: their names, kinds and defaults, each checked when it is given."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
 import tiktoken
 
+from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
@@ -15,6 +16,7 @@ from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink, TokenC
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.stores.outage import OutagePolicy
 from inf_middleware.tokens.counting import Counter
+from inf_middleware.wire.forwarded import TrustedProxies
 
 
 class LimitsStorage(Protocol):
@@ -26,14 +28,18 @@ class LimitsStorage(Protocol):
 class CommonOptions(TypedDict, total=False):
     """Options of all; given to one of the three they hold for its whole stack.
 
-    `accounts`: a mapping from key to level name or `Account`, or an `AccountLookup`; none: each
-    network address is an account on the level `anonymous` (None: 401). `exempt`: path patterns
-    that pass untouched; everything but POST and WebSocket does anyway. `body_bytes_max`: of a
-    request. `websockets`: "refuse" or "pass". `deployment`: names this service in events.
-    `help_url`: named in 401, 402 and 429.
+    `accounts`: a mapping from key to level name or `Account`, the path of a TOML file, or an
+    `AccountLookup`; none: each network address is an account on the level `anonymous` (None: 401).
+    `accounts_ttl_s`: how long the answer of a look-up is remembered. `trusted_proxies`: addresses
+    and networks whose forwarded headers are believed. `exempt`: path patterns that pass untouched;
+    everything but POST and WebSocket does anyway. `body_bytes_max`: of a request. `websockets`:
+    "refuse" or "pass". `deployment`: names this service in events. `help_url`: named in 401, 402
+    and 429.
     """
 
-    accounts: Mapping[str, str | Account] | AccountLookup | None
+    accounts: Mapping[str, str | Account] | AccountLookup | str | Path | None
+    accounts_ttl_s: float
+    trusted_proxies: Sequence[str]
     anonymous: str | None
     exempt: Sequence[str]
     body_bytes_max: int
@@ -103,6 +109,8 @@ class GateOptions(MeterOptions, LimiterOptions, LedgerOptions, total=False):
 
 DEFAULTS: dict[str, Any] = {
     "accounts": None,
+    "accounts_ttl_s": 60.0,  # how long a key that was taken back may still be good
+    "trusted_proxies": TrustedProxies(),
     "anonymous": "free",
     "exempt": (),
     "body_bytes_max": 8 * 1024 * 1024,  # a 32k-token prompt is 0.2 MB; this leaves room for images
@@ -219,12 +227,23 @@ def _one_of(*choices: str) -> Callable[[str, Any], Any]:
 
 
 def _accounts(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, Mapping) or callable(value):
+    if isinstance(value, str | Path) and str(value).endswith(".toml"):
+        return TomlAccounts(value)
+    if value is None or isinstance(value, Mapping):
+        return value
+    if callable(value) and not isinstance(value, type):
         return value
     raise ConfigError(
         f"{name} is {value!r}; give a mapping from key to level name or Account, such as"
-        ' {"sk-demo": "free"}, or an async function (key, connection) -> Account | None'
+        ' {"sk-demo": "free"}, the path of a file that ends in .toml, or an async function'
+        " (key, connection) -> Account | None"
     )
+
+
+def _proxies(name: str, value: Any) -> TrustedProxies:
+    if isinstance(value, Iterable):
+        return TrustedProxies.of(value, name)
+    raise ConfigError(f'{name} is {value!r}; write a list: ["10.0.0.0/8"]')
 
 
 def _tiers(name: str, value: Any) -> Tiers:
@@ -297,6 +316,8 @@ def _sinks(name: str, value: Any) -> dict[str, Any]:
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "accounts": _accounts,
+    "accounts_ttl_s": _seconds,
+    "trusted_proxies": _proxies,
     "anonymous": _text_or_none,
     "exempt": _texts,
     "body_bytes_max": _positive_int,

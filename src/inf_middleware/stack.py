@@ -9,8 +9,8 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware import settings
-from inf_middleware.accounts.address import AddressAccounts
-from inf_middleware.accounts.mapping import MappingAccounts
+from inf_middleware.accounts.address import Networks
+from inf_middleware.call.failed_keys import FailedKeys
 from inf_middleware.call.record import Billing, Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
@@ -19,7 +19,8 @@ from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.limiting import build_limiting, close_limiting
-from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
+from inf_middleware.lookups import build_lookup
+from inf_middleware.ports import Ledger, Outbox, Sink
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.tokens.counting import Counter
@@ -146,9 +147,19 @@ class Stack:
                 unpriced=option("unpriced"),
                 settle_timeout_s=option("settle_timeout_s"),
             )
+        networks = Networks(option("trusted_proxies"))
+        lookup = build_lookup(
+            option("accounts"),
+            anonymous=option("anonymous"),
+            ttl_s=option("accounts_ttl_s"),
+            networks=networks,
+            tiers=tiers,
+        )
         return Parts(
-            lookup=self._lookup(tiers),
+            lookup=lookup,
             names_accounts=option("accounts") is not None,
+            network=networks,
+            failed_keys=FailedKeys(),
             tiers=tiers,
             prices=option("prices") or Prices.default(),
             metering=Metering(
@@ -165,16 +176,6 @@ class Stack:
             help_url=option("help_url"),
             now_ns=time.time_ns,
         )
-
-    def _lookup(self, tiers: Tiers) -> AccountLookup | None:
-        accounts = self._option("accounts")
-        if accounts is None:
-            level = self._option("anonymous")
-            return None if level is None else AddressAccounts(tiers.named(level).name)
-        if isinstance(accounts, Mapping):
-            return MappingAccounts(accounts, tiers)
-        lookup: AccountLookup = accounts
-        return lookup
 
     def _ledger(
         self,

@@ -8,6 +8,7 @@ from typing import Literal
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from inf_middleware.call.failed_keys import FailedKeys
 from inf_middleware.call.leases import Leases
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
@@ -69,11 +70,14 @@ class Parts:
     """What one worker works with: the common options, and the parts that its stack has.
 
     `lookup` is None where accounts are nobody's concern here; `names_accounts` tells whether the
-    operator gave accounts, which beat network addresses. `now_ns` is the wall clock.
+    operator gave accounts, which beat network addresses. `network` tells the network that a
+    request comes from. `now_ns` is the wall clock.
     """
 
     lookup: AccountLookup | None
     names_accounts: bool
+    network: Callable[[HTTPConnection], str]
+    failed_keys: FailedKeys
     tiers: Tiers
     prices: Prices
     metering: Metering

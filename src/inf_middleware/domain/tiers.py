@@ -92,6 +92,19 @@ class Tier:
         """Return the limits that hold for requests of a model, in the groups that count them."""
         return groups_for(self._own, self._of_models, model)
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], where: str) -> "Tier":
+        """Read a TOML table with the fields of a tier as keys; `where` names it in errors.
+
+        Raises:
+            ConfigError: An unknown or missing key, or a limit that cannot hold.
+        """
+        tables.refuse_unknown(row, (*_REQUIRED, *_OPTIONAL), where)
+        missing = [key for key in _REQUIRED if key not in row]
+        if missing:
+            raise ConfigError(f"{where} lacks {', '.join(missing)}")
+        return cls(**row)
+
 
 class Tiers:
     """Levels by name, without regard to case, and by cumulative recharge.
@@ -154,12 +167,7 @@ class Tiers:
         tables.refuse_unknown(table, {"tier"}, source)
         tiers = []
         for number, row in enumerate(tables.rows(table, "tier", source), 1):
-            where = f"{source}: tier {number}"
-            tables.refuse_unknown(row, (*_REQUIRED, *_OPTIONAL), where)
-            missing = [key for key in _REQUIRED if key not in row]
-            if missing:
-                raise ConfigError(f"{where} lacks {', '.join(missing)}")
-            tiers.append(Tier(**row))
+            tiers.append(Tier.from_row(row, f"{source}: tier {number}"))
         return cls(tiers)
 
     @classmethod
@@ -186,6 +194,7 @@ class Account:
 
     `tier` is a level's name or a `Tier` and beats `recharged`, the cumulative recharge in ¥ as a
     decimal string. `prices` are this account's own. `metadata` goes into its billing events.
+    `suspended`: its calls are refused with 403.
 
     Raises:
         ConfigError: No id, or a recharge that is not an exact amount.
@@ -196,6 +205,7 @@ class Account:
     recharged: Decimal | str | int = "0"
     prices: Prices | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    suspended: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id or not _is_unicode(self.id):
@@ -203,7 +213,22 @@ class Account:
                 f"account id is {self.id!r}; it must be a text of 1 or more characters"
             )
         nano_of(self.recharged, f"recharged of account {self.id}")
+        if not isinstance(self.suspended, bool):
+            raise ConfigError(
+                f"suspended of account {self.id} is {self.suspended!r}; it must be True or False"
+            )
         try:
             msgspec.json.encode(dict(self.metadata))
         except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"metadata of account {self.id} is not JSON: {error}") from None
+
+
+def looked_up(found: object) -> Account | None:
+    """Return what a look-up returned.
+
+    Raises:
+        TypeError: It is neither an account nor None.
+    """
+    if found is not None and not isinstance(found, Account):
+        raise TypeError(f"the look-up returned a {type(found).__name__}, not an Account or None")
+    return found
