@@ -16,6 +16,7 @@ serve: $(VENV)/.demo-installed
 	$(BIN)/python examples/quickstart.py --port $(PORT)
 
 test: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.check-installed
