@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # Below the ephemeral range of Linux (32768 and up): no outgoing connection takes the port of a
@@ -18,6 +19,9 @@ _PORTS = range(15_000, 32_000)
 # Slow machines under the load of other tests start a server in a second or two.
 START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
+
+# To the kernel the parent of a process is the thread that started it: this one lives to the end.
+_SPAWNER = ThreadPoolExecutor(1)
 
 
 def free_ports(count: int) -> list[int]:
@@ -53,13 +57,14 @@ class Running:
         # on every Debian, and elsewhere the tests only lose this last resort.
         guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
         with output.open("ab") as file:
-            self._process = subprocess.Popen(
+            self._process = _SPAWNER.submit(
+                subprocess.Popen,
                 [*guard, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
-            )
+            ).result()
 
     @property
     def pid(self) -> int:

@@ -92,8 +92,12 @@ class RedisServer:
         """Killed, as in an accident, and back on the same port; data stay only with appendonly."""
         self.running.kill()
         if not keeps_data:
-            shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+            self.forget()
         self.start()
+
+    def forget(self) -> None:
+        """Throw away what is on disk, while it is down."""
+        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
 
     def ask(self, *command: str | int) -> Any:
         """Send one command over a connection of its own."""

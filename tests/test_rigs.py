@@ -5,7 +5,9 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,7 @@ from limits.storage import (
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.processes import paused
+from tests.processes import paused, wait_until
 from tests.redis_servers import (
     PROGRAMS,
     SERVICE,
@@ -98,6 +100,26 @@ def test_a_server_comes_back_on_its_port_with_or_without_its_data(
         server.restart(keeps_data=keeps_data)
         assert server.ask("GET", "key") == (b"value" if keeps_data else None)
         assert server.port == port
+
+
+def test_a_server_outlives_the_thread_that_started_it() -> None:
+    with redis_server() as server:
+        thread = threading.Thread(target=lambda: server.restart(keeps_data=False))
+        thread.start()
+        thread.join()
+        assert server.ask("PING")
+
+
+def test_a_server_goes_with_a_test_run_that_is_killed(tmp_path: Path) -> None:
+    script = "import time; from tests.redis_servers import redis_server\n"
+    script += "with redis_server() as s: print(s.running.pid, flush=True); time.sleep(60)"
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(INSTALLER.parent.parent)}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        run.kill()
+    wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), "the server is gone")
 
 
 def test_a_paused_server_says_nothing_until_it_goes_on() -> None:
