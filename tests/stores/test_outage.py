@@ -62,7 +62,9 @@ def run(
     async def rig(policy: Any) -> AsyncIterator[Rig]:
         with proxying(server.port) as proxy:
             shared = RedisStore(
-                f"redis://127.0.0.1:{proxy.port}", deployment=request.node.name, timeout_s=0.2
+                f"redis://127.0.0.1:{proxy.port}",
+                deployment=f"{request.node.name}-{policy}",
+                timeout_s=0.2,
             )
             store = OutageStore(shared, MemoryStore(), policy=policy)
             await store.renew(())
@@ -167,6 +169,26 @@ def test_what_was_settled_meanwhile_is_made_up(run: Any) -> None:
         assert rig.store._known == set()
 
     run("local", test)
+
+
+def test_what_was_admitted_alone_counts_again_when_the_store_is_back(run: Any) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.fall()
+        held = [await rig.admitted(f"{number}", 500) for number in range(3)]
+        await rig.store.settle(held.pop(), 500)
+        await rig.come_back()
+        standings = (await rig.admitted("next", 0)).standings
+        # Two still run; the third has ended before, and is not asked for any more.
+        assert standings.concurrency.remaining == 1
+        assert standings.tokens.remaining == 3_000
+        for admission in held:
+            await rig.store.settle(admission, 100)
+        standings = (await rig.admitted("last", 0)).standings
+        assert (standings.concurrency.remaining, standings.tokens.remaining) == (2, 3_800)
+        assert rig.store._alone == {}
+
+    for policy in ("local", "admit"):
+        run(policy, test)
 
 
 def test_an_admission_whose_answer_was_lost_keeps_no_slot(run: Any) -> None:

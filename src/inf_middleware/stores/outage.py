@@ -47,6 +47,7 @@ class OutageStore:
         self._local = local
         self._policy = policy
         self._known: set[str] = set()  # calls that the shared store knows of, or may
+        self._alone: dict[str, Ask] = {}  # admitted without it, and still running
         self._held: Sequence[Held] = ()  # as last renewed
         self._owed: OrderedDict[str, tuple[Admission, int | None]] = OrderedDict()
         self._dropped = 0
@@ -90,6 +91,7 @@ class OutageStore:
     async def settle(self, admission: Admission, tokens: int | None) -> None:
         """Settle with both; what the shared store does not take now is owed to it."""
         await self._local.settle(admission, tokens)
+        self._alone.pop(admission.call_id, None)
         if admission.call_id not in self._known:
             return
         if self.is_away:
@@ -116,9 +118,14 @@ class OutageStore:
             raise LimitsUnavailable("the limits' storage is away")
         if self._policy == "local":
             share = tuple(_share(group, self._shared.workers) for group in ask.groups)
-            return self._local.admit_now(replace(ask, groups=share))
-        answer = self._local.admit_now(replace(ask, enforce=False))
-        return replace(answer, would_refuse=None) if isinstance(answer, Admission) else answer
+            answer = self._local.admit_now(replace(ask, groups=share))
+        else:
+            answer = self._local.admit_now(replace(ask, enforce=False))
+        if isinstance(answer, Admission):
+            self._alone[ask.call_id] = replace(ask, enforce=False)
+            if self._policy == "admit":
+                answer = replace(answer, would_refuse=None)
+        return answer
 
     def _fell(self, error: LimitsUnavailable) -> None:
         if self.is_away:
@@ -154,6 +161,12 @@ class OutageStore:
         await self._shared.renew(
             [one for one in self._held if one.admission.call_id in self._known]
         )
+        # What runs without its knowledge is told it, so that it counts from now on.
+        while self._alone:
+            call_id, ask = next(iter(self._alone.items()))
+            self._known.add(call_id)
+            await self._shared.admit(ask)
+            self._alone.pop(call_id, None)
         made_up = 0
         while self._owed:
             call_id, (admission, tokens) = next(iter(self._owed.items()))

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ class Scripts:
         storage, gate = self._open()
         try:
             async with _deadline(self._timeout_s), gate:
-                return await _run(storage, call)
+                return await _twice(storage, lambda: _run(storage, call))
         except _failures(storage) as error:
             reason = str(error) or f"no answer within {self._timeout_s:g} s"
             raise LimitsUnavailable(f"the limits' storage failed: {reason}") from error
@@ -128,10 +128,7 @@ class Scripts:
     async def _run_pipeline(self, storage: Any, calls: Sequence[Call]) -> list[Any]:
         try:
             async with _deadline(self._timeout_s):
-                pipeline = storage.bridge.get_connection().pipeline(transaction=False)
-                for script, keys, arguments in calls:
-                    pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-                replies = await pipeline.execute(raise_on_error=False)
+                replies = await _twice(storage, lambda: _run_pipeline(storage, calls))
         except _failures(storage) as error:
             raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
         for place, reply in enumerate(replies):
@@ -197,6 +194,31 @@ def _without_password(uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     credentials, at, place = rest.rpartition("@")
     return f"{scheme}{separator}{'…@' if at and credentials else ''}{place}"
+
+
+async def _twice(storage: Any, step: Callable[[], Awaitable[Any]]) -> Any:
+    """Take a step again where its connection was lost; every script may be run again.
+
+    Servers close connections that idle, and all of them when they restart: then those that wait
+    in the pool are of no use either.
+    """
+    try:
+        return await step()
+    except _failures(storage) as error:
+        if type(error).__name__ != "ConnectionError":
+            raise
+        pool = getattr(storage.bridge.get_connection(), "connection_pool", None)
+        if pool is not None:
+            await pool.disconnect(inuse_connections=False)
+    return await step()
+
+
+async def _run_pipeline(storage: Any, calls: Sequence[Call]) -> list[Any]:
+    pipeline = storage.bridge.get_connection().pipeline(transaction=False)
+    for script, keys, arguments in calls:
+        pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
+    replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    return replies
 
 
 async def _run(storage: Any, call: Call) -> Any:
