@@ -153,6 +153,7 @@ class Stack:
             tiers=tiers,
             prices=option("prices") or Prices.default(),
             metering=Metering(
+                is_given=METER in self._kinds,
                 counter=counter,
                 include_usage=option("include_usage"),
                 assumed_output_tokens=option("assumed_output_tokens"),

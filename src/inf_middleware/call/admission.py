@@ -6,7 +6,6 @@ from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Refusal
 from inf_middleware.domain.tiers import Tier
 from inf_middleware.tokens.chat import chat_input
-from inf_middleware.tokens.counting import token_bounds
 from inf_middleware.wire import answers
 
 
@@ -59,7 +58,7 @@ async def _reservation(call: Call, tier: Tier) -> int:
     tokens_max = tier.tokens_max
     texts, overhead = _input_of(call)
     # Characters are at most bytes, so this bound holds, and spares counting what cannot fit.
-    fewest = token_bounds(sum(map(len, texts)))[0] + overhead
+    fewest = call.metering.counter.bounds(sum(map(len, texts)))[0] + overhead
     tokens = fewest if fewest > tokens_max else await count_input(call)
     if tokens > tokens_max:
         raise Refuse(

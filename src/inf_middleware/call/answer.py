@@ -169,7 +169,7 @@ class Answer:
     async def _stream_body(self, message: Message, sse: SSEReader) -> None:
         body = message.get("body", b"")
         more = message.get("more_body", False)
-        waiting = bool(sse.pending()) if self._strip else False
+        waiting = sse.is_pending
         frames = sse.feed(bytes(body))
         if not more:
             last = sse.close()
@@ -181,7 +181,7 @@ class Answer:
                 {"type": "http.response.body", "body": self._error_event(), "more_body": False}
             )
             return
-        if self._strip and (dropped or waiting or (more and sse.pending())):
+        if self._strip and (dropped or waiting or (more and sse.is_pending)):
             if not out and more:
                 return
             message = {**message, "body": b"".join(out)}

@@ -20,13 +20,21 @@ from inf_middleware.wire.dialect import AnswerReader, Dialect, Request
 
 CALL_KEY = "inf_middleware.call"
 
+# In the scope of the lifespan: where a TokenMeter further in tells its part to those further out.
+METERING_KEY = "inf_middleware.metering"
+
 log = logging.getLogger("inf_middleware")
 
 
 @dataclass(frozen=True, slots=True)
 class Metering:
-    """How tokens are counted: the part of `TokenMeter`, on its defaults where it is absent."""
+    """How tokens are counted: the part of `TokenMeter`, on its defaults where it is absent.
 
+    `is_given`: a TokenMeter stands in the stack; behind something opaque, its part then replaces
+    the defaults of those further out.
+    """
+
+    is_given: bool
     counter: Counter
     include_usage: bool
     assumed_output_tokens: int
@@ -89,6 +97,7 @@ class Call:
     billing: Billing | None = None
     body: bytes | None = None
     request: Request | None = None
+    asked: bool = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
     tier: Tier | None = None
     key_id: str | None = None

@@ -47,7 +47,7 @@ async def settle(call: Call) -> bool:
             except LedgerUnavailable as error:
                 call.recorded = await _retry(billing, call.event, error)
     call.settled = True
-    if call.metering.logs_calls:
+    if call.metering.logs_calls and call.billing is None and call.limiting is None:
         _log_call(call, usage)
     return call.recorded or billing is None
 

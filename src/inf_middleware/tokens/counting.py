@@ -110,13 +110,20 @@ class Counter:
             tokens += _estimate(part) if counted is None else counted
         return Count(tokens, exact)
 
+    def bounds(self, utf8_bytes: int) -> tuple[int, int | None]:
+        """Return the fewest and the most tokens (None: no bound is known) of so many bytes.
+
+        A function of the user's may count anything; an encoding of the user's has longer tokens
+        perhaps, but none of no bytes.
+        """
+        if isinstance(self._counter, str):
+            return -(-utf8_bytes // _TOKEN_BYTES_MAX), utf8_bytes
+        if isinstance(self._counter, tiktoken.Encoding):
+            return min(utf8_bytes, 1), utf8_bytes
+        return 0, None
+
     def _needs_loading(self) -> bool:
         return isinstance(self._counter, str) and not is_loaded(self._counter)
-
-
-def token_bounds(utf8_bytes: int) -> tuple[int, int]:
-    """Return the fewest and the most tokens that so many bytes can have in a shipped encoding."""
-    return -(-utf8_bytes // _TOKEN_BYTES_MAX), utf8_bytes
 
 
 def _ordinary(encoding: tiktoken.Encoding) -> Callable[[str], int]:
