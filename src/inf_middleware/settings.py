@@ -5,15 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import tiktoken
-
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers.sqlite import SqliteLedger
-from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink, TokenCounter
+from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink
 from inf_middleware.sinks.jsonl import JsonlSink
-from inf_middleware.tokens.counting import Counter
+from inf_middleware.tokens.counters import CounterOption, Counters
+from inf_middleware.wire.dialect import Dialect
 
 
 class CommonOptions(TypedDict, total=False):
@@ -38,12 +37,15 @@ class CommonOptions(TypedDict, total=False):
 class MeterOptions(CommonOptions, total=False):
     """Options of `TokenMeter`.
 
-    `counter`: an encoding's name, a `tiktoken.Encoding`, or any function from text to count, for
-    answers without usage. `include_usage`: ask streams for their usage. `assumed_output_tokens`:
-    reserved for a request without a cap of its own.
+    `counter`, for what no usage is told of: an encoding's name, a `tiktoken.Encoding`, the path of
+    a `tokenizer.json`, any function from text to count, a `Counting` of one of these, or a mapping
+    from model pattern to them. `dialects`: descriptions of further APIs. `include_usage`: ask
+    streams for their usage. `assumed_output_tokens`: reserved for a request without a cap of its
+    own.
     """
 
-    counter: str | tiktoken.Encoding | TokenCounter
+    counter: CounterOption | Mapping[str, CounterOption]
+    dialects: Sequence[Dialect]
     include_usage: bool
     assumed_output_tokens: int
 
@@ -91,6 +93,7 @@ DEFAULTS: dict[str, Any] = {
     "deployment": "default",
     "help_url": None,
     "counter": "o200k_base",  # nearest to open models, Chinese above all
+    "dialects": (),
     "include_usage": True,
     "assumed_output_tokens": 1024,
     "tiers": None,
@@ -207,8 +210,16 @@ def _storage(name: str, value: Any) -> Any:
 
 
 def _counter(name: str, value: Any) -> Any:
-    Counter(value)
+    Counters(value)
     return value
+
+
+def _dialects(name: str, value: Any) -> tuple[Dialect, ...]:
+    if isinstance(value, str | Dialect) or not all(isinstance(one, Dialect) for one in value):
+        raise ConfigError(
+            f"{name} is {value!r}; give a list of `inf_middleware.wire.dialect.Dialect`"
+        )
+    return tuple(value)
 
 
 def _ledger(name: str, value: Any) -> Any:
@@ -246,6 +257,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "deployment": _text,
     "help_url": _text_or_none,
     "counter": _counter,
+    "dialects": _dialects,
     "include_usage": _flag,
     "assumed_output_tokens": _positive_int,
     "tiers": _tiers,

@@ -5,8 +5,9 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Refusal
 from inf_middleware.domain.tiers import Tier
-from inf_middleware.tokens.chat import chat_input
+from inf_middleware.tokens.chat import model_input
 from inf_middleware.wire import answers
+from inf_middleware.wire.dialect import Input
 
 
 async def admit(call: Call, limiting: Limiting) -> None:
@@ -34,7 +35,7 @@ async def admit(call: Call, limiting: Limiting) -> None:
             answers.limit_message(call.tier.name, answer),
             headers=[
                 *answers.retry_headers(answer.retry_after_s),
-                *answers.limit_headers(answer.standings),
+                *call.limit_headers(answer.standings),
             ],
         )
     call.limiting = limiting
@@ -45,7 +46,7 @@ async def count_input(call: Call) -> int:
     """Count the call's input tokens, once; 0 where the dialect has no text to count."""
     if call.input_tokens is None:
         texts, overhead = _input_of(call)
-        count = await call.metering.counter.count(texts)
+        count = await call.metering.counters.of(call.model).count(texts)
         call.input_tokens = count.tokens + overhead
         call.input_exact = count.exact
     return call.input_tokens
@@ -58,7 +59,7 @@ async def _reservation(call: Call, tier: Tier) -> int:
     tokens_max = tier.tokens_max
     texts, overhead = _input_of(call)
     # Characters are at most bytes, so this bound holds, and spares counting what cannot fit.
-    fewest = call.metering.counter.bounds(sum(map(len, texts)))[0] + overhead
+    fewest = call.metering.counters.of(call.model).bounds(sum(map(len, texts)))[0] + overhead
     tokens = fewest if fewest > tokens_max else await count_input(call)
     if tokens > tokens_max:
         raise Refuse(
@@ -73,11 +74,13 @@ async def _reservation(call: Call, tier: Tier) -> int:
     found = call.parts.prices.find(request.model)
     if found is not None and found.price.context is not None:
         output = min(output, max(found.price.context - tokens, 0))
-    return min(tokens + request.choices * output, tokens_max)
+    outputs = request.candidates * output if call.dialect.generates else 0
+    return min(tokens + outputs, tokens_max)
 
 
 def _input_of(call: Call) -> tuple[list[str], int]:
     if call.input_texts is None:
-        fields = call.dialect.input_fields(call.body) if call.body else {}
-        call.input_texts = chat_input(**fields) if fields else ([], 0)
+        given = call.dialect.input_of(call.body) if call.body else Input()
+        profile = call.metering.counters.profile_of(call.model)
+        call.input_texts = model_input(*given, profile)
     return call.input_texts

@@ -15,7 +15,7 @@ from starlette.types import Message, Send
 
 from inf_middleware.call.record import Call
 from inf_middleware.call.refuse import Refuse, send_refusal
-from inf_middleware.wire.dialect import AnswerReader, Seen
+from inf_middleware.wire.reader import AnswerReader, Seen
 from inf_middleware.wire.sse import Frame, SSEReader
 
 # A JSON answer beyond this is passed on unread, and its usage estimated; the embeddings of a full

@@ -10,13 +10,16 @@ from starlette.types import Scope
 
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.limits import Admission
+from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore
-from inf_middleware.tokens.counting import Counter
-from inf_middleware.wire.dialect import AnswerReader, Dialect, Request
+from inf_middleware.tokens.counters import Counters
+from inf_middleware.wire import answers
+from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.reader import AnswerReader
 
 CALL_KEY = "inf_middleware.call"
 
@@ -35,7 +38,8 @@ class Metering:
     """
 
     is_given: bool
-    counter: Counter
+    dialects: Dialects
+    counters: Counters
     include_usage: bool
     assumed_output_tokens: int
     logs_calls: bool
@@ -124,6 +128,10 @@ class Call:
     def model(self) -> str | None:
         """The model that was asked for."""
         return self.request.model if self.request else None
+
+    def limit_headers(self, standings: Standings) -> list[tuple[bytes, bytes]]:
+        """Return how the limits stand, in the words of the call's dialect."""
+        return answers.limit_headers(standings, self.dialect, self.parts.now_ns() / 1e9)
 
 
 class CurrentCall:

@@ -20,8 +20,7 @@ from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
-from inf_middleware.wire import answers
-from inf_middleware.wire.dialects import dialect_for
+from inf_middleware.wire.dialect import Request
 
 # Longer than any model's name; names go into records, logs and metrics.
 MODEL_CHARACTERS_MAX = 256
@@ -78,7 +77,9 @@ class Worker:
         parts = self._parts
         now_ns = parts.now_ns()
         path = scope["path"]
-        call = Call(uuid7(now_ns), now_ns, path, dialect_for(path), parts, self._metering)
+        call = Call(
+            uuid7(now_ns), now_ns, path, self._metering.dialects.of(path), parts, self._metering
+        )
         inner: Scope = {**scope, CALL_KEY: call}
         try:
             body = await self._enter(call, inner, receive)
@@ -153,12 +154,12 @@ class Worker:
         dialect = call.dialect
         headers = dict(scope["headers"])
         if not dialect.reads_body and not _is_json(headers):
-            call.request = dialect.read_request(b"")
+            call.request = Request()
             return None
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"", b"identity"):
             if not dialect.reads_body:
-                call.request = dialect.read_request(b"")
+                call.request = Request()
                 return None
             raise Refuse(
                 400,
@@ -167,7 +168,7 @@ class Worker:
             )
         call.body = await read_body(scope, receive, self._parts.body_bytes_max)
         try:
-            call.request = dialect.read_request(call.body)
+            call.dialect, call.request = dialect.read(call.body)
         except InvalidRequest as error:
             raise Refuse(error.status, error.code, error.message) from error
         if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
@@ -269,7 +270,7 @@ def _headers(call: Call) -> list[Header]:
 
 
 def _limit_headers(call: Call) -> list[Header]:
-    return answers.limit_headers(call.admission.standings) if call.admission else []
+    return call.limit_headers(call.admission.standings) if call.admission else []
 
 
 def _is_json(headers: dict[bytes, bytes]) -> bool:
