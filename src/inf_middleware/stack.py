@@ -147,6 +147,8 @@ class Stack:
                 serves=None if serves is None else frozenset(serves),
                 unpriced=option("unpriced"),
                 settle_timeout_s=option("settle_timeout_s"),
+                drains=option("on_disconnect") == "drain",
+                enforce_features=option("enforce_features"),
             )
         return Parts(
             lookup=self._lookup(tiers),
@@ -159,6 +161,7 @@ class Stack:
                 counters=counters,
                 include_usage=option("include_usage"),
                 assumed_output_tokens=option("assumed_output_tokens"),
+                on_usage=option("on_usage"),
                 logs_calls=self._kinds == {METER},
             ),
             limiting=limiting,

@@ -1,5 +1,7 @@
 """Admission: how much a call asks for, and the store's answer."""
 
+from fnmatch import fnmatchcase
+
 from inf_middleware.call.record import Call, Limiting
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import LimitsUnavailable
@@ -8,6 +10,9 @@ from inf_middleware.domain.tiers import Tier
 from inf_middleware.tokens.chat import model_input
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Input
+
+# Where no pattern of the operator's fits: the default of the option.
+ASSUMED_OUTPUT_TOKENS = 1024
 
 
 async def admit(call: Call, limiting: Limiting) -> None:
@@ -70,12 +75,28 @@ async def _reservation(call: Call, tier: Tier) -> int:
             " Shorten the input, or raise the level.",
             param="messages",
         )
-    output = request.output_cap or call.metering.assumed_output_tokens
     found = call.parts.prices.find(request.model)
+    left = None
     if found is not None and found.price.context is not None:
-        output = min(output, max(found.price.context - tokens, 0))
-    outputs = request.candidates * output if call.dialect.generates else 0
-    return min(tokens + outputs, tokens_max)
+        left = max(found.price.context - tokens, 0)
+    return min(tokens + reserved_output(call, left), tokens_max)
+
+
+def reserved_output(call: Call, output_max: int | None = None) -> int:
+    """Return how many tokens of output to reckon with: declared or assumed, of all candidates.
+
+    `output_max` bounds those of one candidate.
+    """
+    request = call.request
+    if request is None or not call.dialect.generates:
+        return 0
+    name = call.model or ""
+    output = request.output_cap
+    if output is None:
+        assumed = call.metering.assumed_output_tokens.items()
+        fitting = (tokens for pattern, tokens in assumed if fnmatchcase(name, pattern))
+        output = next(fitting, ASSUMED_OUTPUT_TOKENS)
+    return request.candidates * (output if output_max is None else min(output, output_max))
 
 
 def _input_of(call: Call) -> tuple[list[str], int]:

@@ -1,9 +1,9 @@
 """The record of one call, shared by all of ours through the scope."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -28,6 +28,12 @@ METERING_KEY = "inf_middleware.metering"
 
 log = logging.getLogger("inf_middleware")
 
+# Whether a stream is asked for its usage: at its end, or "continuous": in every event too.
+Asked: TypeAlias = bool | Literal["continuous"]
+
+# Called once per request, with its final usage; a coroutine function is awaited.
+OnUsage: TypeAlias = Callable[[Usage, "CurrentCall"], Awaitable[None] | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Metering:
@@ -40,8 +46,9 @@ class Metering:
     is_given: bool
     dialects: Dialects
     counters: Counters
-    include_usage: bool
-    assumed_output_tokens: int
+    include_usage: Asked
+    assumed_output_tokens: Mapping[str, int]
+    on_usage: OnUsage | None
     logs_calls: bool
 
 
@@ -60,6 +67,8 @@ class Billing:
     serves: frozenset[str] | None
     unpriced: Literal["record", "refuse"] | Price
     settle_timeout_s: float
+    drains: bool  # the app finishes for a client that has left
+    enforce_features: bool
     warned: set[str] = field(default_factory=set)
 
 
@@ -101,7 +110,7 @@ class Call:
     billing: Billing | None = None
     body: bytes | None = None
     request: Request | None = None
-    asked: bool = False  # the app was sent a body that asks for usage in the client's place
+    asked: Asked = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
     tier: Tier | None = None
     key_id: str | None = None
@@ -116,7 +125,8 @@ class Call:
     is_stream: bool = False
     told: Usage | None = None  # by the handler itself
     ended: bool = False  # the answer's end was reached
-    disconnected: bool = False  # `http.disconnect` was seen before that
+    disconnected: bool = False  # the client was seen to leave before that
+    draining: bool = False  # the app does not know of it, and what it sends goes nowhere
     failure: BaseException | None = None  # what the app raised, cancellation included
     usage: Usage | None = None
     event: BillingEvent | None = None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from inf_middleware.call.admission import count_input
+from inf_middleware.call.admission import count_input, reserved_output
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
@@ -116,6 +116,9 @@ async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:
     elif reader.has_output:
         count = await call.metering.counters.of(call.model).count(reader.texts())
         beyond = reader.text_overflow_bytes // _BYTES_PER_TOKEN
+        if reader.unread_bytes and call.request is not None:
+            # It may be anything: no more than what was reserved for it.
+            beyond += min(reader.unread_bytes // _BYTES_PER_TOKEN, reserved_output(call))
         outputs = count.tokens + beyond
         exact = exact and count.exact and not beyond
         if call.request is not None and call.request.echo:
@@ -146,10 +149,10 @@ def outcome_of(call: Call) -> str:
         return "upstream_error"
     if call.reader is not None and call.reader.failed:
         return "upstream_error"
+    if call.disconnected:  # before the end, however cleanly the app then ended
+        return "client_disconnect"
     if call.ended:
         return "complete"
-    if call.disconnected:
-        return "client_disconnect"
     if call.failure is not None and not isinstance(call.failure, Exception):
         return "shutdown"  # cancelled by the server while the client was still there
     return "upstream_error"

@@ -14,7 +14,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inf_middleware.call.admission import admit
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
-from inf_middleware.call.record import CALL_KEY, METERING_KEY, Call, Metering, Parts, log
+from inf_middleware.call.drain import drains
+from inf_middleware.call.record import (
+    CALL_KEY,
+    METERING_KEY,
+    Call,
+    CurrentCall,
+    Metering,
+    Parts,
+    log,
+)
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
@@ -119,7 +128,7 @@ class Worker:
             return
         except ClientGone:
             return
-        strip = call.asked and not asked
+        strip = call.asked if call.asked != asked else False
         headers = _limit_headers(call) if call.admission is not admission else []
         answer = Answer(call, send, strip=strip, settle=None, headers=headers)
         await self._app(scope, receive, answer.send)
@@ -142,7 +151,7 @@ class Worker:
         call.input_exact = True
         asked = call.asked
         body = None if call.body is None else _asking(call, call.body)
-        return body if call.asked is not asked else None
+        return body if call.asked != asked else None
 
     async def _identify(self, call: Call, scope: Scope) -> None:
         parts = self._parts
@@ -225,8 +234,10 @@ class Worker:
 def _asking(call: Call, body: bytes) -> bytes:
     """Return the body that the app is to see, and note on the call whether it asks for usage."""
     request = call.request
-    call.asked = bool(request and request.may_ask and call.metering.include_usage)
-    return call.dialect.asking_for_usage(body) if call.asked else body
+    call.asked = request is not None and request.may_ask and call.metering.include_usage
+    if not call.asked:
+        return body
+    return call.dialect.asking_for_usage(body, continuous=call.asked == "continuous")
 
 
 async def _settle(call: Call) -> bool:
@@ -240,8 +251,14 @@ async def _close(call: Call) -> None:
                 await release(call, 0)  # admitted further out, refused further in
             elif not call.settled:
                 await settle(call)
+            if call.metering.on_usage is not None and call.usage is not None and not call.refused:
+                heard = call.metering.on_usage(call.usage, CurrentCall(call))
+                if heard is not None:
+                    await heard
         except Exception:  # the app's own exception, if any, must go on
             log.exception("call %s could not be closed", call.id)
+        finally:
+            drains.end(call)
 
 
 def _check_model(call: Call, parts: Parts) -> None:

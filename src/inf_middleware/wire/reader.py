@@ -104,13 +104,15 @@ class AnswerReader:
 
     `failed`: an error stands in the answer. `has_output`: at least one token of output was seen.
     `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `text_overflow_bytes` of output came after more text than is kept.
+    of the whole answer. `text_overflow_bytes` of output came after more text than is kept, and of
+    the answer `unread_bytes` could not be read.
     """
 
     __slots__ = (
         "_choices",
         "_finished",
         "_form",
+        "_per_prompt",
         "_pieces",
         "_pieces_seen",
         "_prompts",
@@ -123,6 +125,7 @@ class AnswerReader:
         "model",
         "response_id",
         "text_overflow_bytes",
+        "unread_bytes",
         "usage_final",
     )
 
@@ -130,6 +133,7 @@ class AnswerReader:
         self._form = form
         self._choices = choices
         self._prompts = prompts
+        self._per_prompt = max(choices // prompts, 1)
         self._finished: set[int] = set()
         self._stale: set[int] = set()  # choices with text that no report contains yet
         self._told: dict[int, tuple[UsageAt, dict[str, int]]] = {}
@@ -143,6 +147,7 @@ class AnswerReader:
         self.deferred = False
         self.has_output = False
         self.text_overflow_bytes = 0
+        self.unread_bytes = 0
 
     @property
     def usage(self) -> Usage | None:
@@ -154,12 +159,11 @@ class AnswerReader:
             at, counts = told[_WHOLE]
             return at.usage(counts)
         # Running reports are per choice, and each repeats the input of its prompt.
-        per_prompt = max(self._choices // self._prompts, 1)
         of_prompts: dict[int, Usage] = {}
         of_choices = []
         for index, (at, counts) in told.items():
             usage = at.usage(counts)
-            of_prompts[index // per_prompt] = Usage(
+            of_prompts[index // self._per_prompt] = Usage(
                 usage.input_tokens, 0, usage.cached_input_tokens, usage.cache_write_tokens
             )
             of_choices.append(
@@ -171,8 +175,10 @@ class AnswerReader:
     def tells_input(self) -> bool:
         """Whether the report tells the input of all prompts."""
         told = self._told
-        if not told or (_WHOLE not in told and self._prompts > 1):
-            return False
+        if _WHOLE not in told:
+            prompts = {index // self._per_prompt for index in told}
+            if len(prompts) < self._prompts:
+                return False
         return all(INPUT in counts for _, counts in told.values())
 
     @property
@@ -218,6 +224,13 @@ class AnswerReader:
         else:
             self._take_stream(body)
         self.usage_final = bool(self._told)
+
+    def unread(self, size: int) -> None:
+        """Note bytes of the answer that could not be read: only their number is known."""
+        if self._form.text and size:
+            self.has_output = True
+            self._stale.add(0)
+            self.unread_bytes += size
 
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""

@@ -19,6 +19,7 @@ GENERATE = Dialect(
         usage=(UsageAt(at="details", input="input_length", output="generated_tokens"),),
         text=("generated_text",),
         delta=("token.text",),
+        group=(),  # `index` is the number of the token
         end_flag="generated_text",
     ),
 )
