@@ -8,6 +8,7 @@ from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Refusal
 from inf_middleware.domain.tiers import Tier
 from inf_middleware.tokens.chat import model_input
+from inf_middleware.tokens.counting import INLINE_BYTES_MAX, utf8_bytes
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Input
 
@@ -47,25 +48,41 @@ async def admit(call: Call, limiting: Limiting) -> None:
     call.admission = answer
 
 
-async def count_input(call: Call) -> int:
-    """Count the call's input tokens, once; 0 where the dialect has no text to count."""
+async def count_input(call: Call, *, flat: bool = True) -> int:
+    """Count the call's input tokens, once; 0 where the dialect has no text to count.
+
+    `flat`: with what is no text, which is estimated.
+    """
     if call.input_tokens is None:
         texts, overhead = _input_of(call)
         count = await call.metering.counters.of(call.model).count(texts)
         call.input_tokens = count.tokens + overhead
         call.input_exact = count.exact
-    return call.input_tokens
+    return call.input_tokens if flat else call.input_tokens - _input_of(call)[1]
 
 
-async def _reservation(call: Call, tier: Tier) -> int:
-    request = call.request
-    if request is None:
+async def input_to_reserve(call: Call, tier: Tier) -> int:
+    """Return how many tokens of input to reckon with, counted or bounded; 0 where none is known.
+
+    Raises:
+        Refuse: The level can never hold them (400).
+    """
+    if call.request is None:
         return 0  # nothing is known before the answer; what it used is recorded at settlement
+    if call.input_reserved is not None:
+        return call.input_reserved
     tokens_max = tier.tokens_max
     texts, overhead = _input_of(call)
-    # Characters are at most bytes, so this bound holds, and spares counting what cannot fit.
-    fewest = call.metering.counters.of(call.model).bounds(sum(map(len, texts)))[0] + overhead
-    tokens = fewest if fewest > tokens_max else await count_input(call)
+    # The bounds spare counting what cannot fit, and what is so little that its bound will do.
+    fewest, most = call.metering.counters.of(call.model).bounds(utf8_bytes(texts))
+    fewest += overhead
+    if fewest > tokens_max:
+        tokens = fewest
+    elif most is not None and INLINE_BYTES_MAX < most <= tokens_max // (2 * tier.concurrency):
+        # A full house of such reservations leaves half of the level free: nobody is refused for it.
+        tokens = most + overhead
+    else:
+        tokens = await count_input(call)
     if tokens > tokens_max:
         raise Refuse(
             400,
@@ -73,13 +90,19 @@ async def _reservation(call: Call, tier: Tier) -> int:
             f"The input has {'at least ' if tokens == fewest else ''}{tokens:,} tokens, and level"
             f" {tier.name} allows {tier.tokens_max:,} tokens at once: it can never be admitted."
             " Shorten the input, or raise the level.",
-            param="messages",
+            param=call.dialect.input_name,
         )
-    found = call.parts.prices.find(request.model)
+    call.input_reserved = tokens
+    return tokens
+
+
+async def _reservation(call: Call, tier: Tier) -> int:
+    tokens = await input_to_reserve(call, tier)
+    found = call.parts.prices.find(call.model)
     left = None
     if found is not None and found.price.context is not None:
         left = max(found.price.context - tokens, 0)
-    return min(tokens + reserved_output(call, left), tokens_max)
+    return min(tokens + reserved_output(call, left), tier.tokens_max)
 
 
 def reserved_output(call: Call, output_max: int | None = None) -> int:

@@ -118,6 +118,7 @@ class Call:
     input_texts: tuple[list[str], int] | None = None  # and tokens that are no text
     input_tokens: int | None = None
     input_exact: bool = True
+    input_reserved: int | None = None  # counted, or a bound that is good enough
     admission: Admission | None = None
     refused: bool = False
     status: int | None = None

@@ -11,10 +11,11 @@ from fnmatch import fnmatchcase
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.call.admission import admit
+from inf_middleware.call.admission import admit, input_to_reserve
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
 from inf_middleware.call.drain import drains
+from inf_middleware.call.fit import refuse_misfit
 from inf_middleware.call.record import (
     CALL_KEY,
     METERING_KEY,
@@ -149,6 +150,7 @@ class Worker:
         call.metering = metering
         call.input_tokens = None
         call.input_exact = True
+        call.input_reserved = None
         asked = call.asked
         body = None if call.body is None else _asking(call, call.body)
         return body if call.asked != asked else None
@@ -196,7 +198,11 @@ class Worker:
         if parts.billing is not None and call.billing is None:
             _check_model(call, parts)
             call.billing = parts.billing
-        if parts.limiting is not None and call.limiting is None:
+        admits = parts.limiting is not None and call.limiting is None
+        if admits and call.tier is not None:
+            await input_to_reserve(call, call.tier)  # what no level holds is said of the level
+        await refuse_misfit(call, parts)
+        if admits and parts.limiting is not None:
             await admit(call, parts.limiting)
 
     def _is_exempt(self, path: str) -> bool:
