@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import anyio
 
 from inf_middleware.call.admission import count_input, reserved_output
+from inf_middleware.call.deferred import deferred
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
@@ -35,6 +36,7 @@ async def settle(call: Call) -> bool:
     with anyio.CancelScope(shield=True):
         usage = call.usage or await _usage_of(call)
         call.usage = usage = call.usage or usage  # an earlier settlement may have ended meanwhile
+        deferred.note(call)
         billing = call.billing
         durable = None
         if billing is not None and not call.recorded:
@@ -95,6 +97,8 @@ async def _usage_of(call: Call) -> Usage:
     reader = call.reader
     if reader is None:
         return Usage(await count_input(call), 0, basis="estimated")
+    if reader.deferred:
+        return Usage(basis="estimated")  # what it takes is told when it is fetched
     if reader.failed and not reader.has_output:
         return Usage(basis="counted")
     told = reader.usage

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inf_middleware.call.admission import admit, input_to_reserve
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
+from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
 from inf_middleware.call.record import (
@@ -69,8 +70,10 @@ class Worker:
         """Serve one ASGI scope."""
         kind = scope["type"]
         if kind == "http":
-            if scope["method"] != "POST" or self._is_exempt(scope["path"]):
+            if self._is_exempt(scope["path"]):
                 await self._app(scope, receive, send)
+            elif scope["method"] != "POST":
+                await self._pass(scope, receive, send)
             elif CALL_KEY in scope:
                 await self._join(scope[CALL_KEY], scope, receive, send)
             else:
@@ -113,6 +116,29 @@ class Worker:
         finally:
             self._metering = call.metering
             await _close(call)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass; it is read where it fetches an answer that is still to be billed."""
+        due = None
+        if scope["method"] == "GET" and CALL_KEY not in scope:
+            due = deferred.fetched_by(scope["path"])
+        if due is None:
+            await self._app(scope, receive, send)
+            return
+        now_ns = self._parts.now_ns()
+        call = Call(uuid7(now_ns), now_ns, scope["path"], due.dialect, due.parts, due.metering)
+        call.request, call.billing = due.request, due.billing
+        call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
+
+        async def settle_fetched(call: Call) -> bool:
+            if not deferred.is_due(call) or await settle(call):
+                return True
+            deferred.note(due)  # it could not be recorded: it is still to be billed
+            return False
+
+        answer = Answer(call, send, strip=False, settle=settle_fetched, headers=())
+        await self._app({**scope, CALL_KEY: call}, receive, answer.send)
+        await answer.finish()
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission

@@ -252,8 +252,8 @@ class AnswerReader:
         self._take_names(value)
         if value.get("error") or value.get("type") == "error":
             self.failed = True
-        if value.get("status") in form.unfinished:
-            self.deferred = True
+        status = value.get("status")
+        self.deferred = isinstance(status, str) and status in form.unfinished
         for choice in self._choices_of(value):
             own = _index_of(choice) if form.each else max(index, 0)
             self._take_text(choice, form.text_tree, own, (own,))
