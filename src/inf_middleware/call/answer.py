@@ -184,6 +184,9 @@ class Answer:
         for frame in frames:
             raw = frame.raw
             seen = intake.read(frame)
+            if not seen:
+                out.append(raw)
+                continue
             if seen & Seen.END:
                 end = True
             if self._strip and seen & Seen.USAGE_ONLY:

@@ -6,7 +6,7 @@ name, "a|b" takes the first that is there.
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 
 @cache
@@ -20,38 +20,49 @@ def find(value: object, path: str) -> Any:
     for names in steps_of(path):
         if not isinstance(value, dict):
             return None
-        value = next((value[name] for name in names if value.get(name) is not None), None)
+        for name in names:
+            inner = value.get(name)
+            if inner is not None:
+                break
+        value = inner
     return value
 
 
 class Branch(NamedTuple):
-    """One step of several paths together: where it leads, and whether one of them ends here."""
+    """One step of several paths together.
 
-    names: tuple[str, ...]
+    `is_end`: one of them ends here. `before`: the names that are taken in its place where they are
+    there.
+    """
+
     is_end: bool
-    branches: tuple["Branch", ...]
+    before: tuple[str, ...]
+    tree: "Tree"
 
 
-def tree_of(paths: Iterable[str]) -> tuple[Branch, ...]:
+Tree: TypeAlias = dict[str, Branch]
+
+
+def tree_of(paths: Iterable[str]) -> Tree:
     """Join paths, so that a value is walked once for all of them."""
     heads: dict[tuple[str, ...], list[str]] = {}
     for path in paths:
         head, _, rest = path.partition(".")
         heads.setdefault(steps_of(head)[0], []).append(rest)
-    return tuple(
-        Branch(names, "" in rests, tree_of(rest for rest in rests if rest))
+    return {
+        name: Branch("" in rests, names[:place], tree_of(rest for rest in rests if rest))
         for names, rests in heads.items()
-    )
+        for place, name in enumerate(names)
+    }
 
 
-def collect(value: dict[str, Any], tree: tuple[Branch, ...], found: list[Any]) -> None:
-    """Append all that the paths of a tree lead to, in the order of the paths."""
-    for names, is_end, branches in tree:
-        for name in names:
-            inner = value.get(name)
-            if inner:
-                break
-        else:
+def collect(value: dict[str, Any], tree: Tree, found: list[Any]) -> None:
+    """Append all that the paths of a tree lead to, in the order of the value."""
+    for name, inner in value.items():
+        if not inner or name not in tree:
+            continue
+        is_end, before, branches = tree[name]
+        if before and any(value.get(other) for other in before):
             continue
         if is_end:
             found.append(inner)

@@ -67,7 +67,9 @@ class SSEReader:
             frames, rest = self._split(chunk, 0)
         else:
             tail = self._tail()
-            if _BLANK_LINE.search(tail + chunk) is None:
+            # Most pieces of a long event have no line end, which is seen much faster.
+            has_ends = b"\n" in chunk or b"\r" in chunk
+            if not has_ends or _BLANK_LINE.search(tail + chunk) is None:
                 frames, rest = [], None
             else:
                 whole = b"".join([*self._pieces, chunk])
