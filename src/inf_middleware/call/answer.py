@@ -52,6 +52,7 @@ class Answer:
         self._intake: Intake | None = None
         self._is_stream = False
         self._closed = False  # the last body message was seen
+        self._ending = False  # the end of the stream was read
         self._ended = False
         self._broken = False  # the settlement failed: nothing more of the app's answer goes out
 
@@ -62,7 +63,13 @@ class Answer:
         kind = message["type"]
         if kind == "http.response.body":
             if self._is_stream and self._intake is not None:
-                await self._stream_body(message, self._intake)
+                # The way of every chunk: no more awaits on it than this one.
+                out = self._read_stream(message, self._intake)
+                if not self._ending or self._ended or await self._end():
+                    if out is not None:
+                        await self._send(out)
+                else:
+                    await self._send_error_event()
             else:
                 await self._whole_body(message)
         elif kind == "http.response.start":
@@ -75,7 +82,7 @@ class Answer:
         """Send what is still held back, after an app that returned without the end of its body."""
         await self._send_held()
         if self._intake is not None and self._is_stream and not self._closed:
-            out, _, _ = self._read_frames(self._intake.close())
+            out, _ = self._read_frames(self._intake.close(), self._intake)
             if self._strip and out:
                 body = b"".join(out)
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
@@ -157,30 +164,31 @@ class Answer:
         await self._send_held()
         await self._send(message)
 
-    async def _stream_body(self, message: Message, intake: Intake) -> None:
+    def _read_stream(self, message: Message, intake: Intake) -> Message | None:
+        """Read a message of a stream; return what of it goes out, None where nothing does."""
         more = message.get("more_body", False)
-        changed = bool(self._strip) and (intake.is_pending or intake.is_decoded)
+        strip = self._strip
+        changed = bool(strip) and (intake.is_pending or intake.is_decoded)
         frames = intake.feed(bytes(message.get("body", b"")))
         if not more:
-            self._closed = True
+            self._closed = self._ending = True
             frames += intake.close()
-        out, dropped, end = self._read_frames(frames)
-        if (end or not more) and not self._ended and not await self._end():
-            await self._send(
-                {"type": "http.response.body", "body": self._error_event(), "more_body": False}
-            )
-            return
-        if self._strip and (changed or dropped or (more and intake.is_pending)):
+        if not strip:
+            for frame in frames:
+                if intake.read(frame) & Seen.END:
+                    self._ending = True
+            return message
+        out, dropped = self._read_frames(frames, intake)
+        if changed or dropped or (more and intake.is_pending):
             if not out and more:
-                return
-            message = {**message, "body": b"".join(out)}
-        await self._send(message)
+                return None
+            return {**message, "body": b"".join(out)}
+        return message
 
-    def _read_frames(self, frames: list[Frame]) -> tuple[list[bytes], bool, bool]:
-        intake = self._intake
-        assert intake is not None
+    def _read_frames(self, frames: list[Frame], intake: Intake) -> tuple[list[bytes], bool]:
+        """Read frames; return what is left of them, and whether that is less than there was."""
         out: list[bytes] = []
-        dropped = end = False
+        dropped = False
         for frame in frames:
             raw = frame.raw
             seen = intake.read(frame)
@@ -188,15 +196,15 @@ class Answer:
                 out.append(raw)
                 continue
             if seen & Seen.END:
-                end = True
-            if self._strip and seen & Seen.USAGE_ONLY:
+                self._ending = True
+            if seen & Seen.USAGE_ONLY:
                 dropped = True
                 continue
             if self._strip == "continuous" and seen & Seen.RUNNING_USAGE and frame.data:
                 raw = raw.replace(frame.data, without_usage(frame.data), 1)
                 dropped = True
             out.append(raw)
-        return out, dropped, end
+        return out, dropped
 
     async def _end(self) -> bool:
         self._ended = True
@@ -216,7 +224,8 @@ class Answer:
         refuse = Refuse(503, "ledger_unavailable", LEDGER_MESSAGE, headers=[(b"retry-after", b"1")])
         await send_refusal(self._call, refuse, self._send)
 
-    def _error_event(self) -> bytes:
-        return self._call.dialect.error_event(
+    async def _send_error_event(self) -> None:
+        event = self._call.dialect.error_event(
             LEDGER_MESSAGE, type="server_error", code="ledger_unavailable"
         )
+        await self._send({"type": "http.response.body", "body": event, "more_body": False})

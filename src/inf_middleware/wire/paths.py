@@ -57,16 +57,23 @@ def tree_of(paths: Iterable[str]) -> Tree:
 
 
 def collect(value: dict[str, Any], tree: Tree, found: list[Any]) -> None:
-    """Append all that the paths of a tree lead to, in the order of the value."""
-    for name, inner in value.items():
-        if not inner or name not in tree:
+    """Append all that the paths of a tree lead to."""
+    for name in tree if len(tree) < len(value) else value:
+        inner = value.get(name)
+        if not inner:
             continue
-        is_end, before, branches = tree[name]
+        branch = tree.get(name)
+        if branch is None:
+            continue
+        is_end, before, branches = branch
         if before and any(value.get(other) for other in before):
             continue
         if is_end:
             found.append(inner)
         if branches:
-            for item in inner if isinstance(inner, list) else (inner,):
-                if isinstance(item, dict):
-                    collect(item, branches, found)
+            if type(inner) is dict:
+                collect(inner, branches, found)
+            elif type(inner) is list:
+                for item in inner:
+                    if type(item) is dict:
+                        collect(item, branches, found)

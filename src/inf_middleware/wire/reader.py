@@ -301,9 +301,12 @@ class AnswerReader:
     def _take_choice(self, choice: dict[str, Any]) -> None:
         form = self._form
         group = self._group_of(choice)
-        index = group[0] if form.each or (form.by_index and self._choices > 1) else 0
-        if form.each and choice.get(form.finish) is not None and len(self._finished) < CHOICES_MAX:
-            self._finished.add(index)
+        if form.each:
+            index = group[0]
+            if choice.get(form.finish) is not None:
+                self._finished.add(index)
+        else:
+            index = group[0] if form.by_index and self._choices > 1 else 0
         self._take_text(choice, form.delta_tree, index, group)
 
     def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:

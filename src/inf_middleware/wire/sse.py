@@ -61,7 +61,13 @@ class SSEReader:
         """Take the next bytes; return the events that are whole now."""
         if self.overflowed or not chunk:
             return [Frame(chunk, None, None)] if chunk else []
-        if not self._pieces and self._started and not self._after_cr and _is_one_event(chunk):
+        if (
+            chunk[:6] == b"data: "
+            and not self._pieces
+            and self._started
+            and not self._after_cr
+            and _is_one_event(chunk)
+        ):
             return [Frame(chunk, chunk[6:-2], None)]
         if not self._pieces:
             frames, rest = self._split(chunk, 0)
@@ -132,10 +138,5 @@ class SSEReader:
 
 
 def _is_one_event(chunk: bytes) -> bool:
-    """Tell the common case: one event of one data line, whole, on LF."""
-    return (
-        chunk.startswith(b"data: ")
-        and chunk.endswith(b"\n\n")
-        and chunk.find(b"\n") == len(chunk) - 2
-        and b"\r" not in chunk
-    )
+    """Tell the common case, of what begins with a data line: just that and a blank line, on LF."""
+    return chunk.find(b"\n") == len(chunk) - 2 and chunk[-1:] == b"\n" and b"\r" not in chunk
