@@ -23,7 +23,8 @@ from inf_middleware.lookups import build_lookup
 from inf_middleware.ports import Ledger, Outbox, Sink
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
-from inf_middleware.tokens.counting import Counter
+from inf_middleware.tokens.counters import Counters
+from inf_middleware.wire.dialects import Dialects
 
 log = logging.getLogger("inf_middleware")
 
@@ -132,8 +133,8 @@ class Stack:
     ) -> Parts:
         option = self._option
         tiers: Tiers = option("tiers") or Tiers.default()
-        counter = Counter(option("counter"))
-        startup.append(counter.load)
+        counters = Counters(option("counter"))
+        startup.append(counters.load)
         limiting = billing = None
         if LIMITER in self._kinds:
             limiting = build_limiting(option)
@@ -146,6 +147,8 @@ class Stack:
                 serves=None if serves is None else frozenset(serves),
                 unpriced=option("unpriced"),
                 settle_timeout_s=option("settle_timeout_s"),
+                drains=option("on_disconnect") == "drain",
+                enforce_features=option("enforce_features"),
             )
         networks = Networks(option("trusted_proxies"))
         lookup = build_lookup(
@@ -164,9 +167,11 @@ class Stack:
             prices=option("prices") or Prices.default(),
             metering=Metering(
                 is_given=METER in self._kinds,
-                counter=counter,
+                dialects=Dialects(option("dialects")),
+                counters=counters,
                 include_usage=option("include_usage"),
                 assumed_output_tokens=option("assumed_output_tokens"),
+                on_usage=option("on_usage"),
                 logs_calls=self._kinds == {METER},
             ),
             limiting=limiting,

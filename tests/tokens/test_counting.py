@@ -245,8 +245,8 @@ def test_a_count_given_up_ends_at_once_and_leaves_the_pool_working() -> None:
     [
         ("gpt2", "'gpt2'; shipped encodings are cl100k_base, o200k_base; or give"),
         ("", "shipped encodings are"),
-        (None, "give an encoding's name, a tiktoken.Encoding or a function"),
-        (7, "give an encoding's name, a tiktoken.Encoding or a function"),
+        (None, "give an encoding's name, the path of a tokenizer.json"),
+        (7, "give an encoding's name, the path of a tokenizer.json"),
         (asyncio.sleep, "which is async; give a plain function"),
         (type("Model", (), {"__call__": asyncio.sleep})(), "which is async"),
     ],

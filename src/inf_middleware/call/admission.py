@@ -1,5 +1,6 @@
 """Admission: how much a call asks for, and the store's answer."""
 
+from fnmatch import fnmatchcase
 from functools import partial
 
 from inf_middleware.call.ahead import Ahead
@@ -8,9 +9,14 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.call.waiting import Full
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Ask, Refusal
-from inf_middleware.domain.rates import tokens_max
-from inf_middleware.tokens.chat import chat_input
+from inf_middleware.domain.rates import LimitGroup, tokens_max
+from inf_middleware.tokens.chat import model_input
+from inf_middleware.tokens.counting import INLINE_BYTES_MAX, utf8_bytes
 from inf_middleware.wire import answers
+from inf_middleware.wire.dialect import Input
+
+# Where no pattern of the operator's fits: the default of the option.
+ASSUMED_OUTPUT_TOKENS = 1024
 
 # What waiting this long does not cure, SDKs shall not wait for: some would sleep for an hour, some
 # ignore the time and hammer (design: "What the caller sees").
@@ -31,7 +37,7 @@ async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
     assert call.account is not None
     assert call.tier is not None
     groups = call.tier.groups_for(call.model)
-    tokens = await _reservation(call, tokens_max(groups), enforce=limiting.enforce)
+    tokens = await _reservation(call, limiting, tokens_max(groups))
     ask = Ask(call.id, call.account.id, groups, tokens, limiting.enforce)
     if limiting.enforce:
         await _admit_in_turn(call, ask, limiting, ahead)
@@ -66,7 +72,7 @@ async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead)
             answers.limit_message(call.tier.name, answer),
             headers=[
                 *answers.retry_headers(answer.retry_after_s),
-                *answers.limit_headers(answer.standings),
+                *call.limit_headers(answer.standings),
             ],
             should_retry=answer.retry_after_s <= RETRY_AFTER_S_MAX,
         )
@@ -93,50 +99,97 @@ async def _admit_anyway(call: Call, ask: Ask, limiting: Limiting) -> None:
     limiting.leases.hold(call)
 
 
-async def count_input(call: Call) -> int:
-    """Count the call's input tokens, once; 0 where the dialect has no text to count."""
+async def count_input(call: Call, *, flat: bool = True) -> int:
+    """Count the call's input tokens, once; 0 where the dialect has no text to count.
+
+    `flat`: with what is no text, which is estimated.
+    """
     if call.input_tokens is None:
         texts, overhead = _input_of(call)
-        count = await call.metering.counter.count(texts)
+        count = await call.metering.counters.of(call.model).count(texts)
         call.input_tokens = count.tokens + overhead
         call.input_exact = count.exact
-    return call.input_tokens
+    return call.input_tokens if flat else call.input_tokens - _input_of(call)[1]
 
 
-async def _reservation(call: Call, most: int, *, enforce: bool) -> int:
-    request = call.request
-    if request is None:
+async def input_to_reserve(call: Call, limiting: Limiting) -> int:
+    """Return how many tokens of input to reckon with, counted or bounded; 0 where none is known.
+
+    Raises:
+        Refuse: The level can never hold them (400).
+    """
+    if call.request is None:
         return 0  # nothing is known before the answer; what it used is recorded at settlement
+    if call.input_reserved is not None:
+        return call.input_reserved
+    assert call.tier is not None
+    groups = call.tier.groups_for(call.model)
+    level_max = tokens_max(groups)
     texts, overhead = _input_of(call)
-    # Characters are at most bytes, so this bound holds, and spares counting what cannot fit.
-    fewest = call.metering.counter.bounds(sum(map(len, texts)))[0] + overhead
-    tokens = fewest if fewest > most else await count_input(call)
-    if tokens > most:
-        if not enforce:
-            call.would_refuse = "tokens_exceed_tier_limit"
-            return most
-        raise _never_fits(call, tokens, most, exact=tokens != fewest)
-    output = request.output_cap or call.metering.assumed_output_tokens
-    found = call.parts.prices.find(request.model)
-    if found is not None and found.price.context is not None:
-        output = min(output, max(found.price.context - tokens, 0))
-    return min(tokens + request.choices * output, most)
+    # The bounds spare counting what cannot fit, and what is so little that its bound will do.
+    fewest, most = call.metering.counters.of(call.model).bounds(utf8_bytes(texts))
+    fewest += overhead
+    if fewest > level_max:
+        tokens = fewest
+    elif most is not None and INLINE_BYTES_MAX < most <= level_max // (2 * _slots(groups)):
+        # A full house of such reservations leaves half of the level free: nobody is refused for it.
+        tokens = most + overhead
+    else:
+        tokens = await count_input(call)
+    if tokens > level_max:
+        if limiting.enforce:
+            raise _never_fits(call, tokens, level_max, exact=tokens != fewest)
+        call.would_refuse = "tokens_exceed_tier_limit"
+        tokens = level_max
+    call.input_reserved = tokens
+    return tokens
 
 
-def _never_fits(call: Call, tokens: int, most: int, *, exact: bool) -> Refuse:
+def _slots(groups: tuple[LimitGroup, ...]) -> int:
+    return next(group.concurrency for group in groups if group.concurrency is not None)
+
+
+def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refuse:
     assert call.tier is not None
     return Refuse(
         400,
         "tokens_exceed_tier_limit",
         f"The input has {'' if exact else 'at least '}{tokens:,} tokens, and level"
-        f" {call.tier.name} allows {most:,} tokens at once: it can never be admitted."
+        f" {call.tier.name} allows {level_max:,} tokens at once: it can never be admitted."
         " Shorten the input, or raise the level.",
-        param="messages",
+        param=call.dialect.input_name,
     )
+
+
+async def _reservation(call: Call, limiting: Limiting, level_max: int) -> int:
+    tokens = await input_to_reserve(call, limiting)
+    found = call.parts.prices.find(call.model)
+    left = None
+    if found is not None and found.price.context is not None:
+        left = max(found.price.context - tokens, 0)
+    return min(tokens + reserved_output(call, left), level_max)
+
+
+def reserved_output(call: Call, output_max: int | None = None) -> int:
+    """Return how many tokens of output to reckon with: declared or assumed, of all candidates.
+
+    `output_max` bounds those of one candidate.
+    """
+    request = call.request
+    if request is None or not call.dialect.generates:
+        return 0
+    name = call.model or ""
+    output = request.output_cap
+    if output is None:
+        assumed = call.metering.assumed_output_tokens.items()
+        fitting = (tokens for pattern, tokens in assumed if fnmatchcase(name, pattern))
+        output = next(fitting, ASSUMED_OUTPUT_TOKENS)
+    return request.candidates * (output if output_max is None else min(output, output_max))
 
 
 def _input_of(call: Call) -> tuple[list[str], int]:
     if call.input_texts is None:
-        fields = call.dialect.input_fields(call.body) if call.body else {}
-        call.input_texts = chat_input(**fields) if fields else ([], 0)
+        given = call.dialect.input_of(call.body) if call.body else Input()
+        profile = call.metering.counters.profile_of(call.model)
+        call.input_texts = model_input(*given, profile)
     return call.input_texts

@@ -8,6 +8,7 @@ import anyio
 from starlette.types import Message, Receive, Scope
 
 from inf_middleware.call.ahead import ClientGone
+from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Call
 from inf_middleware.call.refuse import Refuse
 
@@ -66,6 +67,8 @@ def replayed(call: Call, body: bytes | None, receive: Receive) -> Receive:
         message = await receive()
         if message["type"] == "http.disconnect" and not call.ended:
             call.disconnected = True
+            if drains.begin(call):
+                await drains.hide(call)
         return message
 
     return replaying

@@ -1,9 +1,9 @@
 """The record of one call, shared by all of ours through the scope."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -13,13 +13,16 @@ from inf_middleware.call.leases import Leases
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.limits import Admission
+from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore
-from inf_middleware.tokens.counting import Counter
-from inf_middleware.wire.dialect import AnswerReader, Dialect, Request
+from inf_middleware.tokens.counters import Counters
+from inf_middleware.wire import answers
+from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.reader import AnswerReader
 
 CALL_KEY = "inf_middleware.call"
 
@@ -27,6 +30,12 @@ CALL_KEY = "inf_middleware.call"
 METERING_KEY = "inf_middleware.metering"
 
 log = logging.getLogger("inf_middleware")
+
+# Whether a stream is asked for its usage: at its end, or "continuous": in every event too.
+Asked: TypeAlias = bool | Literal["continuous"]
+
+# Called once per request, with its final usage; a coroutine function is awaited.
+OnUsage: TypeAlias = Callable[[Usage, "CurrentCall"], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +47,11 @@ class Metering:
     """
 
     is_given: bool
-    counter: Counter
-    include_usage: bool
-    assumed_output_tokens: int
+    dialects: Dialects
+    counters: Counters
+    include_usage: Asked
+    assumed_output_tokens: Mapping[str, int]
+    on_usage: OnUsage | None
     logs_calls: bool
 
 
@@ -62,6 +73,8 @@ class Billing:
     serves: frozenset[str] | None
     unpriced: Literal["record", "refuse"] | Price
     settle_timeout_s: float
+    drains: bool  # the app finishes for a client that has left
+    enforce_features: bool
     warned: set[str] = field(default_factory=set)
 
 
@@ -106,7 +119,7 @@ class Call:
     billing: Billing | None = None
     body: bytes | None = None
     request: Request | None = None
-    asked: bool = False  # the app was sent a body that asks for usage in the client's place
+    asked: Asked = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
     tier: Tier | None = None
     key_id: str | None = None
@@ -114,6 +127,7 @@ class Call:
     input_texts: tuple[list[str], int] | None = None  # and tokens that are no text
     input_tokens: int | None = None
     input_exact: bool = True
+    input_reserved: int | None = None  # counted, or a bound that is good enough
     admission: Admission | None = None
     would_refuse: str | None = None  # the code of what is not enforced
     refused: bool = False
@@ -122,7 +136,8 @@ class Call:
     is_stream: bool = False
     told: Usage | None = None  # by the handler itself
     ended: bool = False  # the answer's end was reached
-    disconnected: bool = False  # `http.disconnect` was seen before that
+    disconnected: bool = False  # the client was seen to leave before that
+    draining: bool = False  # the app does not know of it, and what it sends goes nowhere
     failure: BaseException | None = None  # what the app raised, cancellation included
     usage: Usage | None = None
     event: BillingEvent | None = None
@@ -142,6 +157,10 @@ class Call:
         if told is not None:
             return told.total_tokens
         return (self.input_tokens or 0) + (self.reader.output_so_far if self.reader else 0)
+
+    def limit_headers(self, standings: Standings) -> list[tuple[bytes, bytes]]:
+        """Return how the limits stand, in the words of the call's dialect."""
+        return answers.limit_headers(standings, self.dialect, self.parts.now_ns() / 1e9)
 
 
 class CurrentCall:

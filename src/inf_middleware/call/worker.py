@@ -11,18 +11,28 @@ from fnmatch import fnmatchcase
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.call.admission import admit
+from inf_middleware.call.admission import admit, input_to_reserve
 from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import read_body, replayed, with_length
-from inf_middleware.call.record import CALL_KEY, METERING_KEY, Call, Metering, Parts, log
+from inf_middleware.call.deferred import deferred
+from inf_middleware.call.drain import drains
+from inf_middleware.call.fit import refuse_misfit
+from inf_middleware.call.record import (
+    CALL_KEY,
+    METERING_KEY,
+    Call,
+    CurrentCall,
+    Metering,
+    Parts,
+    log,
+)
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
-from inf_middleware.wire import answers
-from inf_middleware.wire.dialects import dialect_for
+from inf_middleware.wire.dialect import Request
 
 # Longer than any model's name; names go into records, logs and metrics.
 MODEL_CHARACTERS_MAX = 256
@@ -61,8 +71,10 @@ class Worker:
         """Serve one ASGI scope."""
         kind = scope["type"]
         if kind == "http":
-            if scope["method"] != "POST" or self._is_exempt(scope["path"]):
+            if self._is_exempt(scope["path"]):
                 await self._app(scope, receive, send)
+            elif scope["method"] != "POST":
+                await self._pass(scope, receive, send)
             elif CALL_KEY in scope:
                 await self._join(scope[CALL_KEY], scope, receive, send)
             else:
@@ -80,7 +92,9 @@ class Worker:
         now_ns = parts.now_ns()
         path = scope["path"]
         ahead = Ahead(receive)
-        call = Call(uuid7(now_ns), now_ns, path, dialect_for(path), parts, self._metering)
+        call = Call(
+            uuid7(now_ns), now_ns, path, self._metering.dialects.of(path), parts, self._metering
+        )
         inner: Scope = {**scope, CALL_KEY: call}
         try:
             body = await self._enter(call, inner, receive, ahead)
@@ -106,6 +120,29 @@ class Worker:
             ahead.close()
             await _close(call)
 
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass; it is read where it fetches an answer that is still to be billed."""
+        due = None
+        if scope["method"] == "GET" and CALL_KEY not in scope:
+            due = deferred.fetched_by(scope["path"])
+        if due is None:
+            await self._app(scope, receive, send)
+            return
+        now_ns = self._parts.now_ns()
+        call = Call(uuid7(now_ns), now_ns, scope["path"], due.dialect, due.parts, due.metering)
+        call.request, call.billing = due.request, due.billing
+        call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
+
+        async def settle_fetched(call: Call) -> bool:
+            if not deferred.is_due(call) or await settle(call):
+                return True
+            deferred.note(due)  # it could not be recorded: it is still to be billed
+            return False
+
+        answer = Answer(call, send, strip=False, settle=settle_fetched, headers=())
+        await self._app({**scope, CALL_KEY: call}, receive, answer.send)
+        await answer.finish()
+
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission
         ahead = Ahead(receive)
@@ -122,7 +159,7 @@ class Worker:
             return
         except ClientGone:
             return
-        strip = call.asked and not asked
+        strip = call.asked if call.asked != asked else False
         headers = _limit_headers(call) if call.admission is not admission else []
         answer = Answer(call, send, strip=strip, settle=None, headers=headers)
         inner = ahead.receive if body is None else replayed(call, body, ahead.receive)
@@ -149,9 +186,10 @@ class Worker:
         call.metering = metering
         call.input_tokens = None
         call.input_exact = True
+        call.input_reserved = None
         asked = call.asked
         body = None if call.body is None else _asking(call, call.body)
-        return body if call.asked is not asked else None
+        return body if call.asked != asked else None
 
     async def _identify(self, call: Call, scope: Scope) -> None:
         parts = self._parts
@@ -163,12 +201,12 @@ class Worker:
         dialect = call.dialect
         headers = dict(scope["headers"])
         if not dialect.reads_body and not _is_json(headers):
-            call.request = dialect.read_request(b"")
+            call.request = Request()
             return None
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"", b"identity"):
             if not dialect.reads_body:
-                call.request = dialect.read_request(b"")
+                call.request = Request()
                 return None
             raise Refuse(
                 400,
@@ -177,7 +215,7 @@ class Worker:
             )
         call.body = await read_body(scope, receive, self._parts.body_bytes_max)
         try:
-            call.request = dialect.read_request(call.body)
+            call.dialect, call.request = dialect.read(call.body)
         except InvalidRequest as error:
             raise Refuse(error.status, error.code, error.message) from error
         if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
@@ -196,8 +234,12 @@ class Worker:
         if parts.billing is not None and call.billing is None:
             _check_model(call, parts)
             call.billing = parts.billing
-        if parts.limiting is not None and call.limiting is None:
-            await admit(call, parts.limiting, ahead)
+        limiting = parts.limiting if call.limiting is None else None
+        if limiting is not None:
+            await input_to_reserve(call, limiting)  # what no level holds is said of the level
+        await refuse_misfit(call, parts)
+        if limiting is not None:
+            await admit(call, limiting, ahead)
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)
@@ -234,8 +276,10 @@ class Worker:
 def _asking(call: Call, body: bytes) -> bytes:
     """Return the body that the app is to see, and note on the call whether it asks for usage."""
     request = call.request
-    call.asked = bool(request and request.may_ask and call.metering.include_usage)
-    return call.dialect.asking_for_usage(body) if call.asked else body
+    call.asked = request is not None and request.may_ask and call.metering.include_usage
+    if not call.asked:
+        return body
+    return call.dialect.asking_for_usage(body, continuous=call.asked == "continuous")
 
 
 async def _settle(call: Call) -> bool:
@@ -249,8 +293,14 @@ async def _close(call: Call) -> None:
                 await release(call, 0)  # admitted further out, refused further in
             elif not call.settled:
                 await settle(call)
+            if call.metering.on_usage is not None and call.usage is not None and not call.refused:
+                heard = call.metering.on_usage(call.usage, CurrentCall(call))
+                if heard is not None:
+                    await heard
         except Exception:  # the app's own exception, if any, must go on
             log.exception("call %s could not be closed", call.id)
+        finally:
+            drains.end(call)
 
 
 def _check_model(call: Call, parts: Parts) -> None:
@@ -279,7 +329,7 @@ def _headers(call: Call) -> list[Header]:
 
 
 def _limit_headers(call: Call) -> list[Header]:
-    return answers.limit_headers(call.admission.standings) if call.admission else []
+    return call.limit_headers(call.admission.standings) if call.admission else []
 
 
 def _is_json(headers: dict[bytes, bytes]) -> bool:
