@@ -71,7 +71,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
         body = await reader.readexactly(int(headers["content-length"]))
     else:
         body = b""
-        while size := int(await reader.readline(), 16):
+        while size := int(await reader.readuntil(b"\r\n"), 16):
             body += (await reader.readexactly(size + 2))[:-2]
         await reader.readexactly(2)
     return Answer(int(head[0].split()[1]), headers, body)
