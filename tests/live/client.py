@@ -71,14 +71,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> Answer:
         body = await reader.readexactly(int(headers["content-length"]))
     else:
         body = b""
-        while size := await _chunk_size(reader):
+        while size := int(await reader.readuntil(b"\r\n"), 16):
             body += (await reader.readexactly(size + 2))[:-2]
         await reader.readexactly(2)
     return Answer(int(head[0].split()[1]), headers, body)
-
-
-async def _chunk_size(reader: asyncio.StreamReader) -> int:
-    line = await reader.readline()
-    if not line.endswith(b"\n"):  # the server was killed
-        raise asyncio.IncompleteReadError(line, None)
-    return int(line, 16)

@@ -41,8 +41,8 @@ class Server:
         """Start without waiting; `wait` does."""
         command = [sys.executable, "-m", "uvicorn", "--factory", "tests.live.subject:build"]
         command += ["--port", str(self.port), "--workers", str(self.workers), "--no-access-log"]
-        # Longer than any client here waits between two requests.
-        command += ["--timeout-keep-alive", "120", "--timeout-graceful-shutdown", "5"]
+        # Longer than any run: a kept connection is never closed just as a client uses it.
+        command += ["--timeout-keep-alive", "3600", "--timeout-graceful-shutdown", "5"]
         output = self.folder / f"uvicorn-{self.port}.txt"
         output.unlink(missing_ok=True)
         self.process = Running(command, output, env=self._env)

@@ -12,15 +12,15 @@ from tests.live.subject import INPUT_TOKENS, MESSAGES, Admissions, Arrivals, Mod
 
 
 def test_in_one_process_no_limit_is_exceeded_and_each_is_used() -> None:
-    with flooding("memory://", workers=[1], window_s=3) as flood:
-        asyncio.run(flood.run(9))
+    with flooding("memory://", workers=[1], window_s=2) as flood:
+        asyncio.run(flood.run(7))
         report = flood.report()
         assert not report.over, report
         assert not report.wasted, report
         assert report.statuses == {"200", "429"}, report
 
         async def rest() -> list[str]:
-            await asyncio.sleep(3.1)  # the window, and what a slot of it may add
+            await asyncio.sleep(2.1)  # the window, and what a slot of it may add
             return await flood.cannot_use()
 
         assert asyncio.run(rest()) == []

@@ -114,6 +114,11 @@ def test_local_takes_this_process_share_of_each_limit_rounded_up(run: Any) -> No
         refusal = await rig.store.admit(ask("c"))
         assert isinstance(refusal, Refusal)
         assert (refusal.code, refusal.limit) == ("concurrency_limit_exceeded", 2)
+        # Who looks whether it is back sees only itself: the share stays.
+        rig.shared.workers = 1
+        refusal = await rig.store.admit(ask("d"))
+        assert isinstance(refusal, Refusal)
+        assert refusal.limit == 2
 
     run("local", test)
 

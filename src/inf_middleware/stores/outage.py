@@ -46,6 +46,7 @@ class OutageStore:
         self._shared = shared
         self._local = local
         self._policy = policy
+        self._workers = 1  # seen before it went away: then each sees only itself
         self._known: set[str] = set()  # calls that the shared store knows of, or may
         self._alone: dict[str, Ask] = {}  # admitted without it, and still running
         self._held: Sequence[Held] = ()  # as last renewed
@@ -117,7 +118,7 @@ class OutageStore:
         if self._policy == "refuse":
             raise LimitsUnavailable("the limits' storage is away")
         if self._policy == "local":
-            share = tuple(_share(group, self._shared.workers) for group in ask.groups)
+            share = tuple(_share(group, self._workers) for group in ask.groups)
             answer = self._local.admit_now(replace(ask, groups=share))
         else:
             answer = self._local.admit_now(replace(ask, enforce=False))
@@ -131,6 +132,7 @@ class OutageStore:
         if self.is_away:
             return
         self.is_away = True
+        self._workers = self._shared.workers
         self.outages += 1
         _log.error("%s; until it is back: %s", error, _MEANINGS[self._policy])
         self._probe = asyncio.get_running_loop().create_task(
