@@ -212,13 +212,12 @@ class _DeliveringLedger:
     """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
 
     def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink]) -> None:
-        if not all(hasattr(ledger, name) for name in ("elect", "pending", "advance", "wait")):
+        if not isinstance(ledger, Outbox):
             raise ConfigError(
                 f"sinks are given, and the ledger {ledger!r} has no outbox for them to read"
             )
         self._ledger = ledger
-        outbox: Outbox = ledger  # type: ignore[assignment]  # its four methods were looked for
-        self._relay = Relay(outbox, sinks)
+        self._relay = Relay(ledger, sinks)
 
     async def start(self) -> None:
         """Begin to deliver, what an earlier run left included."""
