@@ -19,8 +19,8 @@ from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
-from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
+from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.tokens.counting import Counter
 
@@ -184,7 +184,7 @@ class Stack:
         given = self._option("ledger")
         ledger = SqliteLedger.from_uri(given) if isinstance(given, str) else given
         sinks = {
-            name: JsonlSink.from_uri(sink) if isinstance(sink, str) else sink
+            name: sink_from_uri(sink) if isinstance(sink, str) else sink
             for name, sink in self._option("sinks").items()
         }
         if sinks:
