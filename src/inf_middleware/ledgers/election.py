@@ -17,6 +17,11 @@ class RelayLock:
         self._file: int | None = None
         _locks.add(self)
 
+    @property
+    def held(self) -> bool:
+        """Whether this process has the lock."""
+        return self._file is not None
+
     def take(self) -> bool:
         """Take the lock, or keep it; False while another process has it.
 

@@ -106,7 +106,7 @@ class SqliteLedger:
 
     async def elect(self) -> bool:
         """Become, or stay, the one relay of this file; False while another process is it."""
-        return bool(await self._run_job(lambda _: self._relay_lock.take()))
+        return self._relay_lock.held or bool(await self._run_job(lambda _: self._relay_lock.take()))
 
     async def pending(self, sink: str, count_max: int) -> Sequence[tuple[int, BillingEvent]]:
         """Return the next events after a sink's cursor; a new sink begins with the oldest."""

@@ -1,5 +1,6 @@
 """The deliveries to one sink: first ones in order behind a durable cursor, and replays."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -57,6 +58,7 @@ class Delivery:
         self._pace = pace
         self._failures = 0
         self._known = False
+        self._looked_s = -POLL_S  # when for replays, and found none
 
     async def run(self) -> None:
         """Deliver until another process is the relay."""
@@ -115,8 +117,13 @@ class Delivery:
         return len(rows)
 
     async def _again(self) -> int:
+        # Each look waits its turn behind commits: under load not one for every batch.
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._looked_s < POLL_S:
+            return 0
         replay = await self._outbox.replay(self._name, BATCH_MAX)
         if replay is None:
+            self._looked_s = now_s
             return 0
         rejected: Mapping[str, str] = {}
         if replay.events:
