@@ -39,6 +39,27 @@ def deliver(path: Path, sink: Any, events: Sequence[BillingEvent], **options: An
     asyncio.run(go())
 
 
+def test_a_slow_sink_keeps_nobody_waiting_and_gets_all_in_its_time(tmp_path: Path) -> None:
+    fast, slow = Taking(), Taking()
+    gate = asyncio.Event()
+
+    async def slowly(events: Sequence[BillingEvent]) -> None:
+        await gate.wait()
+        await slow(events)
+
+    async def go() -> None:
+        sinks = {"slow": slowly, "fast": fast}
+        async with relaying(tmp_path / "a.db", sinks) as (ledger, relay):
+            await asyncio.gather(*(ledger.settle(event) for event in EVENTS))
+            await until(lambda: len(fast.taken) == len(EVENTS))
+            assert slow.taken == []
+            gate.set()
+            await relay.drain(DRAIN_S)
+
+    asyncio.run(go())
+    assert [event.id for event in slow.taken] == [event.id for event in fast.taken] == IDS
+
+
 def test_a_part_that_was_taken_is_not_offered_again(tmp_path: Path) -> None:
     sink = Taking(TryLater("half", taken=IDS[:3], rejected={IDS[3]: "no such customer"}))
     deliver(tmp_path / "a.db", sink, EVENTS[:6])
