@@ -88,7 +88,7 @@ def test_one_of_a_hundred_at_fault_is_isolated_and_the_others_arrive_in_order(
     assert len(http.requests) <= 2 + 2 * 7  # two requests for each halving
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(bad=st.sets(st.integers(0, 19)), size=st.integers(1, 20))
 def test_splitting_refuses_just_those_at_fault(
     shared: HttpServer, bad: set[int], size: int

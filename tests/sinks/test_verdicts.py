@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inf_middleware import BillingEvent
@@ -217,6 +217,7 @@ def test_a_ledger_that_fails_is_not_blamed_on_the_sink_and_a_drain_ends_quietly(
     assert [event.id for event in sink.taken] == IDS[:1]
 
 
+@settings(deadline=None)
 @given(
     size=st.integers(1, 6),
     taken=st.sets(st.integers(0, 7)),
