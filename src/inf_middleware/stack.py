@@ -21,8 +21,8 @@ from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.limiting import build_limiting, close_limiting
 from inf_middleware.lookups import build_lookup
 from inf_middleware.ports import Ledger, Outbox, Sink
-from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
+from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialects import Dialects
 
@@ -190,7 +190,7 @@ class Stack:
         given = self._option("ledger")
         ledger = SqliteLedger.from_uri(given) if isinstance(given, str) else given
         sinks = {
-            name: JsonlSink.from_uri(sink) if isinstance(sink, str) else sink
+            name: sink_from_uri(sink) if isinstance(sink, str) else sink
             for name, sink in self._option("sinks").items()
         }
         if sinks:
@@ -218,13 +218,12 @@ class _DeliveringLedger:
     """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
 
     def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink]) -> None:
-        if not all(hasattr(ledger, name) for name in ("elect", "pending", "advance", "wait")):
+        if not isinstance(ledger, Outbox):
             raise ConfigError(
                 f"sinks are given, and the ledger {ledger!r} has no outbox for them to read"
             )
         self._ledger = ledger
-        outbox: Outbox = ledger  # type: ignore[assignment]  # its four methods were looked for
-        self._relay = Relay(outbox, sinks)
+        self._relay = Relay(ledger, sinks)
 
     async def start(self) -> None:
         """Begin to deliver, what an earlier run left included."""

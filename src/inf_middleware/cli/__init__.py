@@ -2,6 +2,7 @@
 
 import click
 
+from inf_middleware.cli.events import events
 from inf_middleware.cli.usage import usage
 
 
@@ -11,4 +12,5 @@ def main() -> None:
     """Look after metering, limits and bills of a model server."""
 
 
+main.add_command(events)
 main.add_command(usage)

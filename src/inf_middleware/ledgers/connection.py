@@ -37,6 +37,8 @@ def connect(path: Path) -> apsw.Connection:
         db.set_busy_timeout(round(BUSY_TIMEOUT_S * 1000))
         _configure(db, path)
         _create(db, path)
+        # Made where they are missing: a file of an earlier version gets them so.
+        db.execute((files("inf_middleware") / "ledgers" / "deliveries.sql").read_text("utf-8"))
     except apsw.Error as error:
         db.close()
         raise LedgerUnavailable(f"the ledger {path} cannot be used: {error}") from error

@@ -6,7 +6,6 @@ that waits and commits it at once. All workers of a host share the file.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,8 +17,11 @@ import apsw
 
 from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers import outbox
 from inf_middleware.ledgers.connection import connect
+from inf_middleware.ledgers.election import RelayLock
 from inf_middleware.ledgers.rows import Rows, rows_of, write
+from inf_middleware.ports import Attempt, Replay
 
 # One commit writes at most this many: below it a batch's own work stays near one fsync.
 BATCH_MAX = 512
@@ -67,7 +69,7 @@ class SqliteLedger:
         self._pid = 0
         self._pending = 0
         self._db: apsw.Connection | None = None  # the thread's own
-        self._relay_lock: int | None = None  # a file descriptor, the thread's own
+        self._relay_lock = RelayLock(Path(f"{self.path}.relay"))
 
     @classmethod
     def from_uri(cls, uri: str) -> "SqliteLedger":
@@ -104,38 +106,34 @@ class SqliteLedger:
 
     async def elect(self) -> bool:
         """Become, or stay, the one relay of this file; False while another process is it."""
-        return bool(await self._run_job(self._try_relay_lock))
+        return self._relay_lock.held or bool(await self._run_job(lambda _: self._relay_lock.take()))
 
     async def pending(self, sink: str, count_max: int) -> Sequence[tuple[int, BillingEvent]]:
         """Return the next events after a sink's cursor; a new sink begins with the oldest."""
-
-        def read(db: apsw.Connection) -> Any:
-            return db.execute(
-                "SELECT seq, body FROM outbox WHERE seq >"
-                " coalesce((SELECT seq FROM sink_cursor WHERE sink = ?), 0)"
-                " ORDER BY seq LIMIT ?",
-                (sink, count_max),
-            ).fetchall()
-
-        return [(seq, BillingEvent.decode(body)) for seq, body in await self._run_job(read)]
+        rows = await self._run_job(lambda db: outbox.pending(db, sink, count_max))
+        return [(seq, BillingEvent.decode(body)) for seq, body in rows]
 
     async def advance(self, sink: str, place: int, rejected: Mapping[str, str]) -> None:
         """Move a sink's cursor, durably; `rejected` events go to the dead letters."""
+        await self._run_job(lambda db: outbox.advance(db, sink, place, rejected))
 
-        def move(db: apsw.Connection) -> None:
-            with db:
-                db.executemany(
-                    "INSERT INTO dead_letter (sink, id, reason) VALUES (?, ?, ?)"
-                    " ON CONFLICT (sink, id) DO NOTHING",
-                    [(sink, event_id, reason) for event_id, reason in rejected.items()],
-                )
-                db.execute(
-                    "INSERT INTO sink_cursor (sink, seq) VALUES (?, ?)"
-                    " ON CONFLICT (sink) DO UPDATE SET seq = max(seq, excluded.seq)",
-                    (sink, place),
-                )
+    async def attempt(self, sink: str) -> Attempt | None:
+        """Return what `begin` wrote last."""
+        found: Attempt | None = await self._run_job(lambda db: outbox.attempt(db, sink))
+        return found
 
-        await self._run_job(move)
+    async def begin(self, sink: str, attempt: Attempt) -> None:
+        """Write down, durably, that a delivery begins."""
+        await self._run_job(lambda db: outbox.begin(db, sink, attempt))
+
+    async def replay(self, sink: str, count_max: int) -> Replay | None:
+        """Return the next events that are to be sent once more."""
+        found: Replay | None = await self._run_job(lambda db: outbox.replay(db, sink, count_max))
+        return found
+
+    async def replayed(self, sink: str, replay: Replay, rejected: Mapping[str, str]) -> None:
+        """Go on after `replay`."""
+        await self._run_job(lambda db: outbox.replayed(db, sink, replay, rejected))
 
     async def wait(self, generation: int, timeout_s: float) -> None:
         """Return when this process has committed since `generation`, or after `timeout_s`."""
@@ -180,7 +178,7 @@ class SqliteLedger:
         with self._lock:
             if self._thread is None or self._pid != os.getpid():  # threads do not survive a fork
                 if self._pid != os.getpid():
-                    self._queue, self._db, self._relay_lock = SimpleQueue(), None, None
+                    self._queue, self._db = SimpleQueue(), None
                 self._pid = os.getpid()
                 name = f"inf-middleware-ledger-{self.path.name}"
                 self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -193,6 +191,7 @@ class SqliteLedger:
         while True:
             item = item or queue.get()
             if isinstance(item, _Stop):
+                self._relay_lock.release()
                 self._close()
                 _tell(item.loop, [(item.future, None, None)])
                 return
@@ -218,7 +217,7 @@ class SqliteLedger:
             result = job.work(self._connection())
         except LedgerUnavailable as error:
             failure = error
-        except (apsw.Error, OSError) as error:
+        except Exception as error:  # whatever it is: the thread lives on, for the settlements
             failure = self._failed(error)
         _tell(job.loop, [(job.future, result, failure)])
 
@@ -269,26 +268,11 @@ class SqliteLedger:
         return self._db
 
     def _close(self) -> None:
-        if self._relay_lock is not None:
-            os.close(self._relay_lock)
-            self._relay_lock = None
         if self._db is not None:
             db, self._db = self._db, None
             # What was committed is durable; a checkpoint comes with the next opening.
             with contextlib.suppress(apsw.Error):
                 db.close()
-
-    def _try_relay_lock(self, db: apsw.Connection) -> bool:
-        if self._relay_lock is not None:
-            return True
-        lock = os.open(f"{self.path}.relay", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return False
-        self._relay_lock = lock
-        return True
 
 
 def _tell(
