@@ -26,12 +26,17 @@ _SWITCHED |= {"": True, "1": True, "true": True, "yes": True, "on": True}
 def build_limiting(option: Callable[[str], Any]) -> Limiting:
     """Build what limits calls; `option` returns the value in force of an option. Opens nothing."""
     lease_s = option("lease_s")
+    enforce = option("enforce") and enforces()
+    if option("enforce") and not enforce:
+        _log.warning(
+            "%s=%s: nobody is refused for a limit", ENFORCE_VARIABLE, os.environ[ENFORCE_VARIABLE]
+        )
     store = _store(option, lease_s)
     return Limiting(
         store=store,
         leases=Leases(store, lease_s),
         waiting=Waiting(max_in_flight=option("max_in_flight"), max_wait_s=option("max_wait_s")),
-        enforce=option("enforce") and enforces(),
+        enforce=enforce,
     )
 
 
@@ -51,8 +56,6 @@ def enforces() -> bool:
     switched = _SWITCHED.get(value.strip().lower())
     if switched is None:
         raise ConfigError(f"{ENFORCE_VARIABLE} is {value!r}; write 0 to refuse nobody, or 1")
-    if not switched:
-        _log.warning("%s=%s: nobody is refused for a limit", ENFORCE_VARIABLE, value)
     return switched
 
 

@@ -18,7 +18,7 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.sqlite import SqliteLedger
-from inf_middleware.limiting import build_limiting, close_limiting
+from inf_middleware.limiting import build_limiting, close_limiting, enforces
 from inf_middleware.lookups import build_lookup
 from inf_middleware.ports import Ledger, Outbox, Sink
 from inf_middleware.sinks.relay import Relay
@@ -85,6 +85,8 @@ class Stack:
             ConfigError: An option is unknown, cannot hold, or differs from one given before.
         """
         known = _known_options(kinds)
+        if LIMITER in kinds:
+            enforces()  # a variable that cannot be read is an error now, not at the first request
         for name, given in options.items():
             value = settings.check(name, given, known)
             if name in self._given:
