@@ -8,12 +8,13 @@ SRC = Path(__file__).parent.parent / "src" / "inf_middleware"
 # From the bottom up; members of one layer do not know each other, unless they share a folder.
 LAYERS = [
     {"domain"},
+    {"files"},
     {"wire"},
     {"tokens"},
     {"ports"},
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
-    {"settings", "lookups"},
+    {"settings", "lookups", "sharing", "following"},
     {"limiting"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},

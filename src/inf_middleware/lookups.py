@@ -6,7 +6,6 @@ from typing import Any, Protocol, runtime_checkable
 from inf_middleware.accounts.address import AddressAccounts, Networks
 from inf_middleware.accounts.cached import CachedAccounts
 from inf_middleware.accounts.mapping import MappingAccounts
-from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ports import AccountLookup
 
@@ -32,7 +31,20 @@ def build_lookup(
         return MappingAccounts(accounts, tiers)
     if isinstance(accounts, _NamesLevels):
         accounts.check_levels(tiers)
-    if isinstance(accounts, TomlAccounts):
-        accounts.follow(tiers, ttl_s)
     lookup: AccountLookup = accounts
     return CachedAccounts(lookup, ttl_s=ttl_s) if getattr(lookup, "cacheable", True) else lookup
+
+
+def check_levels(
+    accounts: Any, lookup: AccountLookup | None, read: Mapping[Any, Any], tiers: Tiers
+) -> None:
+    """See that what `accounts` means goes together with levels; `read` is what files say now.
+
+    Raises:
+        ConfigError: An account, or the level of callers without one, is of none of them.
+    """
+    file = getattr(accounts, "file", None)
+    for known in (read.get(file), accounts, lookup):
+        if isinstance(known, _NamesLevels):
+            known.check_levels(tiers)
+            return

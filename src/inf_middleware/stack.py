@@ -2,6 +2,7 @@
 
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -17,10 +18,14 @@ from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.files import TableFile
+from inf_middleware.following import Following, Read
 from inf_middleware.ledgers.sqlite import SqliteLedger
-from inf_middleware.limiting import build_limiting, close_limiting, enforces
-from inf_middleware.lookups import build_lookup
+from inf_middleware.limiting import build_limiting, enforces
+from inf_middleware.lookups import build_lookup, check_levels
 from inf_middleware.ports import Ledger, Outbox, Sink
+from inf_middleware.settings import Setting, Sources
+from inf_middleware.sharing import Shared, User, identity, share
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.tokens.counters import Counters
@@ -76,10 +81,12 @@ class Stack:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._kinds: set[str] = set()
-        self._given: dict[str, tuple[Any, str]] = {}
+        self._given: dict[str, Setting] = {}
+        self._found: dict[str, Setting] = {}  # by variables and file, for what is not given
+        self._user = User()
 
     def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
-        """Take the options of one more middleware.
+        """Take the options of one more middleware, and what variables and file say of the others.
 
         Raises:
             ConfigError: An option is unknown, cannot hold, or differs from one given before.
@@ -93,11 +100,16 @@ class Stack:
                 other, giver = self._given[name]
                 if other is not value and other != value:
                     raise ConfigError(
-                        f"{name} is {value!r} in {member} and {other!r} in {giver};"
+                        f"{name} is {_quoted(name, value)} in {member} and"
+                        f" {_quoted(name, other)} in {giver};"
                         " an option given to one of a stack holds for all, give it once"
                     )
                 continue
-            self._given[name] = (value, member)
+            self._given[name] = Setting(value, member)
+        sources = Sources()
+        for name in known:
+            if name not in self._given and name not in self._found:
+                self._found[name] = sources.setting(name)
         self._kinds.update(kinds)
 
     @cached_property
@@ -107,6 +119,8 @@ class Stack:
         shutdown: list[Callable[[], Awaitable[None]]] = []
         parts = self._parts(startup, shutdown)
         self._log_options()
+        following = self._following(parts, lambda: weakly())  # noqa: PLW0108 - bound below
+        shutdown.append(following.aclose)
 
         async def on_startup() -> None:
             for step in startup:
@@ -119,14 +133,34 @@ class Stack:
                 except Exception:
                     log.exception("a part did not close cleanly")
 
-        return Worker(
+        worker = Worker(
             self._app,
             parts,
+            touch=following.touch,
             exempt=self._option("exempt"),
             websockets=self._option("websockets"),
             on_startup=on_startup,
             on_shutdown=on_shutdown,
         )
+        # Weakly: what a dropped stack shares shall be free at once, not when a cycle is found.
+        weakly = weakref.ref(worker)
+        return worker
+
+    def _following(self, parts: Parts, worker: Callable[[], Worker | None]) -> Following:
+        tiers, prices, accounts = map(self._option, ("tiers", "prices", "accounts"))
+
+        def check(read: Read) -> None:
+            levels = read.get(tiers) or _value_of(tiers) or parts.tiers
+            check_levels(accounts, parts.lookup, read, levels)
+
+        def taken() -> None:
+            found = worker()
+            if found is not None:
+                found.take_over(_value_of(tiers) or parts.tiers, _value_of(prices) or parts.prices)
+
+        options = (getattr(accounts, "file", None), tiers, prices)
+        files = [option for option in options if isinstance(option, TableFile)]
+        return Following(files, check=check, taken=taken)
 
     def _parts(
         self,
@@ -134,13 +168,14 @@ class Stack:
         shutdown: list[Callable[[], Awaitable[None]]],
     ) -> Parts:
         option = self._option
-        tiers: Tiers = option("tiers") or Tiers.default()
-        counters = Counters(option("counter"))
+        tiers: Tiers = _value_of(option("tiers")) or Tiers.default()
+        given = option("counter")
+        counters = share(("counter", identity(given)), self._user, lambda: Counters(given)).thing
         startup.append(counters.load)
         limiting = billing = None
         if LIMITER in self._kinds:
-            limiting = build_limiting(option)
-            shutdown.append(partial(close_limiting, limiting))
+            limiting, close = build_limiting(option, self._user)
+            shutdown.append(close)
         if LEDGER in self._kinds:
             ledger = self._ledger(startup, shutdown)
             serves = option("serves")
@@ -166,7 +201,7 @@ class Stack:
             network=networks,
             failed_keys=FailedKeys(),
             tiers=tiers,
-            prices=option("prices") or Prices.default(),
+            prices=_value_of(option("prices")) or Prices.default(),
             metering=Metering(
                 is_given=METER in self._kinds,
                 dialects=Dialects(option("dialects")),
@@ -189,43 +224,74 @@ class Stack:
         startup: list[Callable[[], Awaitable[None]]],
         shutdown: list[Callable[[], Awaitable[None]]],
     ) -> Ledger:
-        given = self._option("ledger")
-        ledger = SqliteLedger.from_uri(given) if isinstance(given, str) else given
-        sinks = {
-            name: sink_from_uri(sink) if isinstance(sink, str) else sink
-            for name, sink in self._option("sinks").items()
-        }
+        given, user = self._option("ledger"), self._user
+        made = SqliteLedger.from_uri(given) if isinstance(given, str) else given
+        place = made.path.absolute() if isinstance(given, str) else identity(given)
+        shared = share(("ledger", place), user, lambda: made)
+        ledger: Ledger = shared.thing
+        sinks: Mapping[str, Sink | str] = self._option("sinks")
         if sinks:
-            delivering = _DeliveringLedger(ledger, sinks)
-            startup.append(delivering.start)
-            ledger = delivering
-        shutdown.append(ledger.aclose)
+            for name, sink in sinks.items():
+                self._name_sink(ledger, name, sink, shutdown)
+            key = ("relay", id(ledger), identity(sinks))
+            relaying = share(key, user, lambda: _DeliveringLedger(shared.thing, sinks))
+            startup.append(relaying.thing.start)
+            shutdown.append(partial(_close, relaying))
+            ledger = relaying.thing
+        shutdown.append(partial(_close, shared))
         return ledger
 
+    def _name_sink(
+        self,
+        ledger: Ledger,
+        name: str,
+        sink: Sink | str,
+        shutdown: list[Callable[[], Awaitable[None]]],
+    ) -> None:
+        shared = share(("sink", id(ledger), name), self._user, lambda: sink)
+        if identity(shared.thing) != identity(sink):
+            shared.let_go()
+            raise ConfigError(
+                f"sink {name} is another one in another stack of this process, with the same"
+                " ledger; a name is one place in its outbox: choose another"
+            )
+
+        async def let_go() -> None:
+            shared.let_go()
+
+        shutdown.append(let_go)
+
     def _option(self, name: str) -> Any:
-        given = self._given.get(name)
-        return settings.DEFAULTS[name] if given is None else given[0]
+        return self._setting(name).value
+
+    def _setting(self, name: str) -> Setting:
+        default = Setting(settings.DEFAULTS[name], "default")
+        return self._given.get(name) or self._found.get(name) or default
 
     def _log_options(self) -> None:
         shown = []
         for name in _known_options(tuple(self._kinds)):
-            _, giver = self._given.get(name, (None, "default"))
-            value = self._option(name)
-            text = value if isinstance(value, str | int | float | bool | None) else "…"
-            shown.append(f"{name}={text} ({giver})")
+            value, origin = self._setting(name)
+            shown.append(f"{name}={settings.shown(name, value)} ({origin})")
         log.info("%s in force: %s", " + ".join(sorted(self._kinds)), ", ".join(shown))
 
 
 class _DeliveringLedger:
     """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
 
-    def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink]) -> None:
+    def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink | str]) -> None:
         if not isinstance(ledger, Outbox):
             raise ConfigError(
                 f"sinks are given, and the ledger {ledger!r} has no outbox for them to read"
             )
         self._ledger = ledger
-        self._relay = Relay(ledger, sinks)
+        self._relay = Relay(
+            ledger,
+            {
+                name: sink_from_uri(sink) if isinstance(sink, str) else sink
+                for name, sink in sinks.items()
+            },
+        )
 
     async def start(self) -> None:
         """Begin to deliver, what an earlier run left included."""
@@ -237,10 +303,23 @@ class _DeliveringLedger:
         return self._ledger.settle(event)
 
     async def aclose(self) -> None:
-        """Deliver what can be delivered, and close."""
+        """Deliver what can be delivered; the ledger itself may have other users."""
         await self._relay.drain(DRAIN_TIMEOUT_S)
         await self._relay.aclose()
-        await self._ledger.aclose()
+
+
+async def _close(shared: Shared[Any]) -> None:
+    if shared.let_go():
+        await shared.thing.aclose()
+
+
+def _value_of(option: Any) -> Any:
+    return option.value if isinstance(option, TableFile) else option
+
+
+def _quoted(name: str, value: Any) -> str:
+    text = settings.shown(name, value)
+    return repr(text) if isinstance(value, str) else text
 
 
 def _known_options(kinds: tuple[str, ...]) -> dict[str, None]:

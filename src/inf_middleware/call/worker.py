@@ -6,6 +6,7 @@ the opener alone settles, once, shielded from cancellation.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import anyio
@@ -32,6 +33,8 @@ from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.domain.prices import Prices
+from inf_middleware.domain.tiers import Tiers
 from inf_middleware.wire.dialect import Request
 
 # Longer than any model's name; names go into records, logs and metrics.
@@ -54,6 +57,7 @@ class Worker:
         *,
         exempt: tuple[str, ...],
         websockets: str,
+        touch: Callable[[], Awaitable[None] | None],
         on_startup: Callable[[], Awaitable[None]],
         on_shutdown: Callable[[], Awaitable[None]],
     ) -> None:
@@ -64,21 +68,26 @@ class Worker:
         self._metering = parts.metering
         self._exempt = exempt
         self._websockets = websockets
+        self._touch = touch
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope."""
+        """Serve one ASGI scope; `touch` is told of each call, and may have it wait."""
         kind = scope["type"]
         if kind == "http":
             if self._is_exempt(scope["path"]):
                 await self._app(scope, receive, send)
             elif scope["method"] != "POST":
                 await self._pass(scope, receive, send)
-            elif CALL_KEY in scope:
-                await self._join(scope[CALL_KEY], scope, receive, send)
             else:
-                await self._open(scope, receive, send)
+                fresh = self._touch()
+                if fresh is not None:
+                    await fresh
+                if CALL_KEY in scope:
+                    await self._join(scope[CALL_KEY], scope, receive, send)
+                else:
+                    await self._open(scope, receive, send)
         elif kind == "websocket" and self._refuses_websocket(scope):
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -86,6 +95,10 @@ class Worker:
             await self._app(self._telling(scope), receive, self._watching_lifespan(send))
         else:
             await self._app(scope, receive, send)
+
+    def take_over(self, tiers: Tiers, prices: Prices) -> None:
+        """Go by other levels and prices from the next call on; those that run keep theirs."""
+        self._parts = replace(self._parts, tiers=tiers, prices=prices)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self._parts
