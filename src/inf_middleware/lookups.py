@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from inf_middleware.accounts.address import AddressAccounts, Networks
 from inf_middleware.accounts.cached import CachedAccounts
 from inf_middleware.accounts.mapping import MappingAccounts
+from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ports import AccountLookup
 
@@ -26,7 +27,12 @@ def build_lookup(
         ConfigError: An account names a level that does not exist.
     """
     if accounts is None:
-        return None if anonymous is None else AddressAccounts(tiers.named(anonymous).name, networks)
+        if anonymous is None:
+            return None
+        try:
+            return AddressAccounts(tiers.named(anonymous).name, networks)
+        except ConfigError as error:
+            raise ConfigError(f"anonymous: {error}") from None
     if isinstance(accounts, Mapping):
         return MappingAccounts(accounts, tiers)
     if isinstance(accounts, _NamesLevels):

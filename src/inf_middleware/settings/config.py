@@ -121,8 +121,7 @@ class _Reader:
                 raise self._unknown(_TOP, key, [*self._known[_TOP], *self._sections()])
             elif not isinstance(value, dict):
                 raise ConfigError(
-                    f"{self._place(key)}: {key} is {type(value).__name__}; it is a section:"
-                    f" write [{key}] and its keys below"
+                    f"{self._place(key)}: {key} is no section: write [{key}] and its keys below"
                 )
             elif key == "sinks":
                 written[key] = Written(self._place(key), value)

@@ -10,6 +10,7 @@ from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.files import TableFile
+from inf_middleware.wire.forwarded import TrustedProxies
 
 # User and password of a URI: to the last "@", for who writes one into a password as it is.
 _CREDENTIALS = re.compile(r"(?<=://).*@")
@@ -40,6 +41,9 @@ def _shown(value: Any) -> str:
         return ", ".join(tier.name for tier in value.tiers)
     if isinstance(value, Prices):
         return f"{value.version}, {len(value.prices)} prices"
+    if isinstance(value, TrustedProxies):
+        names = [*map(str, value.networks), *(["unix"] if value.unix else [])]
+        return _cut(", ".join(names)) or "none"
     if isinstance(value, Mapping):
         return _mapping_shown(value)
     if isinstance(value, tuple | list):
