@@ -107,7 +107,8 @@ class Stack:
                 continue
             self._given[name] = Setting(value, member)
         sources = Sources()
-        for name in known:
+        # Of all, also of those that are absent: accounts may be on levels that the file has.
+        for name in settings.DEFAULTS:
             if name not in self._given and name not in self._found:
                 self._found[name] = sources.setting(name)
         self._kinds.update(kinds)

@@ -134,6 +134,15 @@ def test_one_file_says_all_of_a_gate(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (record["account"], record["amount_nano"]) == ("acme", 2 * 1000 + 3 * 2000)
 
 
+@pytest.mark.parametrize("cls", [TokenMeter, TierLimiter, CostLedger])
+def test_each_of_the_three_alone_takes_the_whole_file(
+    cls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = FULL.replace("LEDGER", f"{tmp_path}/l.db").replace("EVENTS", f"{tmp_path}/e.jsonl")
+    monkeypatch.setenv("INF_MIDDLEWARE_CONFIG", str(written(tmp_path, text)))
+    assert asyncio.run(post(cls(MODEL), CHAT, key="password")).status == 200
+
+
 def test_paths_in_the_file_are_relative_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
