@@ -223,6 +223,53 @@ def test_after_a_rest_the_first_request_waits_for_a_look_and_the_next_for_nothin
     asyncio.run(go())
 
 
+def test_while_requests_come_the_timer_looks_and_none_of_them_waits(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, MovedLoop)
+        first = files.following.touch()
+        assert first is not None
+        await first
+        for turn in range(1, 20):
+            files.write(tiers=tiers_text(requests=100 + turn))
+            loop.moved_s += LOOK_EVERY_S
+            files.clock.now += LOOK_EVERY_S
+            for _ in range(1000):
+                if files.level == f"gold: {100 + turn}":
+                    break
+                await asyncio.sleep(0.001)  # for the thread that reads
+            assert files.level == f"gold: {100 + turn}"
+            assert files.following.touch() is None
+        await files.following.aclose()
+
+    run(go())
+
+
+def test_a_broken_file_is_read_once_and_not_at_every_look(tmp_path: Path) -> None:
+    read: list[str] = []
+
+    def parse(table: dict[str, Any], source: str) -> str:
+        read.append(source)
+        if "bad" in table:
+            raise ConfigError("bad")
+        return source
+
+    path = tmp_path / "x.toml"
+    path.write_text("good = 1\n")
+    file = TableFile("tiers", path, parse)
+    following = Following([file], check=lambda _: None, taken=lambda: None)
+
+    async def go() -> None:
+        path.write_text("bad = 100\n")
+        for _ in range(3):
+            await following.look()
+
+    asyncio.run(go())
+    assert len(read) == 2
+
+
 def test_no_files_cost_nothing_and_nothing_is_left_behind(tmp_path: Path) -> None:
     def check(read: Read) -> None:
         raise AssertionError

@@ -90,6 +90,41 @@ def test_one_relay_delivers_for_all_stacks_each_event_once(tmp_path: Path) -> No
     assert len(taken) == len(set(taken)) == 3
 
 
+def test_the_relay_of_a_loop_that_runs_delivers_for_other_loops_too(tmp_path: Path) -> None:
+    taken: list[tuple[str, int]] = []
+
+    async def send(events: Sequence[BillingEvent]) -> None:
+        taken.extend((event.id, threading.get_ident()) for event in events)
+
+    options: dict[str, Any] = {"ledger": f"sqlite:///{tmp_path}/l.db", "sinks": {"mine": send}}
+    first, second = (CostLedger(Closing(MODEL), **options) for _ in range(2))
+    posted, done = threading.Event(), threading.Event()
+
+    async def in_a_thread() -> None:
+        await post(first, CHAT)
+        posted.set()
+        await asyncio.to_thread(done.wait, 20)
+        await shut_down(first)
+
+    async def go() -> None:
+        for _ in range(3):
+            await post(second, CHAT)
+        async with asyncio.timeout(20):
+            while len(taken) < 4:  # noqa: ASYNC110 - the other loop's thread fills it
+                await asyncio.sleep(0.01)
+
+    other = threading.Thread(target=asyncio.run, args=(in_a_thread(),))
+    other.start()
+    assert posted.wait(20)
+    try:
+        asyncio.run(go())
+    finally:
+        done.set()
+        other.join(30)
+    assert len({event for event, _ in taken}) == len(taken) == 4
+    assert {thread for _, thread in taken} == {other.ident}
+
+
 def test_one_name_of_a_sink_is_one_sink_for_all_stacks_of_a_ledger(tmp_path: Path) -> None:
     async def send(events: Sequence[BillingEvent]) -> None: ...
 
