@@ -217,20 +217,27 @@ def assert_one_line(start: str, step: Callable[[], object]) -> None:
         raise
 
 
-TOML_VALUES = st.recursive(
-    st.none().map(lambda _: "1979-05-27T07:32:00Z")
-    | st.booleans().map(lambda b: "true" if b else "false")
+TOML_SCALARS = (
+    st.just("1979-05-27T07:32:00Z")
+    | st.sampled_from(["true", "false"])
     | st.integers(-(2**63), 2**63 - 1).map(str)
-    | st.floats().map(lambda f: repr(f).replace("1e", "1.0e"))
-    | st.text("ab:/.@{}", max_size=12).map(lambda text: f'"{text}"'),
-    lambda inner: (
-        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
-        | st.dictionaries(st.sampled_from(["a", "*", "tier"]), inner, max_size=2).map(
-            lambda d: "{" + ", ".join(f'"{k}" = {v}' for k, v in d.items()) + "}"
-        )
-    ),
-    max_leaves=4,
+    | st.floats().map(lambda number: repr(number).replace("1e", "1.0e"))
+    | st.text("ab:/.@{}", max_size=12).map(lambda text: f'"{text}"')
 )
+
+
+def lists_of(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.lists(items, max_size=3).map(lambda some: f"[{', '.join(some)}]")
+
+
+def tables_of(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.dictionaries(st.sampled_from(["a", "*", "tier"]), items, max_size=2).map(
+        lambda some: "{" + ", ".join(f'"{key}" = {item}' for key, item in some.items()) + "}"
+    )
+
+
+TOML_NESTED = TOML_SCALARS | lists_of(TOML_SCALARS) | tables_of(TOML_SCALARS)
+TOML_VALUES = TOML_NESTED | lists_of(TOML_NESTED) | tables_of(TOML_NESTED)
 
 
 @given(option=st.sampled_from(sorted(DEFAULTS)), value=TOML_VALUES)
