@@ -3,6 +3,7 @@
 import click
 
 from inf_middleware.cli.events import events
+from inf_middleware.cli.limits import limits
 from inf_middleware.cli.usage import usage
 
 
@@ -13,4 +14,5 @@ def main() -> None:
 
 
 main.add_command(events)
+main.add_command(limits)
 main.add_command(usage)
