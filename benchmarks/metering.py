@@ -68,6 +68,8 @@ async def _chat(request: Any) -> StreamingResponse:
     async def pieces() -> Any:
         for number in range(CHUNKS):
             yield chunk(number)  # made anew each time, as a model server does
+        usage = {"prompt_tokens": 9, "completion_tokens": CHUNKS}
+        yield b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
 
     return StreamingResponse(pieces(), media_type="text/event-stream")

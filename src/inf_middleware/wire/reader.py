@@ -94,6 +94,15 @@ class Answers:
         return tree_of(self.delta)
 
     @cached_property
+    def delta_head(self) -> tuple[str, Tree]:
+        """The one field that all output of an event is in, if so, and what of it is output."""
+        if len(self.delta_tree) == 1:
+            ((name, (is_end, _, branches)),) = self.delta_tree.items()
+            if not is_end:
+                return name, branches
+        return "", self.delta_tree
+
+    @cached_property
     def usage_heads(self) -> tuple[str, ...]:
         """The fields of which one stands in every event that reports."""
         heads = {at.at.partition(".")[0] or at.output for at in self.usage}
@@ -285,7 +294,7 @@ class AnswerReader:
         if value.get("error") or (kind and kind in form.fails):
             self.failed = True
         choices = self._choices_of(value)
-        if not kind or kind not in form.silent:
+        if kind not in form.silent:
             for choice in choices:
                 self._take_choice(choice)
         seen = Seen.NOTHING
@@ -307,7 +316,12 @@ class AnswerReader:
                 self._finished.add(index)
         else:
             index = group[0] if form.by_index and self._choices > 1 else 0
-        self._take_text(choice, form.delta_tree, index, group)
+        head, tree = form.delta_head
+        source = choice.get(head) if head else choice
+        if type(source) is dict:
+            self._take_text(source, tree, index, group)
+        elif source:
+            self._take_text(choice, form.delta_tree, index, group)
 
     def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:
         paths = self._form.group
