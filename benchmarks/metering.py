@@ -32,14 +32,12 @@ from inf_middleware.wire.sse import SSEReader
 
 CHUNKS = 4_000
 ROUNDS = 7
-BODY = json.dumps(
-    {
-        "model": "inf-chat-v1",
-        "messages": [{"role": "user", "content": "Hello"}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-).encode()
+ASKED = {
+    "model": "inf-chat-v1",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
 
 
 def chunk(number: int) -> bytes:
@@ -65,10 +63,12 @@ PIECES = [chunk(number) for number in range(CHUNKS)]
 
 
 async def _chat(request: Any) -> StreamingResponse:
+    chunks = (await request.json())["max_tokens"]
+
     async def pieces() -> Any:
-        for number in range(CHUNKS):
+        for number in range(chunks):
             yield chunk(number)  # made anew each time, as a model server does
-        usage = {"prompt_tokens": 9, "completion_tokens": CHUNKS}
+        usage = {"prompt_tokens": 9, "completion_tokens": chunks}
         yield b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
 
@@ -98,19 +98,26 @@ async def _serving(app: Any) -> Any:
 
 
 async def _ask(port: int) -> float:
-    """Read one stream, and return the processor time of this process per chunk."""
+    """Return the processor time of this process per chunk: that of a long stream over a short."""
+    short = await _read(port, CHUNKS // 4)
+    return (await _read(port, CHUNKS + CHUNKS // 4) - short) / CHUNKS
+
+
+async def _read(port: int, chunks: int) -> float:
+    """Read one stream, and return the processor time that this process takes for it."""
+    body = json.dumps({**ASKED, "max_tokens": chunks}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk\r\n"
         b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
-        % (len(BODY), BODY)
+        % (len(body), body)
     )
     started = time.process_time()
     while await reader.read(1 << 20):
         pass
     spent = time.process_time() - started
     writer.close()
-    return spent / CHUNKS
+    return spent
 
 
 async def per_chunk() -> None:
