@@ -3,6 +3,7 @@
 Nothing that a server sends makes it raise: the worst case is a fact not known.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,14 @@ TEXT_BYTES_MAX = 4 * 1024 * 1024
 # Choices of one answer that are told apart, far above what servers allow (128 of `n`); the text of
 # those beyond goes into one.
 CHOICES_MAX = 4096
+
+# Events that are kept unread at most: some 2,000, of a longer answer than most. Reading them all at
+# once then takes 7 ms; from there on each is read as it comes.
+LATE_BYTES_MAX = 512 * 1024
+
+# What makes an event of choices one to be read at once; none of it can stand in a text, where
+# quotation marks are escaped.
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
@@ -123,16 +132,22 @@ class Answers:
 class AnswerReader:
     """Reads one answer; `event` for each event of a stream, or `whole` once for a body.
 
-    `failed`: an error stands in the answer. `has_output`: at least one token of output was seen.
-    `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `text_overflow_bytes` of output came after more text than is kept, and of
-    the answer `unread_bytes` could not be read.
+    An event of choices that has text only is not even read before somebody asks for it: where a
+    report follows, nobody does.
+
+    `failed`: an error stands in the answer. `deferred`: what was asked for is made later and
+    fetched by its id. `usage_final`: the report is of the whole answer. `text_overflow_bytes` of
+    output came after more text than is kept, and of the answer `unread_bytes` could not be read.
     """
 
     __slots__ = (
         "_choices",
         "_finished",
         "_form",
+        "_has_output",
+        "_late",
+        "_late_bytes",
+        "_late_covered",
         "_per_prompt",
         "_pieces",
         "_pieces_seen",
@@ -142,7 +157,6 @@ class AnswerReader:
         "_told",
         "deferred",
         "failed",
-        "has_output",
         "model",
         "response_id",
         "text_overflow_bytes",
@@ -166,9 +180,19 @@ class AnswerReader:
         self.response_id: str | None = None
         self.failed = False
         self.deferred = False
-        self.has_output = False
+        self._has_output = False
+        self._late: list[bytes] = []  # events not read yet
+        self._late_bytes = 0
+        self._late_covered = 0  # how many of them a report of the whole contains
         self.text_overflow_bytes = 0
         self.unread_bytes = 0
+
+    @property
+    def has_output(self) -> bool:
+        """Whether at least one token of output was seen."""
+        if not self._has_output:
+            self._catch_up()
+        return self._has_output
 
     @property
     def usage(self) -> Usage | None:
@@ -205,6 +229,8 @@ class AnswerReader:
     @property
     def tells_output(self) -> bool:
         """Whether the report contains all the output that was seen."""
+        if len(self._late) > self._late_covered:
+            self._catch_up()
         if self._stale or not self._told:
             return False
         return all(OUTPUT in counts for _, counts in self._told.values())
@@ -219,6 +245,7 @@ class AnswerReader:
     @property
     def output_so_far(self) -> int:
         """A lower estimate of the output in tokens, without counting text."""
+        self._catch_up()
         told = sum(counts.get(OUTPUT, 0) for _, counts in self._told.values())
         return max(told, self._pieces_seen) if self._stale else told or self._pieces_seen
 
@@ -226,11 +253,18 @@ class AnswerReader:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
+        if self._form.each and self._is_text(data, event):
+            self._late.append(data)
+            self._late_bytes += len(data)
+            return Seen.NOTHING
         try:
             value = _decode(data)
         except _ODD:
             value = read_value(data)
         if type(value) is dict:
+            if value.get(self._form.each) == [] and not self._late_covered:
+                return self._take_last(value, event)
+            self._catch_up()
             return self._take_event(value, event)
         if data.lstrip().startswith(b'{"error"'):  # some servers do not escape their errors
             self.failed = True
@@ -252,13 +286,45 @@ class AnswerReader:
     def unread(self, size: int) -> None:
         """Note bytes of the answer that could not be read: only their number is known."""
         if self._form.text and size:
-            self.has_output = True
+            self._has_output = True
             self._stale.add(0)
             self.unread_bytes += size
 
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
+        self._catch_up()
         return ["".join(pieces) for pieces in self._pieces.values()]
+
+    def _is_text(self, data: bytes, event: bytes | None) -> bool:
+        return (
+            event is None
+            and self._late_bytes <= LATE_BYTES_MAX
+            and self.model is not None
+            and self.response_id is not None
+            and b'"error"' not in data
+            and _USAGE.search(data) is None
+        )
+
+    def _take_last(self, value: dict[str, Any], event: bytes | None) -> int:
+        # A report of the whole contains what was not read yet; one that is none changes nothing.
+        seen = self._take_event(value, event)
+        if seen & Seen.USAGE_ONLY and _WHOLE in self._told:
+            self._late_covered = len(self._late)
+        return seen
+
+    def _catch_up(self) -> None:
+        late, covered = self._late, self._late_covered
+        if not late:
+            return
+        self._late, self._late_covered = [], 0
+        for place, data in enumerate(late):
+            if place == covered and covered:
+                self._stale.clear()
+            value = read_value(data)
+            if type(value) is dict:
+                self._take_event(value, None)
+        if covered >= len(late):
+            self._stale.clear()
 
     def _take_stream(self, body: bytes) -> None:
         sse = SSEReader()
@@ -359,7 +425,7 @@ class AnswerReader:
                 continue
             self._told[index] = (at, {**known[1], **counts} if known else counts)
             if counts.get(OUTPUT):
-                self.has_output = True
+                self._has_output = True
         if found and index == _WHOLE:
             self._told = {_WHOLE: self._told[_WHOLE]}
             self._stale.clear()
@@ -406,7 +472,7 @@ class AnswerReader:
                 self._keep(_compact(value), index, group)
 
     def _keep(self, text: str, index: int, group: tuple[int, ...]) -> None:
-        self.has_output = True
+        self._has_output = True
         self._stale.add(index)
         self._pieces_seen += 1
         pieces = self._pieces.get(group)
