@@ -9,7 +9,7 @@ from typing import Any
 import brotli
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inf_middleware import Usage
@@ -314,6 +314,7 @@ KINDS = ["text", "text", "text", "nulls", "running", "finish", "whole", "input",
     st.integers(1, 2),
     st.sampled_from(["usage_covers", "has_output", "output_so_far", "tells_output", "usage"]),
 )
+@example([("text", 0), ("text", 0), ("whole", 0), ("text", 1), ("running", 1)], 2, "usage")
 def test_what_is_read_late_tells_the_same_as_what_is_read_at_once(
     events: list[tuple[str, int]], choices: int, first_asked: str
 ) -> None:
