@@ -17,7 +17,7 @@ from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.tokens.chat import Profile
 from inf_middleware.tokens.counters import Counting
 from inf_middleware.wire.dialect import Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 from tests.apps import JsonApp, completion, delta, event, read_all, usage_chunk, usage_of
 from tests.call.test_any_order import cases

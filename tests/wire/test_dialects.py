@@ -17,8 +17,9 @@ from inf_middleware.domain.errors import ConfigError
 from inf_middleware.tokens.chat import model_input
 from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import KNOWN, Dialects
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.intake import intake_of
-from inf_middleware.wire.reader import AnswerReader, Answers, Seen
+from inf_middleware.wire.reader import AnswerReader, Seen
 from inf_middleware.wire.usage import UsageAt
 from tests.wire.fixtures import EXCHANGES, STREAMED, Exchange
 from tests.wire.test_openai_chat import body_of
