@@ -6,8 +6,6 @@ Nothing that a server sends makes it raise: the worst case is a fact not known.
 import re
 from typing import Any
 
-import msgspec
-
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
@@ -15,15 +13,8 @@ from inf_middleware.wire.body import read_parts, read_value
 from inf_middleware.wire.form import BY_INDEX, Answers
 from inf_middleware.wire.paths import Tree, collect, find
 from inf_middleware.wire.sse import SSEReader
+from inf_middleware.wire.texts import CHOICES_MAX, Texts
 from inf_middleware.wire.usage import INPUT, OUTPUT, UsageAt, added
-
-# Output text kept for counting, of one answer: eight times the longest output known. What is
-# beyond is only measured.
-TEXT_BYTES_MAX = 4 * 1024 * 1024
-
-# Choices of one answer that are told apart, far above what servers allow (128 of `n`); the text of
-# those beyond goes into one.
-CHOICES_MAX = 4096
 
 # Events that are kept unread at most: some 2,000, of a longer answer than most. Reading them all at
 # once then takes 7 ms; from there on each is read as it comes.
@@ -59,8 +50,8 @@ class AnswerReader:
     report follows, nobody does.
 
     `failed`: an error stands in the answer. `deferred`: what was asked for is made later and
-    fetched by its id. `usage_final`: the report is of the whole answer. `text_overflow_bytes` of
-    output came after more text than is kept, and of the answer `unread_bytes` could not be read.
+    fetched by its id. `usage_final`: the report is of the whole answer. `unread_bytes` of the
+    answer could not be read.
     """
 
     __slots__ = (
@@ -72,17 +63,14 @@ class AnswerReader:
         "_late_bytes",
         "_late_covered",
         "_per_prompt",
-        "_pieces",
-        "_pieces_seen",
         "_prompts",
         "_stale",
-        "_text_bytes",
+        "_texts",
         "_told",
         "deferred",
         "failed",
         "model",
         "response_id",
-        "text_overflow_bytes",
         "unread_bytes",
         "usage_final",
     )
@@ -95,9 +83,7 @@ class AnswerReader:
         self._finished: set[int] = set()
         self._stale: set[int] = set()  # choices with text that no report contains yet
         self._told: dict[int, tuple[UsageAt, dict[str, int]]] = {}
-        self._pieces: dict[tuple[int, ...], list[str]] = {}
-        self._pieces_seen = 0
-        self._text_bytes = 0
+        self._texts = Texts(cumulative=form.cumulative)
         self.usage_final = False
         self.model: str | None = None
         self.response_id: str | None = None
@@ -107,7 +93,6 @@ class AnswerReader:
         self._late: list[bytes] = []  # events not read yet
         self._late_bytes = 0
         self._late_covered = 0  # how many of them a report of the whole contains
-        self.text_overflow_bytes = 0
         self.unread_bytes = 0
 
     @property
@@ -170,7 +155,14 @@ class AnswerReader:
         """A lower estimate of the output in tokens, without counting text."""
         self._catch_up()
         told = sum(counts.get(OUTPUT, 0) for _, counts in self._told.values())
-        return max(told, self._pieces_seen) if self._stale else told or self._pieces_seen
+        pieces = self._texts.seen
+        return max(told, pieces) if self._stale else told or pieces
+
+    @property
+    def text_overflow_bytes(self) -> int:
+        """Bytes of output that came after more text than is kept."""
+        self._catch_up()
+        return self._texts.overflow_bytes
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
@@ -216,7 +208,7 @@ class AnswerReader:
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
         self._catch_up()
-        return ["".join(pieces) for pieces in self._pieces.values()]
+        return self._texts.joined()
 
     def _is_text(self, data: bytes, event: bytes | None) -> bool:
         return (
@@ -312,6 +304,13 @@ class AnswerReader:
         elif source:
             self._take_text(choice, form.delta_tree, index, group)
 
+    def _take_text(
+        self, source: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
+    ) -> None:
+        if self._texts.take(source, tree, group):
+            self._has_output = True
+            self._stale.add(index)
+
     def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:
         paths = self._form.group
         if paths == BY_INDEX:
@@ -378,42 +377,6 @@ class AnswerReader:
             return choices
         return [choice for choice in choices if isinstance(choice, dict)]
 
-    def _take_text(
-        self, choice: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
-    ) -> None:
-        found: list[Any] = []
-        collect(choice, tree, found)
-        for value in found:
-            if type(value) is str:
-                self._keep(value, index, group)
-            elif isinstance(value, list):
-                for part in value:
-                    text = part.get("text") if isinstance(part, dict) else part
-                    if isinstance(text, str) and text:
-                        self._keep(text, index, group)
-            elif isinstance(value, dict):
-                self._keep(_compact(value), index, group)
-
-    def _keep(self, text: str, index: int, group: tuple[int, ...]) -> None:
-        self._has_output = True
-        self._stale.add(index)
-        self._pieces_seen += 1
-        pieces = self._pieces.get(group)
-        if pieces is None:
-            if len(self._pieces) >= CHOICES_MAX:
-                group = (0,)
-            pieces = self._pieces.setdefault(group, [])
-        if self._form.cumulative and pieces:
-            self._text_bytes -= len(pieces.pop())
-        size = self._text_bytes + len(text)
-        if size <= TEXT_BYTES_MAX:
-            self._text_bytes = size
-            pieces.append(text)
-        elif self._form.cumulative:
-            self.text_overflow_bytes = max(self.text_overflow_bytes, len(text))
-        else:
-            self.text_overflow_bytes += len(text)
-
 
 def _index_of(choice: dict[str, Any]) -> int:
     return _number(choice.get("index"))
@@ -427,10 +390,3 @@ def _is_empty(choice: dict[str, Any], form: Answers) -> bool:
     found: list[Any] = []
     collect(choice, form.delta_tree, found)
     return not found and choice.get(form.finish) is None and not choice.get("delta")
-
-
-def _compact(value: object) -> str:
-    try:
-        return msgspec.json.encode(value).decode("utf-8")
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return repr(value)
