@@ -63,13 +63,15 @@ class Answer:
         kind = message["type"]
         if kind == "http.response.body":
             if self._is_stream and self._intake is not None:
-                # The way of every chunk: no more awaits on it than this one.
                 out = self._read_stream(message, self._intake)
-                if not self._ending or self._ended or await self._end():
-                    if out is not None:
-                        await self._send(out)
-                else:
+                if self._ending and not self._ended and not await self._end():
                     await self._send_error_event()
+                elif out is not None and not self._call.draining:
+                    try:  # as in `_send`, but for its cost per chunk
+                        await self._server_send(out)
+                    except OSError:
+                        if not self._drains():
+                            raise
             else:
                 await self._whole_body(message)
         elif kind == "http.response.start":
@@ -92,13 +94,17 @@ class Answer:
             return
         try:
             await self._server_send(message)
-        except OSError:  # how servers of ASGI spec 2.4 and later tell that the client has left
-            call = self._call
-            if not call.ended:
-                call.disconnected = True
-                if self._settle is not None and drains.begin(call):
-                    return
-            raise
+        except OSError:
+            if not self._drains():
+                raise
+
+    def _drains(self) -> bool:
+        """Take note that a send failed: so servers of ASGI 2.4 and later tell of a disconnect."""
+        call = self._call
+        if call.ended:
+            return False
+        call.disconnected = True
+        return self._settle is not None and drains.begin(call)
 
     async def _start(self, message: Message) -> None:
         call = self._call
@@ -167,9 +173,16 @@ class Answer:
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""
         more = message.get("more_body", False)
+        body = bytes(message.get("body", b""))
         strip = self._strip
+        if more and strip != "continuous":
+            seen = intake.read_one(body)
+            if seen is not None:
+                if seen & Seen.END:
+                    self._ending = True
+                return None if strip and seen & Seen.USAGE_ONLY else message
         changed = bool(strip) and (intake.is_pending or intake.is_decoded)
-        frames = intake.feed(bytes(message.get("body", b"")))
+        frames = intake.feed(body)
         if not more:
             self._closed = self._ending = True
             frames += intake.close()

@@ -183,8 +183,13 @@ class Worker:
         metering = self._parts.metering
         if call.metering.is_given or not metering.is_given:
             return None
+        dialect = metering.dialects.of(call.endpoint)
+        if dialect is not call.metering.dialects.of(call.endpoint):
+            call.dialect = dialect
+            if call.body is not None:
+                _read_request(call, call.body)
         call.metering = metering
-        call.input_tokens = None
+        call.input_tokens = call.input_texts = None
         call.input_exact = True
         call.input_reserved = None
         asked = call.asked
@@ -214,10 +219,7 @@ class Worker:
                 "The request body is compressed; send it without content-encoding.",
             )
         call.body = await read_body(scope, receive, self._parts.body_bytes_max)
-        try:
-            call.dialect, call.request = dialect.read(call.body)
-        except InvalidRequest as error:
-            raise Refuse(error.status, error.code, error.message) from error
+        _read_request(call, call.body)
         if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
             raise Refuse(
                 400,
@@ -271,6 +273,13 @@ class Worker:
             await send(message)
 
         return watching
+
+
+def _read_request(call: Call, body: bytes) -> None:
+    try:
+        call.dialect, call.request = call.dialect.read(body)
+    except InvalidRequest as error:
+        raise Refuse(error.status, error.code, error.message) from error
 
 
 def _asking(call: Call, body: bytes) -> bytes:
