@@ -7,8 +7,10 @@ from pathlib import Path
 import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers.filesystem import network_filesystem
 
-SCHEMA_VERSION = 1
+# One file per version, `sqlite-N.sql`, run in order: a new ledger by all, an old one by the rest.
+SCHEMA_VERSION = 2
 
 # Before it two writing processes can corrupt a file: sqlite.org/wal.html, "The WAL-Reset Bug".
 SQLITE_MIN = (3, 51, 3)
@@ -29,6 +31,12 @@ def connect(path: Path) -> apsw.Connection:
             f"SQLite {apsw.sqlite_lib_version()} can corrupt a file that two processes write;"
             f" {'.'.join(map(str, SQLITE_MIN))} or later is needed: install a current apsw"
         )
+    where = network_filesystem(path)
+    if where is not None:
+        raise LedgerUnavailable(
+            f"the ledger {path} is on a network file system ({where}), whose locks do not hold:"
+            " keep it on a disk of this host, or use postgresql:// for several hosts"
+        )
     try:
         db = apsw.Connection(str(path))
     except apsw.Error as error:
@@ -36,7 +44,7 @@ def connect(path: Path) -> apsw.Connection:
     try:
         db.set_busy_timeout(round(BUSY_TIMEOUT_S * 1000))
         _configure(db, path)
-        _create(db, path)
+        _migrate(db, path)
     except apsw.Error as error:
         db.close()
         raise LedgerUnavailable(f"the ledger {path} cannot be used: {error}") from error
@@ -87,17 +95,18 @@ def _configure(db: apsw.Connection, path: Path) -> None:
         )
 
 
-def _create(db: apsw.Connection, path: Path) -> None:
+def _migrate(db: apsw.Connection, path: Path) -> None:
     found = _version(db)
-    if found is None:
+    if found is None or found < SCHEMA_VERSION:
         db.execute("BEGIN IMMEDIATE")
         try:
-            if _version(db) is None:  # nobody was faster
-                schema = files("inf_middleware") / "ledgers" / "schema.sql"
+            for version in range((_version(db) or 0) + 1, SCHEMA_VERSION + 1):
+                schema = files("inf_middleware") / "ledgers" / f"sqlite-{version}.sql"
                 db.execute(schema.read_text("utf-8"))
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if not db.get_autocommit():  # some errors have rolled back already
+                db.execute("ROLLBACK")
             raise
         found = _version(db)
     if found != SCHEMA_VERSION:
@@ -115,6 +124,11 @@ def _version(db: apsw.Connection) -> int | None:
 def _wrong_version(path: Path, found: int | None) -> str:
     if found is None:
         return f"{path} is no ledger"
+    if found < SCHEMA_VERSION:
+        return (
+            f"the ledger {path} has schema version {found}, and version {SCHEMA_VERSION} is read"
+            " here: run `inf-middleware ledger migrate`"
+        )
     return (
         f"the ledger {path} has schema version {found}, and this library writes version"
         f" {SCHEMA_VERSION}: use the version of inf-middleware that wrote it, or a later one"

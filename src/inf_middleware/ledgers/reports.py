@@ -36,7 +36,7 @@ def usage_by_account(path: Path) -> list[AccountUsage]:
                 " (SELECT tier FROM request latest WHERE latest.account = request.account"
                 "  ORDER BY settled_at DESC, seq DESC LIMIT 1),"
                 " count(*), sum(input_tokens), sum(output_tokens), sum(amount_nano), currency,"
-                " sum(unpriced) FROM request GROUP BY account, currency"
+                " sum(unpriced) FROM request WHERE kind = 'usage' GROUP BY account, currency"
                 " ORDER BY sum(amount_nano) DESC, account"
             ).fetchall()
         except apsw.Error as error:

@@ -1,12 +1,13 @@
-"""From events to rows: what one settlement writes."""
+"""From events to rows: what one settlement, or one movement of money, writes."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import apsw
 import msgspec
 
+from inf_middleware.domain.books import HOUSE
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.steps import Ask, Steps
 
 _COLUMNS = (
     "request_id",
@@ -36,7 +37,7 @@ _COLUMNS = (
 
 # A repeated id changes nothing: a settlement may be handed over again.
 _INSERT_REQUEST = (
-    f"INSERT INTO request ({', '.join(_COLUMNS)},"  # noqa: S608 - names of ours
+    f"INSERT INTO request ({', '.join(_COLUMNS)},"
     " amount_nano, overdrawn_nano, unpriced, lines, metadata)"
     f" VALUES ({', '.join('?' * (len(_COLUMNS) + 5))}) ON CONFLICT (request_id) DO NOTHING"
 )
@@ -45,6 +46,9 @@ _INSERT_POSTING = (
     " VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING"
 )
 _INSERT_EVENT = "INSERT INTO outbox (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
+
+# A call's posting: the customer owes more, and the house has earned as much.
+_EARNED = ("revenue:usage", False)
 
 INTEGER_MAX = 2**63 - 1
 
@@ -76,25 +80,14 @@ def rows_of(event: BillingEvent) -> Rows:
     )
     posting = None
     if amount:
-        # The customer owes more, and the house has earned as much.
-        debit, credit = f"account:{event.account}", "revenue:usage"
-        posting = (event.id, debit, credit, amount, event.currency)
+        house, gives = HOUSE[event.metadata["operation"]] if event.kind != "usage" else _EARNED
+        sides = (house, f"account:{event.account}")
+        posting = (event.id, *(sides if gives else reversed(sides)), amount, event.currency)
     return Rows(request, posting, (event.id, event.encode()))
 
 
-def write(db: apsw.Connection, rows: Sequence[Rows]) -> None:
-    """Write settlements in one transaction.
-
-    Raises:
-        apsw.Error: Nothing was written.
-    """
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        db.executemany(_INSERT_REQUEST, [row.request for row in rows])
-        db.executemany(_INSERT_POSTING, [row.posting for row in rows if row.posting])
-        db.executemany(_INSERT_EVENT, [row.event for row in rows])
-        db.execute("COMMIT")
-    except BaseException:
-        if not db.get_autocommit():  # some errors have rolled back already
-            db.execute("ROLLBACK")
-        raise
+def write(rows: Sequence[Rows]) -> Steps[None]:
+    """Write records, postings and events; what is written already stays as it is."""
+    yield Ask(_INSERT_REQUEST, [row.request for row in rows], many=True)
+    yield Ask(_INSERT_POSTING, [row.posting for row in rows if row.posting], many=True)
+    yield Ask(_INSERT_EVENT, [row.event for row in rows], many=True)
