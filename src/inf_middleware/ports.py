@@ -98,6 +98,26 @@ class Ledger(Protocol):
         ...
 
 
+class AccountBook(Protocol):
+    """The accounts that a ledger keeps, as a look-up reads them."""
+
+    async def accounts_version(self) -> int:
+        """Return a number that grows with every change of accounts, keys and recharges.
+
+        Raises:
+            LedgerUnavailable: The ledger cannot be read.
+        """
+        ...
+
+    async def account_of_key(self, sha256: str, currency: str) -> tuple[int, Account | None]:
+        """Return the account of a key in force (None: there is none), and of which version it is.
+
+        Raises:
+            LedgerUnavailable: The ledger cannot be read.
+        """
+        ...
+
+
 class Outbox(Protocol):
     """The events of a ledger, as its relay reads them: a durable cursor per named sink.
 

@@ -10,7 +10,7 @@ import tiktoken
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
-from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink, TokenCounter
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.tokens.counting import Counter
@@ -19,14 +19,15 @@ from inf_middleware.tokens.counting import Counter
 class CommonOptions(TypedDict, total=False):
     """Options of all; given to one of the three they hold for its whole stack.
 
-    `accounts`: a mapping from key to level name or `Account`, or an `AccountLookup`; none: each
-    network address is an account on the level `anonymous` (None: 401). `exempt`: path patterns
+    `accounts`: a mapping from key to level name or `Account`, the URI of a ledger that keeps them,
+    or an `AccountLookup`; none: each network address is an account on the level `anonymous` (None:
+    401). `exempt`: path patterns
     that pass untouched; everything but POST and WebSocket does anyway. `body_bytes_max`: of a
     request. `websockets`: "refuse" or "pass". `deployment`: names this service in events.
     `help_url`: named in 401, 402 and 429.
     """
 
-    accounts: Mapping[str, str | Account] | AccountLookup | None
+    accounts: Mapping[str, str | Account] | str | AccountLookup | None
     anonymous: str | None
     exempt: Sequence[str]
     body_bytes_max: int
@@ -173,9 +174,13 @@ def _one_of(*choices: str) -> Callable[[str, Any], Any]:
 def _accounts(name: str, value: Any) -> Any:
     if value is None or isinstance(value, Mapping) or callable(value):
         return value
+    if isinstance(value, str) and "://" in value:
+        ledger_of(value)
+        return value
     raise ConfigError(
         f"{name} is {value!r}; give a mapping from key to level name or Account, such as"
-        ' {"sk-demo": "free"}, or an async function (key, connection) -> Account | None'
+        ' {"sk-demo": "free"}, the URI of a ledger, or an async function'
+        " (key, connection) -> Account | None"
     )
 
 
@@ -213,7 +218,7 @@ def _counter(name: str, value: Any) -> Any:
 
 def _ledger(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        SqliteLedger.from_uri(value)
+        ledger_of(value)
     elif not callable(getattr(value, "settle", None)):
         raise ConfigError(f'{name} is {value!r}; give "sqlite:///inf-ledger.db" or a Ledger')
     return value

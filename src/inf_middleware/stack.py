@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware import settings
 from inf_middleware.accounts.address import AddressAccounts
+from inf_middleware.accounts.ledger import LedgerAccounts
 from inf_middleware.accounts.mapping import MappingAccounts
 from inf_middleware.call.record import Billing, Limiting, Metering, Parts
 from inf_middleware.call.worker import Worker
@@ -18,6 +19,7 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
@@ -75,6 +77,7 @@ class Stack:
         self._app = app
         self._kinds: set[str] = set()
         self._given: dict[str, tuple[Any, str]] = {}
+        self._ledgers: dict[str, SqliteLedger] = {}
 
     def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
         """Take the options of one more middleware.
@@ -148,7 +151,7 @@ class Stack:
                 settle_timeout_s=option("settle_timeout_s"),
             )
         return Parts(
-            lookup=self._lookup(tiers),
+            lookup=self._lookup(tiers, shutdown),
             names_accounts=option("accounts") is not None,
             tiers=tiers,
             prices=option("prices") or Prices.default(),
@@ -166,13 +169,19 @@ class Stack:
             now_ns=time.time_ns,
         )
 
-    def _lookup(self, tiers: Tiers) -> AccountLookup | None:
+    def _lookup(
+        self, tiers: Tiers, shutdown: list[Callable[[], Awaitable[None]]]
+    ) -> AccountLookup | None:
         accounts = self._option("accounts")
         if accounts is None:
             level = self._option("anonymous")
             return None if level is None else AddressAccounts(tiers.named(level).name)
         if isinstance(accounts, Mapping):
             return MappingAccounts(accounts, tiers)
+        if isinstance(accounts, str):
+            book = self._ledger_at(accounts)
+            shutdown.append(book.aclose)
+            return LedgerAccounts(book, (self._option("prices") or Prices.default()).currency)
         lookup: AccountLookup = accounts
         return lookup
 
@@ -182,7 +191,7 @@ class Stack:
         shutdown: list[Callable[[], Awaitable[None]]],
     ) -> Ledger:
         given = self._option("ledger")
-        ledger = SqliteLedger.from_uri(given) if isinstance(given, str) else given
+        ledger = self._ledger_at(given) if isinstance(given, str) else given
         sinks = {
             name: JsonlSink.from_uri(sink) if isinstance(sink, str) else sink
             for name, sink in self._option("sinks").items()
@@ -193,6 +202,12 @@ class Stack:
             ledger = delivering
         shutdown.append(ledger.aclose)
         return ledger
+
+    def _ledger_at(self, uri: str) -> SqliteLedger:
+        """Return the ledger of a URI: one for all that name it."""
+        if uri not in self._ledgers:
+            self._ledgers[uri] = ledger_of(uri)
+        return self._ledgers[uri]
 
     def _option(self, name: str) -> Any:
         given = self._given.get(name)

@@ -13,6 +13,8 @@ import apsw
 
 from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.tiers import Account
+from inf_middleware.ledgers.looking import account_of_key, accounts_version
 from inf_middleware.ledgers.reading import Reader
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.steps import T, Work
@@ -84,6 +86,14 @@ class SqliteLedger:
             LedgerUnavailable: The file cannot be read.
         """
         return await self._reader.run(work)
+
+    async def accounts_version(self) -> int:
+        """Return the number that grows with every change of accounts, keys and recharges."""
+        return await self.read(accounts_version)
+
+    async def account_of_key(self, sha256: str, currency: str) -> tuple[int, Account | None]:
+        """Return the account of a key that is in force, and the version it is of."""
+        return await self.read(lambda: account_of_key(sha256, currency))
 
     async def elect(self) -> bool:
         """Become, or stay, the one relay of this file; False while another process is it."""
