@@ -2,7 +2,11 @@
 
 import click
 
-from inf_middleware.cli.usage import usage
+from inf_middleware.cli.accounts import account, key
+from inf_middleware.cli.catalogue import prices, tiers
+from inf_middleware.cli.ledger import ledger
+from inf_middleware.cli.movements import credit, grant, recharge, reverse, withdraw
+from inf_middleware.cli.usage import statement, usage
 
 
 @click.group()
@@ -11,4 +15,18 @@ def main() -> None:
     """Look after metering, limits and bills of a model server."""
 
 
-main.add_command(usage)
+for _command in (
+    account,
+    key,
+    recharge,
+    grant,
+    credit,
+    withdraw,
+    reverse,
+    usage,
+    statement,
+    ledger,
+    prices,
+    tiers,
+):
+    main.add_command(_command)

@@ -58,20 +58,37 @@ def connect_to_read(path: Path) -> apsw.Connection:
     """Open an existing ledger's file for reading only.
 
     Raises:
-        LedgerUnavailable: It is not there, or is no ledger of a version known here.
+        LedgerUnavailable: It is not there, or is no ledger of this version.
     """
+    db, found = _open_to_read(path)
+    if found != SCHEMA_VERSION:
+        db.close()
+        raise LedgerUnavailable(_wrong_version(path, found))
+    return db
+
+
+def version_of(path: Path) -> int:
+    """Return the schema version of an existing ledger's file.
+
+    Raises:
+        LedgerUnavailable: It is not there, or is no ledger.
+    """
+    db, found = _open_to_read(path)
+    db.close()
+    if found is None:
+        raise LedgerUnavailable(_wrong_version(path, found))
+    return found
+
+
+def _open_to_read(path: Path) -> tuple[apsw.Connection, int | None]:
     if not path.is_file():
         raise LedgerUnavailable(f"there is no ledger at {path}")
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         db.set_busy_timeout(round(BUSY_TIMEOUT_S * 1000))
-        found = _version(db)
+        return db, _version(db)
     except apsw.Error as error:
         raise LedgerUnavailable(f"{path} is no ledger: {error}") from error
-    if found != SCHEMA_VERSION:
-        db.close()
-        raise LedgerUnavailable(_wrong_version(path, found))
-    return db
 
 
 def _configure(db: apsw.Connection, path: Path) -> None:

@@ -58,8 +58,7 @@ class Reader:
     def _read(self, work: Work[Any]) -> Any:
         try:
             if self._db is None:
-                connect(self._path).close()  # made, or brought to this version, where it is not
-                self._db = connect_to_read(self._path)
+                self._db = _open(self._path)
             return read(self._db, work)
         except apsw.Error as error:
             if isinstance(error, FATAL):
@@ -71,6 +70,14 @@ class Reader:
             db, self._db = self._db, None
             with contextlib.suppress(apsw.Error):
                 db.close()
+
+
+def _open(path: Path) -> apsw.Connection:
+    try:
+        return connect_to_read(path)
+    except LedgerUnavailable:
+        connect(path).close()  # made, or brought to this version, where it can be
+        return connect_to_read(path)
 
 
 def read(db: apsw.Connection, work: Work[T]) -> T:

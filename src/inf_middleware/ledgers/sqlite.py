@@ -14,6 +14,7 @@ import apsw
 from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.tiers import Account
+from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect_to_read, version_of
 from inf_middleware.ledgers.looking import account_of_key, accounts_version
 from inf_middleware.ledgers.reading import Reader
 from inf_middleware.ledgers.rows import rows_of
@@ -86,6 +87,24 @@ class SqliteLedger:
             LedgerUnavailable: The file cannot be read.
         """
         return await self._reader.run(work)
+
+    def check(self) -> None:
+        """See that the ledger is there, and of this version; nothing is made or changed.
+
+        Raises:
+            LedgerUnavailable: It is not.
+        """
+        connect_to_read(self.path).close()
+
+    async def migrate(self) -> tuple[int, int]:
+        """Bring a ledger that is there to this version; return its version before and now.
+
+        Raises:
+            LedgerUnavailable: It is not there, is no ledger, or a newer one.
+        """
+        before = version_of(self.path)
+        await self.read(accounts_version)
+        return before, SCHEMA_VERSION
 
     async def accounts_version(self) -> int:
         """Return the number that grows with every change of accounts, keys and recharges."""
