@@ -98,6 +98,18 @@ class Ledger(Protocol):
         ...
 
 
+class Spool(Protocol):
+    """Keeps settlements on this host while the ledger is away."""
+
+    async def keep(self, event: BillingEvent) -> None:
+        """Keep a settlement durably, until the ledger takes it.
+
+        Raises:
+            LedgerUnavailable: It cannot be kept.
+        """
+        ...
+
+
 class AccountBook(Protocol):
     """The accounts that a ledger keeps, as a look-up reads them."""
 

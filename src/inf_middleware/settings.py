@@ -67,7 +67,9 @@ class LedgerOptions(CommonOptions, total=False):
     server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0, "refuse", or
     a `Price` for models without one. `ledger`: "sqlite:///PATH", or a `Ledger`. `mode`:
     "postpaid". `sinks`: from a name, which is its place in the outbox and stays, to an async
-    function or "jsonl:PATH". `settle_timeout_s`: how long a failing ledger is tried again.
+    function or "jsonl:PATH". `settle_timeout_s`: how long a failing ledger is tried again;
+    `on_ledger_error` then: "spool" keeps the bill in a bounded, durable file on this host until the
+    ledger is back, "refuse" fails the call unbilled.
     """
 
     prices: Prices | str | Path
@@ -76,6 +78,7 @@ class LedgerOptions(CommonOptions, total=False):
     ledger: str | Ledger
     mode: Literal["postpaid"]
     sinks: Mapping[str, Sink | str]
+    on_ledger_error: Literal["spool", "refuse"]
     settle_timeout_s: float
 
 
@@ -102,6 +105,7 @@ DEFAULTS: dict[str, Any] = {
     "ledger": "sqlite:///inf-ledger.db",
     "mode": "postpaid",
     "sinks": {},
+    "on_ledger_error": "spool",
     "settle_timeout_s": 2.0,
 }
 
@@ -261,5 +265,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "ledger": _ledger,
     "mode": _one_of("postpaid"),
     "sinks": _sinks,
+    "on_ledger_error": _one_of("spool", "refuse"),
     "settle_timeout_s": _seconds,
 }

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,12 +13,14 @@ from inf_middleware import settings
 from inf_middleware.accounts.address import AddressAccounts
 from inf_middleware.accounts.ledger import LedgerAccounts
 from inf_middleware.accounts.mapping import MappingAccounts
+from inf_middleware.call.health import LedgerHealth
 from inf_middleware.call.record import Billing, Limiting, Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
@@ -142,13 +145,15 @@ class Stack:
             limiting = Limiting(MemoryStore() if isinstance(storage, str) else storage)
             shutdown.append(limiting.store.aclose)
         if LEDGER in self._kinds:
-            ledger = self._ledger(startup, shutdown)
+            ledger, spool, probe = self._ledger(startup, shutdown)
             serves = option("serves")
             billing = Billing(
                 ledger=ledger,
                 serves=None if serves is None else frozenset(serves),
                 unpriced=option("unpriced"),
                 settle_timeout_s=option("settle_timeout_s"),
+                spool=spool,
+                health=LedgerHealth(probe),
             )
         return Parts(
             lookup=self._lookup(tiers, shutdown),
@@ -189,19 +194,28 @@ class Stack:
         self,
         startup: list[Callable[[], Awaitable[None]]],
         shutdown: list[Callable[[], Awaitable[None]]],
-    ) -> Ledger:
+    ) -> tuple[Ledger, SpoolingLedger | None, Callable[[], Awaitable[None]] | None]:
         given = self._option("ledger")
-        ledger = self._ledger_at(given) if isinstance(given, str) else given
+        kept: Ledger = self._ledger_at(given) if isinstance(given, str) else given
+        ledger, spool = kept, None
+        if self._option("on_ledger_error") == "spool":
+            ledger = spool = SpoolingLedger(kept, self._spool_directory(kept))
+            startup.append(spool.start)
         sinks = {
             name: JsonlSink.from_uri(sink) if isinstance(sink, str) else sink
             for name, sink in self._option("sinks").items()
         }
         if sinks:
-            delivering = _DeliveringLedger(ledger, sinks)
+            delivering = _DeliveringLedger(ledger, kept, sinks)
             startup.append(delivering.start)
             ledger = delivering
         shutdown.append(ledger.aclose)
-        return ledger
+        return ledger, spool, getattr(kept, "probe", None)
+
+    def _spool_directory(self, ledger: Ledger) -> Path:
+        # A user's own ledger tells no place: the deployment tells it from others.
+        own = f"inf-ledger-{self._option('deployment')}.spool"
+        return Path(getattr(ledger, "spool_directory", own))
 
     def _ledger_at(self, uri: str) -> SqliteLedger:
         """Return the ledger of a URI: one for all that name it."""
@@ -226,13 +240,13 @@ class Stack:
 class _DeliveringLedger:
     """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
 
-    def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink]) -> None:
-        if not all(hasattr(ledger, name) for name in ("elect", "pending", "advance", "wait")):
+    def __init__(self, ledger: Ledger, kept: Ledger, sinks: Mapping[str, Sink]) -> None:
+        if not all(hasattr(kept, name) for name in ("elect", "pending", "advance", "wait")):
             raise ConfigError(
-                f"sinks are given, and the ledger {ledger!r} has no outbox for them to read"
+                f"sinks are given, and the ledger {kept!r} has no outbox for them to read"
             )
         self._ledger = ledger
-        outbox: Outbox = ledger  # type: ignore[assignment]  # its four methods were looked for
+        outbox: Outbox = kept  # type: ignore[assignment]  # its four methods were looked for
         self._relay = Relay(outbox, sinks)
 
     async def start(self) -> None:

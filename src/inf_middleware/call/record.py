@@ -8,13 +8,14 @@ from typing import Literal
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from inf_middleware.call.health import LedgerHealth
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
-from inf_middleware.ports import AccountLookup, Ledger, LimitStore
+from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Spool
 from inf_middleware.tokens.counting import Counter
 from inf_middleware.wire.dialect import AnswerReader, Dialect, Request
 
@@ -42,12 +43,17 @@ class Limiting:
 
 @dataclass(frozen=True, slots=True)
 class Billing:
-    """How calls are priced and kept: the part of `CostLedger`."""
+    """How calls are priced and kept: the part of `CostLedger`.
+
+    `spool` keeps the bills that the ledger does not take in time; None: nobody does.
+    """
 
     ledger: Ledger
     serves: frozenset[str] | None
     unpriced: Literal["record", "refuse"] | Price
     settle_timeout_s: float
+    spool: Spool | None
+    health: LedgerHealth
     warned: set[str] = field(default_factory=set)
 
 

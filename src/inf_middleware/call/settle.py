@@ -73,6 +73,14 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
             error = again
         else:
             return True
+    if billing.spool is not None:
+        try:
+            await billing.spool.keep(event)
+        except LedgerUnavailable as again:
+            error = again
+        else:
+            return True
+    billing.health.failed()
     log.error(
         "call %s of account %s could not be recorded within %g s and is not billed: %s",
         event.id,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inf_middleware.call.admission import admit
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
-from inf_middleware.call.record import CALL_KEY, Call, Parts, log
+from inf_middleware.call.record import CALL_KEY, Billing, Call, Parts, log
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
@@ -161,6 +161,7 @@ class Worker:
         parts = self._parts
         if parts.billing is not None and call.billing is None:
             _check_model(call, parts)
+            await _check_ledger(parts.billing)
             call.billing = parts.billing
         if parts.limiting is not None and call.limiting is None:
             await admit(call, parts.limiting)
@@ -196,6 +197,16 @@ async def _close(call: Call) -> None:
                 await settle(call)
         except Exception:  # the app's own exception, if any, must go on
             log.exception("call %s could not be closed", call.id)
+
+
+async def _check_ledger(billing: Billing) -> None:
+    if not await billing.health.ready():
+        raise Refuse(
+            503,
+            "ledger_unavailable",
+            "Calls cannot be recorded just now, and none is served; try again shortly.",
+            headers=answers.retry_headers(1.0),
+        )
 
 
 def _check_model(call: Call, parts: Parts) -> None:

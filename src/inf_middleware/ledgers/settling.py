@@ -15,6 +15,11 @@ def settle_all(rows: Sequence[Rows]) -> Steps[None]:
         yield from spend(account, currency, amount_nano)
 
 
+def writing_nothing() -> Steps[None]:
+    """Write without changing anything: whether the ledger can."""
+    yield Ask("UPDATE meta SET schema_version = schema_version")
+
+
 def _new_charges_of_lots(rows: Sequence[Rows]) -> Steps[list[tuple[str, str, int]]]:
     """Return what is newly charged to accounts that have grants which expire."""
     lots = yield Ask(_SOME_LOT)

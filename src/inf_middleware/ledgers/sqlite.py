@@ -18,6 +18,7 @@ from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect_to_read, v
 from inf_middleware.ledgers.looking import account_of_key, accounts_version
 from inf_middleware.ledgers.reading import Reader
 from inf_middleware.ledgers.rows import rows_of
+from inf_middleware.ledgers.settling import writing_nothing
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ledgers.writer import Writer
 
@@ -30,6 +31,7 @@ class SqliteLedger:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.spool_directory = Path(f"{path}.spool")
         self._relay_lock: int | None = None  # a file descriptor, the writer thread's own
         self._relay_pid = 0  # a lock is not inherited by a fork
         self._writer = Writer(self.path, self._unlock_relay)
@@ -87,6 +89,14 @@ class SqliteLedger:
             LedgerUnavailable: The file cannot be read.
         """
         return await self._reader.run(work)
+
+    async def probe(self) -> None:
+        """See that something can be made durable.
+
+        Raises:
+            LedgerUnavailable: It cannot.
+        """
+        await self.transact(writing_nothing)
 
     def check(self) -> None:
         """See that the ledger is there, and of this version; nothing is made or changed.
