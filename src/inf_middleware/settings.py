@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import tiktoken
-
+from inf_middleware.call.record import Asked, OnUsage
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers.uris import ledger_of
-from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink, TokenCounter
+from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink
 from inf_middleware.sinks.jsonl import JsonlSink
-from inf_middleware.tokens.counting import Counter
+from inf_middleware.tokens.counters import CounterOption, Counters
+from inf_middleware.wire.dialect import Dialect
 
 
 class CommonOptions(TypedDict, total=False):
@@ -39,14 +39,20 @@ class CommonOptions(TypedDict, total=False):
 class MeterOptions(CommonOptions, total=False):
     """Options of `TokenMeter`.
 
-    `counter`: an encoding's name, a `tiktoken.Encoding`, or any function from text to count, for
-    answers without usage. `include_usage`: ask streams for their usage. `assumed_output_tokens`:
-    reserved for a request without a cap of its own.
+    `counter`, for what no usage is told of: an encoding's name, a `tiktoken.Encoding`, the path of
+    a `tokenizer.json`, any function from text to count, a `Counting` of one of these, or a mapping
+    from model pattern to them. `dialects`: descriptions of further APIs. `include_usage`: ask
+    streams for their usage; "continuous" asks servers that can (vLLM, SGLang) for running totals,
+    so that a stream that is cut is billed exactly. `assumed_output_tokens`: reserved for a request
+    without a cap of its own, also per model pattern. `on_usage`: called once per request with its
+    final usage and its call.
     """
 
-    counter: str | tiktoken.Encoding | TokenCounter
-    include_usage: bool
-    assumed_output_tokens: int
+    counter: CounterOption | Mapping[str, CounterOption]
+    dialects: Sequence[Dialect]
+    include_usage: Asked
+    assumed_output_tokens: int | Mapping[str, int]
+    on_usage: OnUsage | None
 
 
 class LimiterOptions(CommonOptions, total=False):
@@ -70,6 +76,9 @@ class LedgerOptions(CommonOptions, total=False):
     function or "jsonl:PATH". `settle_timeout_s`: how long a failing ledger is tried again;
     `on_ledger_error` then: "spool" keeps the bill in a bounded, durable file on this host until the
     ledger is back, "refuse" fails the call unbilled.
+    `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
+    then; "drain" lets it finish, and bills what the server reports. `enforce_features`: refuse
+    tools and structured output on models whose price does not list them.
     """
 
     prices: Prices | str | Path
@@ -80,6 +89,8 @@ class LedgerOptions(CommonOptions, total=False):
     sinks: Mapping[str, Sink | str]
     on_ledger_error: Literal["spool", "refuse"]
     settle_timeout_s: float
+    on_disconnect: Literal["produced", "drain"]
+    enforce_features: bool
 
 
 class GateOptions(MeterOptions, LimiterOptions, LedgerOptions, total=False):
@@ -95,8 +106,10 @@ DEFAULTS: dict[str, Any] = {
     "deployment": "default",
     "help_url": None,
     "counter": "o200k_base",  # nearest to open models, Chinese above all
+    "dialects": (),
     "include_usage": True,
-    "assumed_output_tokens": 1024,
+    "assumed_output_tokens": {"*": 1024},
+    "on_usage": None,
     "tiers": None,
     "storage": "memory://",
     "prices": None,
@@ -107,6 +120,8 @@ DEFAULTS: dict[str, Any] = {
     "sinks": {},
     "on_ledger_error": "spool",
     "settle_timeout_s": 2.0,
+    "on_disconnect": "produced",
+    "enforce_features": False,
 }
 
 # What one option may be at most where it is a number: far above use, below overflow.
@@ -165,10 +180,12 @@ def _texts_or_none(name: str, value: Any) -> tuple[str, ...] | None:
     return None if value is None else _texts(name, value)
 
 
-def _one_of(*choices: str) -> Callable[[str, Any], Any]:
+def _one_of(*choices: str | bool) -> Callable[[str, Any], Any]:
     def checker(name: str, value: Any) -> Any:
-        if value not in choices:
-            allowed = " or ".join(f'"{choice}"' for choice in choices)
+        if not isinstance(value, str | bool) or value not in choices:
+            allowed = " or ".join(
+                f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices
+            )
             raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
         return value
 
@@ -216,8 +233,31 @@ def _storage(name: str, value: Any) -> Any:
 
 
 def _counter(name: str, value: Any) -> Any:
-    Counter(value)
+    Counters(value)
     return value
+
+
+def _assumed_output_tokens(name: str, value: Any) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        return {"*": _positive_int(name, value)}
+    return {
+        _text(f"a model pattern in {name}", pattern): _positive_int(f"{name}[{pattern!r}]", tokens)
+        for pattern, tokens in value.items()
+    }
+
+
+def _function_or_none(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise ConfigError(f"{name} is {value!r}; give a function (usage, call) -> None")
+    return value
+
+
+def _dialects(name: str, value: Any) -> tuple[Dialect, ...]:
+    if isinstance(value, str | Dialect) or not all(isinstance(one, Dialect) for one in value):
+        raise ConfigError(
+            f"{name} is {value!r}; give a list of `inf_middleware.wire.dialect.Dialect`"
+        )
+    return tuple(value)
 
 
 def _ledger(name: str, value: Any) -> Any:
@@ -255,8 +295,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "deployment": _text,
     "help_url": _text_or_none,
     "counter": _counter,
-    "include_usage": _flag,
-    "assumed_output_tokens": _positive_int,
+    "dialects": _dialects,
+    "include_usage": _one_of(True, False, "continuous"),
+    "assumed_output_tokens": _assumed_output_tokens,
+    "on_usage": _function_or_none,
     "tiers": _tiers,
     "storage": _storage,
     "prices": _prices,
@@ -267,4 +309,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "sinks": _sinks,
     "on_ledger_error": _one_of("spool", "refuse"),
     "settle_timeout_s": _seconds,
+    "on_disconnect": _one_of("produced", "drain"),
+    "enforce_features": _flag,
 }

@@ -27,7 +27,8 @@ from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.stores.memory import MemoryStore
-from inf_middleware.tokens.counting import Counter
+from inf_middleware.tokens.counters import Counters
+from inf_middleware.wire.dialects import Dialects
 
 log = logging.getLogger("inf_middleware")
 
@@ -137,8 +138,8 @@ class Stack:
     ) -> Parts:
         option = self._option
         tiers: Tiers = option("tiers") or Tiers.default()
-        counter = Counter(option("counter"))
-        startup.append(counter.load)
+        counters = Counters(option("counter"))
+        startup.append(counters.load)
         limiting = billing = None
         if LIMITER in self._kinds:
             storage = option("storage")
@@ -154,6 +155,8 @@ class Stack:
                 settle_timeout_s=option("settle_timeout_s"),
                 spool=spool,
                 health=LedgerHealth(probe),
+                drains=option("on_disconnect") == "drain",
+                enforce_features=option("enforce_features"),
             )
         return Parts(
             lookup=self._lookup(tiers, shutdown),
@@ -161,9 +164,12 @@ class Stack:
             tiers=tiers,
             prices=option("prices") or Prices.default(),
             metering=Metering(
-                counter=counter,
+                is_given=METER in self._kinds,
+                dialects=Dialects(option("dialects")),
+                counters=counters,
                 include_usage=option("include_usage"),
                 assumed_output_tokens=option("assumed_output_tokens"),
+                on_usage=option("on_usage"),
                 logs_calls=self._kinds == {METER},
             ),
             limiting=limiting,

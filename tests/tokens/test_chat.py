@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inf_middleware.tokens.chat import AUDIO_TOKENS, IMAGE_TOKENS, chat_input
+from inf_middleware.tokens.chat import AUDIO_TOKENS, IMAGE_TOKENS, model_input
 from inf_middleware.tokens.encodings import load_encoding
 
 # The example of OpenAI's cookbook ("How to count tokens with tiktoken"), and its 129 tokens for
@@ -43,6 +43,16 @@ COOKBOOK: list[dict[str, Any]] = [
         " deliverable.",
     },
 ]
+
+
+def chat_input(
+    messages: Any = None,
+    tools: Any = None,
+    functions: Any = None,
+    response_format: Any = None,
+    **more: Any,
+) -> tuple[list[str], int]:
+    return model_input([messages], (), (tools, functions, response_format), **more)
 
 
 def test_the_count_is_the_published_one() -> None:

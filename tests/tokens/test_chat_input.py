@@ -12,10 +12,10 @@ from inf_middleware.tokens.chat import (
     AUDIO_TOKENS,
     FILE_TOKENS,
     IMAGE_TOKENS,
-    OPENAI_OVERHEAD,
+    OPENAI_PROFILE,
     VIDEO_TOKENS,
-    ChatOverhead,
-    chat_input,
+    Profile,
+    model_input,
 )
 from inf_middleware.tokens.counting import Counter
 
@@ -43,6 +43,16 @@ JSON = st.recursive(
 )
 
 
+def chat_input(
+    messages: Any = None,
+    tools: Any = None,
+    functions: Any = None,
+    response_format: Any = None,
+    **more: Any,
+) -> tuple[list[str], int]:
+    return model_input([messages], (), (tools, functions, response_format), **more)
+
+
 def nested(levels: int) -> Any:
     value: Any = "core"
     for level in range(levels):
@@ -58,7 +68,7 @@ def test_a_chat_is_its_roles_and_texts_and_the_overhead_of_the_template() -> Non
     texts, flat = chat_input(messages)
     assert texts == ["system", "Be brief.", "user", "ann", "Hello!"]
     assert flat == 3 + 2 * 3 + 1
-    assert chat_input(messages, overhead=ChatOverhead(5, 0, 3))[1] == 3 + 2 * 5
+    assert chat_input(messages, profile=Profile(5, 0, 3))[1] == 3 + 2 * 5
 
 
 def test_the_example_of_the_cookbook_has_its_known_129_tokens() -> None:
@@ -134,7 +144,7 @@ def test_tools_functions_and_the_form_of_the_answer_are_counted_as_compact_json(
         '[{"name":"f"}]',
         '{"type":"json_object"}',
     ]
-    assert flat == OPENAI_OVERHEAD.per_reply
+    assert flat == OPENAI_PROFILE.per_reply
     assert chat_input([], [], {}, None) == ([], 3)
 
 
@@ -191,7 +201,7 @@ def test_a_picture_reaches_no_text_whatever_stands_around_it(
 def test_any_json_is_taken(messages: Any, tools: Any, functions: Any, response_format: Any) -> None:
     texts, flat = chat_input(messages, tools, functions, response_format)
     assert all(type(text) is str and text for text in texts)
-    assert flat >= OPENAI_OVERHEAD.per_reply
+    assert flat >= OPENAI_PROFILE.per_reply
     assert Counter("o200k_base").count_now(texts).exact
 
 

@@ -20,7 +20,6 @@ from inf_middleware.tokens.counting import (
     TEXT_BYTES_MAX,
     Count,
     Counter,
-    token_bounds,
 )
 from inf_middleware.tokens.encodings import ENCODINGS, load_encoding
 
@@ -49,7 +48,8 @@ def where_it_counts(texts: list[str]) -> str:
 @pytest.mark.parametrize("name", ENCODINGS)
 @given(text=ANY_TEXT | REPEATED)
 def test_tokens_lie_between_the_bounds_of_their_bytes(name: str, text: str) -> None:
-    fewest, most = token_bounds(len(text.encode("utf-8", "surrogatepass")))
+    fewest, most = Counter(name).bounds(len(text.encode("utf-8", "surrogatepass")))
+    assert most is not None
     count = Counter(name).count_now([text])
     assert fewest <= count.tokens <= most
     assert count.exact
@@ -67,12 +67,17 @@ def test_texts_are_counted_each_for_itself_as_tiktoken_does(texts: list[str]) ->
 
 def test_token_bounds_are_reached() -> None:
     counter = Counter("o200k_base")
-    assert token_bounds(0) == (0, 0)
-    assert token_bounds(1) == (1, 1)
-    assert token_bounds(128) == (1, 128)
-    assert token_bounds(129) == (2, 129)
+    assert counter.bounds(0) == (0, 0)
+    assert counter.bounds(1) == (1, 1)
+    assert counter.bounds(128) == (1, 128)
+    assert counter.bounds(129) == (2, 129)
     assert counter.count_now([" " * 128]).tokens == 1
     assert counter.count_now(["\x01" * 128]).tokens == 128
+
+
+def test_there_are_no_bounds_where_they_do_not_hold() -> None:
+    assert Counter(of_words).bounds(10_000) == (0, None)
+    assert Counter(load_encoding("cl100k_base")).bounds(10_000) == (1, 10_000)
 
 
 def test_no_text_is_no_token() -> None:
@@ -240,8 +245,8 @@ def test_a_count_given_up_ends_at_once_and_leaves_the_pool_working() -> None:
     [
         ("gpt2", "'gpt2'; shipped encodings are cl100k_base, o200k_base; or give"),
         ("", "shipped encodings are"),
-        (None, "give an encoding's name, a tiktoken.Encoding or a function"),
-        (7, "give an encoding's name, a tiktoken.Encoding or a function"),
+        (None, "give an encoding's name, the path of a tokenizer.json"),
+        (7, "give an encoding's name, the path of a tokenizer.json"),
         (asyncio.sleep, "which is async; give a plain function"),
         (type("Model", (), {"__call__": asyncio.sleep})(), "which is async"),
     ],

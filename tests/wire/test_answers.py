@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inf_middleware.domain.limits import LimitCode, Refusal, Standing, Standings
 from inf_middleware.wire import answers
-from inf_middleware.wire.openai_chat import OpenAIChat
+from inf_middleware.wire.dialects.openai_chat import CHAT
 
 STANDINGS = Standings(Standing(4, 1, 59.5), Standing(32_000, 0, 3_661.25), Standing(1, 1, 0.0))
 
@@ -34,7 +34,7 @@ def test_a_time_is_written_as_openai_does(seconds: float, text: str) -> None:
 
 
 def test_the_limits_stand_in_the_headers() -> None:
-    headers = dict(answers.limit_headers(STANDINGS))
+    headers = dict(answers.limit_headers(STANDINGS, CHAT, 0.0))
     assert headers == {
         b"x-ratelimit-limit-requests": b"4",
         b"x-ratelimit-remaining-requests": b"1",
@@ -105,7 +105,7 @@ def test_the_message_names_level_limit_used_requested_and_when() -> None:
 )
 def test_what_trying_again_does_not_cure_says_so(status: int, kind: str, retry: bool) -> None:
     got, headers, body = answers.error_response(
-        OpenAIChat(), status=status, code="a_code", message="Words “quoted”.", request_id="r-1"
+        CHAT, status=status, code="a_code", message="Words “quoted”.", request_id="r-1"
     )
     assert got == status
     named = dict(headers)

@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 
 from inf_middleware import Usage
 from inf_middleware.domain.errors import InvalidRequest
-from inf_middleware.wire.dialect import Request, Seen
-from inf_middleware.wire.dialects import dialect_for
-from inf_middleware.wire.openai_chat import ChatReader, OpenAIChat
+from inf_middleware.wire.dialect import Request
+from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.dialects.openai_chat import CHAT
+from inf_middleware.wire.reader import AnswerReader, Seen
 from inf_middleware.wire.sse import SSEReader
 
-CHAT = OpenAIChat()
 SAMPLES = Path(__file__).parent / "samples"
 HELLO = "Hello! How can I help you today?"
+
+
+def chat_reader(choices: int) -> AnswerReader:
+    return CHAT.answer(Request(choices=choices))
 
 
 def body_of(name: str) -> bytes:
@@ -29,7 +33,7 @@ def body_of(name: str) -> bytes:
 
 def read_stream(stream: bytes, cuts: list[int] | None = None, choices: int = 1) -> Any:
     edges = sorted({0, len(stream), *(min(cut, len(stream)) for cut in cuts or [])})
-    sse, reader = SSEReader(), ChatReader(choices)
+    sse, reader = SSEReader(), chat_reader(choices)
     frames = [f for a, b in itertools.pairwise(edges) for f in sse.feed(stream[a:b])]
     last = sse.close()
     seen = [
@@ -52,7 +56,7 @@ def read_stream(stream: bytes, cuts: list[int] | None = None, choices: int = 1) 
 def test_a_recorded_answer_gives_its_usage_and_text(
     sample: str, usage: Usage | None, text: str | None
 ) -> None:
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     body = body_of(sample)
     reader.whole(body)
     told = json.loads(body)["usage"]
@@ -128,9 +132,9 @@ def usage(prompt: int, output: int, **more: Any) -> dict[str, Any]:
 
 
 def test_a_later_report_replaces_an_earlier_one() -> None:
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     for output in range(1, 6):
-        assert reader.event(chunk("a", usage=usage(9, output)), None) == Seen.NOTHING
+        assert reader.event(chunk("a", usage=usage(9, output)), None) == Seen.RUNNING_USAGE
         assert (reader.usage, reader.usage_final) == (Usage(9, output), False)
     last = event({"choices": [], "usage": usage(9, 6)})
     assert reader.event(last, None) == Seen.USAGE_ONLY | Seen.END
@@ -138,30 +142,30 @@ def test_a_later_report_replaces_an_earlier_one() -> None:
 
 
 def test_usage_in_the_last_chunk_of_the_last_choice_is_of_the_whole() -> None:
-    reader = ChatReader(2)
+    reader = chat_reader(2)
     first = chunk(finish="stop", index=0, usage=usage(9, 1))
-    assert reader.event(first, None) == Seen.NOTHING
+    assert reader.event(first, None) == Seen.RUNNING_USAGE
     assert not reader.usage_final
     last = chunk(finish="stop", index=1, usage=usage(9, 2))
-    assert reader.event(last, None) == Seen.END
+    assert reader.event(last, None) == Seen.RUNNING_USAGE | Seen.END
     assert reader.usage_final
 
 
 def test_usage_null_is_no_usage() -> None:
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     assert reader.event(chunk("a", usage=None), None) == Seen.NOTHING
     assert reader.usage is None
 
 
 def test_a_usage_object_of_an_empty_chunk_is_ours_even_where_it_tells_nothing() -> None:
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     assert reader.event(event({"choices": [], "usage": {}}), None) == Seen.USAGE_ONLY
     assert reader.usage is None
 
 
 def test_text_that_speaks_of_usage_is_text() -> None:
     text = 'He wrote "usage": {"prompt_tokens": 5} and [DONE].'
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     assert reader.event(chunk(text), None) == Seen.NOTHING
     assert reader.usage is None
     assert reader.texts() == [text]
@@ -183,13 +187,13 @@ def test_text_that_speaks_of_usage_is_text() -> None:
 def test_cached_written_and_reasoning_tokens_are_parts(
     told: dict[str, Any], parts: tuple[int, int, int]
 ) -> None:
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     reader.whole(event({"usage": usage(100, 50, **told)}))
     assert reader.usage == Usage(100, 50, *parts)
 
 
 def test_every_kind_of_output_is_output() -> None:
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     function = {"name": "f", "arguments": "{}"}
     deltas: list[dict[str, Any]] = [
         {"role": "assistant", "content": ""},
@@ -208,7 +212,7 @@ def test_every_kind_of_output_is_output() -> None:
 
 
 def test_an_odd_shape_does_not_hide_the_usage() -> None:
-    reader = ChatReader(1)
+    reader = chat_reader(1)
     odd = {"choices": [{"delta": "what"}], "usage": usage(3, 4), "model": "m"}
     reader.whole(event(odd))
     assert (reader.usage, reader.model) == (Usage(3, 4), "m")
@@ -240,14 +244,14 @@ JSON = st.recursive(
 
 @given(st.one_of(st.binary(max_size=100), JSON.map(event)))
 def test_no_bytes_whatever_make_a_reader_raise(data: bytes) -> None:
-    for reader in (ChatReader(1), dialect_for("/x").answer(Request())):
+    for reader in (chat_reader(1), Dialects().of("/x").answer(Request())):
         reader.event(data, None)
         reader.whole(data)
         assert isinstance(reader.texts(), list)
 
 
 def test_deep_nesting_is_survived() -> None:
-    for dialect in (CHAT, dialect_for("/x")):
+    for dialect in (CHAT, Dialects().of("/x")):
         dialect.answer(Request()).whole(b'{"a":' * 100_000)
 
 
@@ -337,9 +341,9 @@ def test_asking_for_usage_keeps_the_very_bytes_of_other_values() -> None:
         ("/v1/chat/completions", "openai.chat"),
         ("/v1/chat/completions/", "openai.chat"),
         ("/llm/eu/v1/chat/completions", "openai.chat"),
-        ("/v1/embeddings", "unknown"),
+        ("/v1/embeddings", "openai.embeddings"),
         ("/", "unknown"),
     ],
 )
 def test_a_dialect_is_chosen_by_the_end_of_the_path(path: str, name: str) -> None:
-    assert dialect_for(path).name == name
+    assert Dialects().of(path).name == name

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from inf_middleware import Usage
-from inf_middleware.wire.dialect import Request, Seen
-from inf_middleware.wire.dialects import dialect_for
+from inf_middleware.wire.dialect import Input, Request
+from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.reader import Seen
 
-UNKNOWN = dialect_for("/other")
+UNKNOWN = Dialects().of("/other")
 
 
 def test_an_anthropic_stream_is_metered_by_its_events() -> None:
@@ -28,8 +29,8 @@ def test_an_anthropic_stream_is_metered_by_its_events() -> None:
         },
     }
     stop = {"type": "message_delta", "usage": {"output_tokens": 42}}
-    assert reader.event(json.dumps(start).encode(), b"message_start") == Seen.NOTHING
-    assert reader.event(json.dumps(stop).encode(), b"message_delta") == Seen.NOTHING
+    assert reader.event(json.dumps(start).encode(), b"message_start") == Seen.RUNNING_USAGE
+    assert reader.event(json.dumps(stop).encode(), b"message_delta") == Seen.RUNNING_USAGE
     assert reader.event(b'{"type": "message_stop"}', b"message_stop") == Seen.END
     assert reader.usage == Usage(17, 42, cached_input_tokens=5, cache_write_tokens=2)
     assert (reader.response_id, reader.model) == ("msg_1", "m")
@@ -40,7 +41,7 @@ def test_a_responses_stream_is_metered_by_its_terminal_event(terminal: str) -> N
     reader = UNKNOWN.answer(Request())
     response = {"id": "resp_1", "usage": {"input_tokens": 3, "output_tokens": 4}}
     event = {"type": f"response.{terminal}", "response": response}
-    assert reader.event(json.dumps(event).encode(), None) == Seen.END
+    assert reader.event(json.dumps(event).encode(), None) & Seen.END
     assert reader.usage == Usage(3, 4)
 
 
@@ -65,4 +66,4 @@ def test_a_body_is_metered_where_it_tells(body: Any, usage: Usage | None) -> Non
 def test_a_request_is_read_leniently(body: bytes) -> None:
     assert UNKNOWN.read_request(body) == Request()
     assert UNKNOWN.read_request(b'{"model": "m", "stream": true}') == Request("m", stream=True)
-    assert UNKNOWN.input_fields(body) == {}
+    assert UNKNOWN.input_of(body) == Input()

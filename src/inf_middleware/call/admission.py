@@ -1,13 +1,18 @@
 """Admission: how much a call asks for, and the store's answer."""
 
+from fnmatch import fnmatchcase
+
 from inf_middleware.call.record import Call, Limiting
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Refusal
 from inf_middleware.domain.tiers import Tier
-from inf_middleware.tokens.chat import chat_input
-from inf_middleware.tokens.counting import token_bounds
+from inf_middleware.tokens.chat import model_input
 from inf_middleware.wire import answers
+from inf_middleware.wire.dialect import Input
+
+# Where no pattern of the operator's fits: the default of the option.
+ASSUMED_OUTPUT_TOKENS = 1024
 
 
 async def admit(call: Call, limiting: Limiting) -> None:
@@ -35,7 +40,7 @@ async def admit(call: Call, limiting: Limiting) -> None:
             answers.limit_message(call.tier.name, answer),
             headers=[
                 *answers.retry_headers(answer.retry_after_s),
-                *answers.limit_headers(answer.standings),
+                *call.limit_headers(answer.standings),
             ],
         )
     call.limiting = limiting
@@ -46,7 +51,7 @@ async def count_input(call: Call) -> int:
     """Count the call's input tokens, once; 0 where the dialect has no text to count."""
     if call.input_tokens is None:
         texts, overhead = _input_of(call)
-        count = await call.metering.counter.count(texts)
+        count = await call.metering.counters.of(call.model).count(texts)
         call.input_tokens = count.tokens + overhead
         call.input_exact = count.exact
     return call.input_tokens
@@ -59,7 +64,7 @@ async def _reservation(call: Call, tier: Tier) -> int:
     tokens_max = tier.tokens_max
     texts, overhead = _input_of(call)
     # Characters are at most bytes, so this bound holds, and spares counting what cannot fit.
-    fewest = token_bounds(sum(map(len, texts)))[0] + overhead
+    fewest = call.metering.counters.of(call.model).bounds(sum(map(len, texts)))[0] + overhead
     tokens = fewest if fewest > tokens_max else await count_input(call)
     if tokens > tokens_max:
         raise Refuse(
@@ -70,15 +75,33 @@ async def _reservation(call: Call, tier: Tier) -> int:
             " Shorten the input, or raise the level.",
             param="messages",
         )
-    output = request.output_cap or call.metering.assumed_output_tokens
     found = call.parts.prices.find(request.model)
+    left = None
     if found is not None and found.price.context is not None:
-        output = min(output, max(found.price.context - tokens, 0))
-    return min(tokens + request.choices * output, tokens_max)
+        left = max(found.price.context - tokens, 0)
+    return min(tokens + reserved_output(call, left), tokens_max)
+
+
+def reserved_output(call: Call, output_max: int | None = None) -> int:
+    """Return how many tokens of output to reckon with: declared or assumed, of all candidates.
+
+    `output_max` bounds those of one candidate.
+    """
+    request = call.request
+    if request is None or not call.dialect.generates:
+        return 0
+    name = call.model or ""
+    output = request.output_cap
+    if output is None:
+        assumed = call.metering.assumed_output_tokens.items()
+        fitting = (tokens for pattern, tokens in assumed if fnmatchcase(name, pattern))
+        output = next(fitting, ASSUMED_OUTPUT_TOKENS)
+    return request.candidates * (output if output_max is None else min(output, output_max))
 
 
 def _input_of(call: Call) -> tuple[list[str], int]:
     if call.input_texts is None:
-        fields = call.dialect.input_fields(call.body) if call.body else {}
-        call.input_texts = chat_input(**fields) if fields else ([], 0)
+        given = call.dialect.input_of(call.body) if call.body else Input()
+        profile = call.metering.counters.profile_of(call.model)
+        call.input_texts = model_input(*given, profile)
     return call.input_texts

@@ -1,26 +1,24 @@
 """The answer on its way out: each message is read, then forwarded, in the same await.
 
-What goes out are the very bytes that came in, less only the usage event that we asked for. The
-call is settled before the message that ends the answer leaves. That message is the one that
-completes `content-length`; else the one with the dialect's terminal event or its final usage; else
-the closing one (a `BaseHTTPMiddleware` in the app sends whole JSON with `more_body=True` and an
-empty message after it). The start of an answer that is no stream waits for its first body message,
-so that a settlement that fails can still become a 503.
+What goes out are the very bytes that came in, less only the usage that we asked for. The call is
+settled before the message that ends the answer leaves. That message is the one that completes
+`content-length`; else the one with the dialect's terminal event or its final usage; else the
+closing one (a `BaseHTTPMiddleware` in the app sends whole JSON with `more_body=True` and an empty
+message after it). The start of an answer that is no stream waits for its first body message, so
+that a settlement that fails can still become a 503.
 """
 
-import zlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import Message, Send
 
-from inf_middleware.call.record import Call
+from inf_middleware.call.drain import drains
+from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
-from inf_middleware.wire.dialect import AnswerReader, Seen
-from inf_middleware.wire.sse import Frame, SSEReader
-
-# A JSON answer beyond this is passed on unread, and its usage estimated; the embeddings of a full
-# batch stay below.
-JSON_BYTES_MAX = 64 * 1024 * 1024
+from inf_middleware.wire.body import without_usage
+from inf_middleware.wire.intake import Intake, intake_of
+from inf_middleware.wire.reader import Seen
+from inf_middleware.wire.sse import Frame
 
 Header = tuple[bytes, bytes]
 
@@ -30,8 +28,8 @@ LEDGER_MESSAGE = "The call could not be recorded and is not billed; try again sh
 class Answer:
     """Reads one answer for a call and forwards it.
 
-    `strip` takes out the usage event that we asked for; `settle` is awaited once before the end
-    leaves (None: somebody further out settles); `headers` are added to the start.
+    `strip` takes out the usage that we asked for; `settle` is awaited once before the end leaves
+    (None: somebody further out settles); `headers` are added to the start.
     """
 
     def __init__(
@@ -39,23 +37,21 @@ class Answer:
         call: Call,
         send: Send,
         *,
-        strip: bool,
+        strip: Asked,
         settle: Callable[[Call], Awaitable[bool]] | None,
         headers: Sequence[Header],
     ) -> None:
         self._call = call
-        self._send = send
+        self._server_send = send
         self._strip = strip
         self._settle = settle
         self._headers = headers
         self._held: Message | None = None  # the start of an answer that is no stream
         self._length: int | None = None
         self._passed = 0  # body bytes seen
-        self._reader: AnswerReader | None = None
-        self._sse: SSEReader | None = None
-        self._inflate: zlib._Decompress | None = None
-        self._json: list[bytes] | None = None
-        self._json_bytes = 0
+        self._intake: Intake | None = None
+        self._is_stream = False
+        self._closed = False  # the last body message was seen
         self._ended = False
         self._broken = False  # the settlement failed: nothing more of the app's answer goes out
 
@@ -64,88 +60,96 @@ class Answer:
         if self._broken:
             return
         kind = message["type"]
-        try:
-            if kind == "http.response.body":
-                if self._sse is not None:
-                    await self._stream_body(message, self._sse)
-                else:
-                    await self._whole_body(message)
-            elif kind == "http.response.start":
-                await self._start(message)
+        if kind == "http.response.body":
+            if self._is_stream and self._intake is not None:
+                await self._stream_body(message, self._intake)
             else:
-                await self._send_held()
-                await self._send(message)
-        except OSError:  # how servers of ASGI spec 2.4 and later tell that the client has left
-            if not self._call.ended:
-                self._call.disconnected = True
-            raise
+                await self._whole_body(message)
+        elif kind == "http.response.start":
+            await self._start(message)
+        else:
+            await self._send_held()
+            await self._send(message)
 
     async def finish(self) -> None:
-        """Send what is still held back, after an app that returned without a body."""
+        """Send what is still held back, after an app that returned without the end of its body."""
         await self._send_held()
+        if self._intake is not None and self._is_stream and not self._closed:
+            out, _, _ = self._read_frames(self._intake.close())
+            if self._strip and out:
+                body = b"".join(out)
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _send(self, message: Message) -> None:
+        if self._call.draining:
+            return
+        try:
+            await self._server_send(message)
+        except OSError:  # how servers of ASGI spec 2.4 and later tell that the client has left
+            call = self._call
+            if not call.ended:
+                call.disconnected = True
+                if self._settle is not None and drains.begin(call):
+                    return
+            raise
 
     async def _start(self, message: Message) -> None:
         call = self._call
         status = message["status"]
         if call.status is None:  # what is further in sees what the app itself sent
             call.status = status
-        content_type = encoding = b""
+        content_type = coding = b""
         named = False
         for name, value in message.get("headers", ()):
             lower = name.lower()
             if lower == b"content-type":
                 content_type = value.lower()
             elif lower == b"content-encoding":
-                encoding = value.strip().lower()
+                coding = value.strip().lower()
             elif lower == b"content-length" and value.isdigit():
                 self._length = int(value)
             elif lower == b"x-request-id":
                 named = True  # the app's own name for the request stays; `request-id` is ours
-        is_stream = content_type.startswith(b"text/event-stream")
         if status < 400:
-            self._read_as(is_stream, content_type, encoding)
+            self._read_as(content_type, coding)
         kept = message.get("headers", ())
-        if self._sse is not None and self._strip and self._length is not None:
-            kept = [header for header in kept if header[0].lower() != b"content-length"]
+        if self._strip and self._intake is not None and self._is_stream:
+            changed = [b"content-length"]
+            if self._intake.is_decoded:  # an event can be taken out of plain bytes only
+                changed.append(b"content-encoding")
+            kept = [header for header in kept if header[0].lower() not in changed]
             self._length = None
         ours = self._headers
         if named:
             ours = [header for header in ours if header[0] != b"x-request-id"]
         start = {**message, "headers": [*kept, *ours]}
-        if is_stream:
+        if self._is_stream or content_type.startswith(b"text/event-stream"):
             await self._send(start)
         else:
             self._held = start
 
-    def _read_as(self, is_stream: bool, content_type: bytes, encoding: bytes) -> None:
+    def _read_as(self, content_type: bytes, coding: bytes) -> None:
         call = self._call
-        if encoding in (b"gzip", b"deflate"):
-            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, told apart
-        elif encoding not in (b"", b"identity"):
-            return
-        if is_stream and self._inflate is None:
-            self._sse = SSEReader()
-        elif b"json" in content_type or not content_type:
-            self._json = []
-        else:
-            return
         assert call.request is not None
-        self._reader = call.dialect.answer(call.request)
+        reader = call.dialect.answer(call.request)
+        self._intake = intake_of(reader, content_type, coding)
+        if self._intake is None:
+            return
+        self._is_stream = self._intake.is_stream
         if call.reader is None:
-            call.reader = self._reader
-            call.is_stream = is_stream
+            call.reader = reader
+            call.is_stream = self._is_stream
 
     async def _whole_body(self, message: Message) -> None:
         body = message.get("body", b"")
         self._passed += len(body)
-        if self._json is not None:
-            self._keep(body)
         more = message.get("more_body", False)
         complete = self._length is not None and self._passed >= self._length
+        if self._intake is not None and not self._ended:
+            self._intake.feed(bytes(body))
         if (complete or not more) and not self._ended:
-            if self._json is not None and self._reader is not None:
-                self._reader.whole(b"".join(self._json))
-                self._json = None
+            if self._intake is not None:
+                self._intake.close()
             if not await self._end():
                 if self._held is not None:
                     await self._send_unrecorded()
@@ -153,56 +157,42 @@ class Answer:
         await self._send_held()
         await self._send(message)
 
-    def _keep(self, body: bytes) -> None:
-        assert self._json is not None
-        if self._inflate is not None:
-            try:
-                body = self._inflate.decompress(body, JSON_BYTES_MAX)
-            except zlib.error:
-                body = b""
-        self._json_bytes += len(body)
-        if self._json_bytes > JSON_BYTES_MAX:
-            self._json = None
-        else:
-            self._json.append(bytes(body))
-
-    async def _stream_body(self, message: Message, sse: SSEReader) -> None:
-        body = message.get("body", b"")
+    async def _stream_body(self, message: Message, intake: Intake) -> None:
         more = message.get("more_body", False)
-        waiting = bool(sse.pending()) if self._strip else False
-        frames = sse.feed(bytes(body))
+        changed = bool(self._strip) and (intake.is_pending or intake.is_decoded)
+        frames = intake.feed(bytes(message.get("body", b"")))
         if not more:
-            last = sse.close()
-            if last is not None:
-                frames.append(last)
+            self._closed = True
+            frames += intake.close()
         out, dropped, end = self._read_frames(frames)
         if (end or not more) and not self._ended and not await self._end():
             await self._send(
                 {"type": "http.response.body", "body": self._error_event(), "more_body": False}
             )
             return
-        if self._strip and (dropped or waiting or (more and sse.pending())):
+        if self._strip and (changed or dropped or (more and intake.is_pending)):
             if not out and more:
                 return
             message = {**message, "body": b"".join(out)}
         await self._send(message)
 
     def _read_frames(self, frames: list[Frame]) -> tuple[list[bytes], bool, bool]:
-        reader = self._reader
-        assert reader is not None
+        intake = self._intake
+        assert intake is not None
         out: list[bytes] = []
         dropped = end = False
         for frame in frames:
-            if frame.data is not None:
-                seen = reader.event(frame.data, frame.event)
-                if seen & Seen.END:
-                    end = True
-                if self._strip and seen & Seen.USAGE_ONLY:
-                    dropped = True
-                    continue
-            elif self._sse is not None and self._sse.overflowed:
-                reader.text_overflow_bytes += len(frame.raw)
-            out.append(frame.raw)
+            raw = frame.raw
+            seen = intake.read(frame)
+            if seen & Seen.END:
+                end = True
+            if self._strip and seen & Seen.USAGE_ONLY:
+                dropped = True
+                continue
+            if self._strip == "continuous" and seen & Seen.RUNNING_USAGE and frame.data:
+                raw = raw.replace(frame.data, without_usage(frame.data), 1)
+                dropped = True
+            out.append(raw)
         return out, dropped, end
 
     async def _end(self) -> bool:

@@ -7,6 +7,7 @@ streams after their first event, answering with empty requests makes listeners s
 import anyio
 from starlette.types import Message, Receive, Scope
 
+from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Call
 from inf_middleware.call.refuse import Refuse
 
@@ -69,6 +70,8 @@ def replayed(call: Call, body: bytes | None, receive: Receive) -> Receive:
         message = await receive()
         if message["type"] == "http.disconnect" and not call.ended:
             call.disconnected = True
+            if drains.begin(call):
+                await drains.hide(call)
         return message
 
     return replaying

@@ -1,9 +1,9 @@
 """The record of one call, shared by all of ours through the scope."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -11,26 +11,45 @@ from starlette.types import Scope
 from inf_middleware.call.health import LedgerHealth
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.limits import Admission
+from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Spool
-from inf_middleware.tokens.counting import Counter
-from inf_middleware.wire.dialect import AnswerReader, Dialect, Request
+from inf_middleware.tokens.counters import Counters
+from inf_middleware.wire import answers
+from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.reader import AnswerReader
 
 CALL_KEY = "inf_middleware.call"
 
+# In the scope of the lifespan: where a TokenMeter further in tells its part to those further out.
+METERING_KEY = "inf_middleware.metering"
+
 log = logging.getLogger("inf_middleware")
+
+# Whether a stream is asked for its usage: at its end, or "continuous": in every event too.
+Asked: TypeAlias = bool | Literal["continuous"]
+
+# Called once per request, with its final usage; a coroutine function is awaited.
+OnUsage: TypeAlias = Callable[[Usage, "CurrentCall"], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Metering:
-    """How tokens are counted: the part of `TokenMeter`, on its defaults where it is absent."""
+    """How tokens are counted: the part of `TokenMeter`, on its defaults where it is absent.
 
-    counter: Counter
-    include_usage: bool
-    assumed_output_tokens: int
+    `is_given`: a TokenMeter stands in the stack; behind something opaque, its part then replaces
+    the defaults of those further out.
+    """
+
+    is_given: bool
+    dialects: Dialects
+    counters: Counters
+    include_usage: Asked
+    assumed_output_tokens: Mapping[str, int]
+    on_usage: OnUsage | None
     logs_calls: bool
 
 
@@ -54,6 +73,8 @@ class Billing:
     settle_timeout_s: float
     spool: Spool | None
     health: LedgerHealth
+    drains: bool  # the app finishes for a client that has left
+    enforce_features: bool
     warned: set[str] = field(default_factory=set)
 
 
@@ -95,6 +116,7 @@ class Call:
     billing: Billing | None = None
     body: bytes | None = None
     request: Request | None = None
+    asked: Asked = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
     tier: Tier | None = None
     key_id: str | None = None
@@ -109,7 +131,8 @@ class Call:
     is_stream: bool = False
     told: Usage | None = None  # by the handler itself
     ended: bool = False  # the answer's end was reached
-    disconnected: bool = False  # `http.disconnect` was seen before that
+    disconnected: bool = False  # the client was seen to leave before that
+    draining: bool = False  # the app does not know of it, and what it sends goes nowhere
     failure: BaseException | None = None  # what the app raised, cancellation included
     usage: Usage | None = None
     event: BillingEvent | None = None
@@ -121,6 +144,10 @@ class Call:
     def model(self) -> str | None:
         """The model that was asked for."""
         return self.request.model if self.request else None
+
+    def limit_headers(self, standings: Standings) -> list[tuple[bytes, bytes]]:
+        """Return how the limits stand, in the words of the call's dialect."""
+        return answers.limit_headers(standings, self.dialect, self.parts.now_ns() / 1e9)
 
 
 class CurrentCall:

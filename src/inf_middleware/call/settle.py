@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 
 import anyio
 
-from inf_middleware.call.admission import count_input
+from inf_middleware.call.admission import count_input, reserved_output
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Found
 from inf_middleware.domain.usage import Usage
+from inf_middleware.wire.reader import AnswerReader
 
 # Between two tries of a ledger that failed: short against `settle_timeout_s`, long for a disk.
 _RETRY_S = 0.05
@@ -47,7 +48,7 @@ async def settle(call: Call) -> bool:
             except LedgerUnavailable as error:
                 call.recorded = await _retry(billing, call.event, error)
     call.settled = True
-    if call.metering.logs_calls:
+    if call.metering.logs_calls and call.billing is None and call.limiting is None:
         _log_call(call, usage)
     return call.recorded or billing is None
 
@@ -102,24 +103,47 @@ async def _usage_of(call: Call) -> Usage:
     reader = call.reader
     if reader is None:
         return Usage(await count_input(call), 0, basis="estimated")
-    if reader.usage is not None and (reader.usage_final or _choices(call) == 1):
-        return reader.usage
     if reader.failed and not reader.has_output:
         return Usage(basis="counted")
-    tokens = await count_input(call)
-    if reader.has_output:
-        count = await call.metering.counter.count(reader.texts())
+    told = reader.usage
+    if told is not None and reader.usage_covers:
+        return told
+    return await _counted(call, reader, told or Usage())
+
+
+async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:
+    """Count what no report contains; the parts of a report that hold are taken."""
+    exact = True
+    if reader.tells_input:
+        tokens = told.input_tokens
+    else:
+        tokens, exact = await count_input(call), call.input_exact
+    outputs = 0
+    if reader.tells_output:
+        outputs = told.output_tokens
+    elif reader.has_output:
+        count = await call.metering.counters.of(call.model).count(reader.texts())
         beyond = reader.text_overflow_bytes // _BYTES_PER_TOKEN
-        exact = count.exact and call.input_exact and not beyond
-        return Usage(tokens, count.tokens + beyond, basis="counted" if exact else "estimated")
-    if call.is_stream and call.dialect.has_text:
-        return Usage(tokens, 0, basis="counted" if call.input_exact else "estimated")
-    # A 200 without usage and without text, such as vLLM's empty one after a client left.
-    return Usage(tokens, 0, basis="estimated")
-
-
-def _choices(call: Call) -> int:
-    return call.request.choices if call.request else 1
+        if reader.unread_bytes and call.request is not None:
+            # It may be anything: no more than what was reserved for it.
+            beyond += min(reader.unread_bytes // _BYTES_PER_TOKEN, reserved_output(call))
+        outputs = count.tokens + beyond
+        exact = exact and count.exact and not beyond
+        if call.request is not None and call.request.echo:
+            # The answer repeats the prompt, which is counted as input.
+            outputs, exact = max(outputs - await count_input(call), 0), False
+        outputs = max(outputs, told.output_tokens)
+    elif not (call.is_stream and call.dialect.has_text):
+        # A 200 without usage and without text, such as vLLM's empty one after a client left.
+        exact = False
+    return Usage(
+        tokens,
+        outputs,
+        cached_input_tokens=min(told.cached_input_tokens, tokens),
+        cache_write_tokens=min(told.cache_write_tokens, tokens),
+        reasoning_tokens=min(told.reasoning_tokens, outputs),
+        basis="counted" if exact else "estimated",
+    )
 
 
 def _keeps_reservation(call: Call, usage: Usage) -> bool:
@@ -133,10 +157,10 @@ def outcome_of(call: Call) -> str:
         return "upstream_error"
     if call.reader is not None and call.reader.failed:
         return "upstream_error"
+    if call.disconnected:  # before the end, however cleanly the app then ended
+        return "client_disconnect"
     if call.ended:
         return "complete"
-    if call.disconnected:
-        return "client_disconnect"
     if call.failure is not None and not isinstance(call.failure, Exception):
         return "shutdown"  # cancelled by the server while the client was still there
     return "upstream_error"

@@ -14,20 +14,33 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inf_middleware.call.admission import admit
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
-from inf_middleware.call.record import CALL_KEY, Billing, Call, Parts, log
+from inf_middleware.call.drain import drains
+from inf_middleware.call.record import (
+    CALL_KEY,
+    METERING_KEY,
+    Billing,
+    Call,
+    CurrentCall,
+    Metering,
+    Parts,
+    log,
+)
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.wire import answers
-from inf_middleware.wire.dialects import dialect_for
+from inf_middleware.wire.dialect import Request
 
 # Longer than any model's name; names go into records, logs and metrics.
 MODEL_CHARACTERS_MAX = 256
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008
+
+# A body that asks for usage is longer than the client's, by less than this.
+_ASKING_BYTES = 1024
 
 
 class Worker:
@@ -45,6 +58,9 @@ class Worker:
     ) -> None:
         self._app = app
         self._parts = parts
+        # Of a TokenMeter behind something opaque, once it is known: what it says is in force before
+        # it is reached.
+        self._metering = parts.metering
         self._exempt = exempt
         self._websockets = websockets
         self._on_startup = on_startup
@@ -64,7 +80,7 @@ class Worker:
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         elif kind == "lifespan":
-            await self._app(scope, receive, self._watching_lifespan(send))
+            await self._app(self._telling(scope), receive, self._watching_lifespan(send))
         else:
             await self._app(scope, receive, send)
 
@@ -72,7 +88,9 @@ class Worker:
         parts = self._parts
         now_ns = parts.now_ns()
         path = scope["path"]
-        call = Call(uuid7(now_ns), now_ns, path, dialect_for(path), parts, parts.metering)
+        call = Call(
+            uuid7(now_ns), now_ns, path, self._metering.dialects.of(path), parts, self._metering
+        )
         inner: Scope = {**scope, CALL_KEY: call}
         try:
             body = await self._enter(call, inner, receive)
@@ -82,12 +100,11 @@ class Worker:
             return
         except ClientGone:
             return
-        asked = body is not None and body is not call.body
-        if asked and body is not None:
+        if call.asked and body is not None:
             inner = with_length(inner, len(body))
-        if call.input_tokens is not None:  # counted: nothing of the body is needed any more
-            call.body = call.input_texts = None
-        answer = Answer(call, send, strip=asked, settle=_settle, headers=_headers(call))
+        if call.input_tokens is not None and call.metering.is_given:
+            call.body = call.input_texts = None  # counted: they are not needed any more
+        answer = Answer(call, send, strip=call.asked, settle=_settle, headers=_headers(call))
         try:
             await self._app(inner, replayed(call, body, receive), answer.send)
             await answer.finish()
@@ -95,17 +112,27 @@ class Worker:
             call.failure = error
             raise
         finally:
+            self._metering = call.metering
             await _close(call)
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        asked, admission = call.asked, call.admission
         try:
+            body = self._take_over_metering(call)
+            if body is not None:
+                await read_body(scope, receive, self._parts.body_bytes_max + _ASKING_BYTES)
+                scope, receive = with_length(scope, len(body)), replayed(call, body, receive)
             await self._identify(call, scope)
             await self._take_part(call)
         except Refuse as refuse:
             call.refused = True
             await send_refusal(call, refuse, send)
             return
-        answer = Answer(call, send, strip=False, settle=None, headers=())
+        except ClientGone:
+            return
+        strip = call.asked if call.asked != asked else False
+        headers = _limit_headers(call) if call.admission is not admission else []
+        answer = Answer(call, send, strip=strip, settle=None, headers=headers)
         await self._app(scope, receive, answer.send)
 
     async def _enter(self, call: Call, scope: Scope, receive: Receive) -> bytes | None:
@@ -114,10 +141,19 @@ class Worker:
         await self._identify(call, scope)
         body = await self._read(call, scope, receive)
         await self._take_part(call)
-        request = call.request
-        if body is not None and request and request.may_ask and call.metering.include_usage:
-            return call.dialect.asking_for_usage(body)
-        return body
+        return body if body is None else _asking(call, body)
+
+    def _take_over_metering(self, call: Call) -> bytes | None:
+        """Let the stack's own TokenMeter say how to meter; return another body for the app."""
+        metering = self._parts.metering
+        if call.metering.is_given or not metering.is_given:
+            return None
+        call.metering = metering
+        call.input_tokens = None
+        call.input_exact = True
+        asked = call.asked
+        body = None if call.body is None else _asking(call, call.body)
+        return body if call.asked != asked else None
 
     async def _identify(self, call: Call, scope: Scope) -> None:
         parts = self._parts
@@ -129,12 +165,12 @@ class Worker:
         dialect = call.dialect
         headers = dict(scope["headers"])
         if not dialect.reads_body and not _is_json(headers):
-            call.request = dialect.read_request(b"")
+            call.request = Request()
             return None
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"", b"identity"):
             if not dialect.reads_body:
-                call.request = dialect.read_request(b"")
+                call.request = Request()
                 return None
             raise Refuse(
                 400,
@@ -143,7 +179,7 @@ class Worker:
             )
         call.body = await read_body(scope, receive, self._parts.body_bytes_max)
         try:
-            call.request = dialect.read_request(call.body)
+            call.dialect, call.request = dialect.read(call.body)
         except InvalidRequest as error:
             raise Refuse(error.status, error.code, error.message) from error
         if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
@@ -172,6 +208,20 @@ class Worker:
     def _refuses_websocket(self, scope: Scope) -> bool:
         return self._websockets == "refuse" and not self._is_exempt(scope["path"])
 
+    def _telling(self, scope: Scope) -> Scope:
+        """Tell those further out how this stack meters, and hear it from those further in."""
+        tell = scope.get(METERING_KEY)
+        if tell is not None and self._parts.metering.is_given:
+            tell(self._parts.metering)
+
+        def hear(metering: Metering) -> None:
+            if not self._parts.metering.is_given:
+                self._metering = metering
+            if tell is not None:
+                tell(metering)
+
+        return {**scope, METERING_KEY: hear}
+
     def _watching_lifespan(self, send: Send) -> Send:
         async def watching(message: Message) -> None:
             kind = message["type"]
@@ -182,6 +232,15 @@ class Worker:
             await send(message)
 
         return watching
+
+
+def _asking(call: Call, body: bytes) -> bytes:
+    """Return the body that the app is to see, and note on the call whether it asks for usage."""
+    request = call.request
+    call.asked = request is not None and request.may_ask and call.metering.include_usage
+    if not call.asked:
+        return body
+    return call.dialect.asking_for_usage(body, continuous=call.asked == "continuous")
 
 
 async def _settle(call: Call) -> bool:
@@ -195,8 +254,14 @@ async def _close(call: Call) -> None:
                 await release(call, 0)  # admitted further out, refused further in
             elif not call.settled:
                 await settle(call)
+            if call.metering.on_usage is not None and call.usage is not None and not call.refused:
+                heard = call.metering.on_usage(call.usage, CurrentCall(call))
+                if heard is not None:
+                    await heard
         except Exception:  # the app's own exception, if any, must go on
             log.exception("call %s could not be closed", call.id)
+        finally:
+            drains.end(call)
 
 
 async def _check_ledger(billing: Billing) -> None:
@@ -231,9 +296,11 @@ def _model_not_found(call: Call, why: str) -> Refuse:
 def _headers(call: Call) -> list[Header]:
     request_id = call.id.encode()
     named = [(b"x-request-id", request_id), (b"request-id", request_id)]
-    if call.admission is None:
-        return named
-    return [*named, *answers.limit_headers(call.admission.standings)]
+    return [*named, *_limit_headers(call)]
+
+
+def _limit_headers(call: Call) -> list[Header]:
+    return call.limit_headers(call.admission.standings) if call.admission else []
 
 
 def _is_json(headers: dict[bytes, bytes]) -> bool:

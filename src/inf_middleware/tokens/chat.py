@@ -4,21 +4,10 @@ Pictures and sound count flat, never as the base64 text they are sent in; the tr
 in the server's own usage.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-
-
-class ChatOverhead(NamedTuple):
-    """Tokens that a chat template adds: per message, per `name`, and once for the reply."""
-
-    per_message: int = 3
-    per_name: int = 1
-    per_reply: int = 3
-
-
-# Source: OpenAI cookbook, "How to count tokens with tiktoken" (models since 2023-06).
-OPENAI_OVERHEAD = ChatOverhead()
 
 # OpenAI's tile rule for 1024 x 1024 at high detail: 85 + 4 tiles x 170.
 IMAGE_TOKENS = 765
@@ -31,46 +20,87 @@ AUDIO_TOKENS = 300
 VIDEO_TOKENS = 4 * IMAGE_TOKENS
 FILE_TOKENS = IMAGE_TOKENS
 
+
+class Profile(NamedTuple):
+    """What one model's input has beside the tokens of its texts.
+
+    What the chat template adds per message, per `name` and once for the reply; and what a picture
+    or the like counts flat.
+    """
+
+    per_message: int = 3
+    per_name: int = 1
+    per_reply: int = 3
+    image: int = IMAGE_TOKENS
+    audio: int = AUDIO_TOKENS
+    video: int = VIDEO_TOKENS
+    file: int = FILE_TOKENS
+
+
+# Source: OpenAI cookbook, "How to count tokens with tiktoken" (models since 2023-06).
+OPENAI_PROFILE = Profile()
+
+# ChatML, measured with Qwen's own template: five per message with its role, three for the reply.
+CHATML_PROFILE = Profile(per_message=4, per_name=0, per_reply=3)
+
+# Deep lists of prompts are no prompts.
+_LISTS_MAX = 3
+
 # By a word of the part's type, such as image_url, input_image, image_embeds.
-_FLAT = {
-    "image": IMAGE_TOKENS,
-    "audio": AUDIO_TOKENS,
-    "video": VIDEO_TOKENS,
-    "file": FILE_TOKENS,
-    "document": FILE_TOKENS,
-}
+_FLAT = ("image", "audio", "video", "file")
 
 _MESSAGE_TEXTS = ("role", "name", "refusal", "reasoning", "reasoning_content", "tool_call_id")
 _PART_TEXTS = ("text", "refusal", "thinking")
+_ITEM_TEXTS = ("summary", "arguments", "input", "output")
 _CALL_TEXTS = ("name", "arguments", "input")
 
 
-def chat_input(
-    messages: object = None,
-    tools: object = None,
-    functions: object = None,
-    response_format: object = None,
-    overhead: ChatOverhead = OPENAI_OVERHEAD,
+def model_input(
+    messages: Sequence[object] = (),
+    texts: Sequence[object] = (),
+    schemas: Sequence[object] = (),
+    profile: Profile = OPENAI_PROFILE,
 ) -> tuple[list[str], int]:
     """Return the texts to be counted and the tokens that are no text, from decoded JSON.
 
-    Never raises: what has an unknown shape is left out.
+    `messages` are lists of them (or a text), `texts` are texts, content parts, token ids or lists
+    of these, `schemas` are counted as JSON. Never raises: what has an unknown shape is left out.
     """
-    texts: list[str] = []
-    flat = overhead.per_reply
-    for message in messages if isinstance(messages, list) else [messages]:
-        if isinstance(message, str):
-            texts.append(message)
-        if not isinstance(message, dict):
-            continue
-        flat += overhead.per_message + _take_message(message, texts)
-        if isinstance(message.get("name"), str):
-            flat += overhead.per_name
-    texts.extend(_compact(schema) for schema in (tools, functions, response_format) if schema)
-    return [text for text in texts if text], flat
+    taken: list[str] = []
+    flat = profile.per_reply if messages else 0
+    for given in messages:
+        for message in given if isinstance(given, list) else [given]:
+            if isinstance(message, str):
+                taken.append(message)
+            if not isinstance(message, dict):
+                continue
+            flat += profile.per_message + _take_message(message, taken, profile)
+            if isinstance(message.get("name"), str):
+                flat += profile.per_name
+    flat += sum(_take_texts(given, taken, profile) for given in texts)
+    taken.extend(_compact(schema) for schema in schemas if schema)
+    return [text for text in taken if text], flat
 
 
-def _take_message(message: dict[str, Any], texts: list[str]) -> int:
+def _take_texts(given: object, texts: list[str], profile: Profile) -> int:
+    """Take prompts, and return how many token ids and flat tokens they have."""
+    flat = 0
+    waiting = [(given, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if type(value) is int:
+            flat += 1
+        elif isinstance(value, list) and depth < _LISTS_MAX:
+            if all(type(item) is int for item in value):
+                flat += len(value)
+            else:
+                waiting.extend((item, depth + 1) for item in reversed(value))
+        else:
+            flat += _take_content(value, texts, profile)
+    return flat
+
+
+def _take_message(message: dict[str, Any], texts: list[str], profile: Profile) -> int:
     for name in _MESSAGE_TEXTS:
         _take_value(message.get(name), texts)
     called = [message.get("function_call")]
@@ -79,10 +109,15 @@ def _take_message(message: dict[str, Any], texts: list[str]) -> int:
     for function in _dicts(called):
         for name in _CALL_TEXTS:
             _take_value(function.get(name), texts)
-    return _take_content(message.get("content"), texts)
+    flat = _take_content(message.get("content"), texts, profile)
+    if isinstance(message.get("images"), list):  # Ollama's, beside the content
+        flat += profile.image * len(message["images"])
+    if "role" not in message:  # an item of OpenAI's responses
+        flat += sum(_take_content(message.get(name), texts, profile) for name in _ITEM_TEXTS)
+    return flat
 
 
-def _take_content(content: object, texts: list[str]) -> int:
+def _take_content(content: object, texts: list[str], profile: Profile) -> int:
     """Take the texts of a message's content, and return what its other parts count flat."""
     flat = 0
     waiting = [content]  # no recursion: callers choose how deep results of tools are nested
@@ -93,7 +128,7 @@ def _take_content(content: object, texts: list[str]) -> int:
         elif isinstance(part, list):
             waiting.extend(reversed(part))
         elif isinstance(part, dict):
-            tokens = _flat_tokens(part)
+            tokens = _flat_tokens(part, profile)
             flat += tokens
             if not tokens:
                 waiting.append(part.get("content"))
@@ -102,13 +137,15 @@ def _take_content(content: object, texts: list[str]) -> int:
     return flat
 
 
-def _flat_tokens(part: dict[str, Any]) -> int:
+def _flat_tokens(part: dict[str, Any], profile: Profile) -> int:
     # Some servers read a part without a type by the field it has: {"image_url": {...}}.
     kind = part.get("type")
     for name in [kind] if isinstance(kind, str) else part:
         for word in name.split("_"):
+            if word == "document":
+                return profile.file
             if word in _FLAT:
-                return _FLAT[word]
+                return int(getattr(profile, word))
     return 0
 
 

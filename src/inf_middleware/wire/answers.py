@@ -1,24 +1,35 @@
 """What the caller sees when refused, and how the limits stand: headers, bodies, messages.
 
-Source of header names and forms: platform.openai.com/docs/guides/rate-limits (2026-11).
+Source of header names and forms: platform.openai.com/docs/guides/rate-limits and
+docs.anthropic.com/en/api/rate-limits (2026-11).
 """
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from inf_middleware.domain.limits import Refusal, Standings
 from inf_middleware.wire.dialect import Dialect
 
 Header = tuple[bytes, bytes]
 
+_RFC3339 = "%Y-%m-%dT%H:%M:%SZ"
+
 _TYPES = {401: "authentication_error", 402: "billing_error", 403: "permission_error"}
+
+# What Anthropic says otherwise; the rest is alike.
+# Source: docs.anthropic.com/en/api/errors (2026-11).
+_ANTHROPIC_TYPES = {404: "not_found_error", 413: "request_too_large", 503: "overloaded_error"}
 
 _UNITS = {60.0: "minute", 3_600.0: "hour", 86_400.0: "day"}
 
 
-def limit_headers(standings: Standings) -> list[Header]:
-    """Return the `x-ratelimit-*` headers; concurrency has no reset, for nobody knows it."""
-    headers = []
+def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[Header]:
+    """Return the `x-ratelimit-*` headers; concurrency has no reset, for nobody knows it.
+
+    Where the dialect has names of its own for limits, those too; `now_s` is the wall clock.
+    """
+    headers = _anthropic_headers(standings, now_s) if dialect.errors == "anthropic" else []
     for name, standing in (
         (b"requests", standings.requests),
         (b"tokens", standings.tokens),
@@ -29,6 +40,19 @@ def limit_headers(standings: Standings) -> list[Header]:
         if name != b"concurrency":
             reset = duration(standing.reset_s).encode()
             headers.append((b"x-ratelimit-reset-" + name, reset))
+    return headers
+
+
+def _anthropic_headers(standings: Standings, now_s: float) -> list[Header]:
+    headers = []
+    for name, standing in ((b"requests", standings.requests), (b"tokens", standings.tokens)):
+        # Whole seconds, as Anthropic writes them, rounded up: then it has surely come.
+        reset = datetime.fromtimestamp(_ceil(now_s + standing.reset_s), UTC)
+        headers += [
+            (b"anthropic-ratelimit-" + name + b"-limit", b"%d" % standing.limit),
+            (b"anthropic-ratelimit-" + name + b"-remaining", b"%d" % standing.remaining),
+            (b"anthropic-ratelimit-" + name + b"-reset", reset.strftime(_RFC3339).encode()),
+        ]
     return headers
 
 
@@ -73,8 +97,10 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
-def error_type(status: int) -> str:
-    """Return the `type` of an error by its status."""
+def error_type(status: int, dialect: Dialect) -> str:
+    """Return the `type` of an error by its status, in the words of a dialect."""
+    if dialect.errors == "anthropic" and status in _ANTHROPIC_TYPES:
+        return _ANTHROPIC_TYPES[status]
     if status in _TYPES:
         return _TYPES[status]
     if status == 429:
@@ -98,7 +124,7 @@ def error_response(
     What trying again does not cure says `x-should-retry: false`, since some SDKs would: every 4xx
     but 429, unless `should_retry` tells otherwise.
     """
-    body = dialect.error_body(message, type=error_type(status), code=code, param=param)
+    body = dialect.error_body(message, type=error_type(status, dialect), code=code, param=param)
     named = request_id.encode()
     all_headers = [
         (b"content-type", b"application/json"),

@@ -6,34 +6,48 @@ from typing import Any
 import msgspec
 
 from inf_middleware.domain.errors import InvalidRequest
+from inf_middleware.wire.paths import find
 
-
-class Head(msgspec.Struct):
-    """The fields of a request that decide about it; the rest is skipped."""
-
-    model: Any = None
-    stream: Any = None
-    stream_options: Any = None
-    max_completion_tokens: Any = None
-    max_tokens: Any = None
-    n: Any = None
-
-
-_head_decoder = msgspec.json.Decoder(Head)
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
+_ODD = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
-def read_head(body: bytes) -> Head:
-    """Read a request's head.
+
+class Fields:
+    """The fields of a JSON object, each read when it is asked for; the rest is only skipped.
 
     Raises:
         InvalidRequest: The body is no JSON object, by the laxest reading of it.
     """
-    try:
-        return _head_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        fields = read_object(body)
-    return Head(**{name: fields[name] for name in Head.__struct_fields__ if name in fields})
+
+    __slots__ = ("_body", "_raw", "_values")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._values: dict[str, Any] = {}
+        self._raw: dict[str, msgspec.Raw] = {}
+        try:
+            self._raw = _raw_decoder.decode(body)
+        except _ODD:
+            self._values = read_object(body)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._raw or name in self._values
+
+    def get(self, path: str) -> Any:
+        """Return what a path leads to, or None."""
+        head, _, rest = path.partition(".")
+        value = self._field(head)
+        return find(value, rest) if rest else value
+
+    def _field(self, name: str) -> Any:
+        raw = self._raw.pop(name, None)
+        if raw is not None:
+            try:
+                self._values[name] = msgspec.json.decode(raw)
+            except _ODD:
+                self._values, self._raw = read_object(self._body), {}
+        return self._values.get(name)
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -61,19 +75,55 @@ def read_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def asking_for_usage(body: bytes) -> bytes:
-    """Add `stream_options.include_usage`; every other value keeps its very bytes."""
+def read_value(data: bytes) -> Any:
+    """Read any JSON value that a server sends, NaN and broken characters too; None where none."""
+    try:
+        return msgspec.json.decode(data)
+    except _ODD:
+        pass
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_parts(body: bytes, names: frozenset[str]) -> Any:
+    """Read a JSON value, of an object only the fields named: the others may be long."""
+    try:
+        fields = _raw_decoder.decode(body)
+        return {name: msgspec.json.decode(fields[name]) for name in names if name in fields}
+    except _ODD:
+        return read_value(body)
+
+
+def asking_for_usage(body: bytes, *, continuous: bool = False) -> bytes:
+    """Add `stream_options.include_usage`; every other value keeps its very bytes.
+
+    `continuous` asks for running totals too (`continuous_usage_stats`: vLLM, SGLang).
+    """
+    asked = {"include_usage": True}
+    if continuous:
+        asked["continuous_usage_stats"] = True
     try:
         fields = _raw_decoder.decode(body)
         raw = fields.get("stream_options")
         options = msgspec.json.decode(raw) if raw is not None else None
-        asked = {**(options or {}), "include_usage": True}
-        fields["stream_options"] = msgspec.Raw(msgspec.json.encode(asked))
+        fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), **asked}))
         return msgspec.json.encode(fields)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except _ODD:
         value = read_object(body)
-        value["stream_options"] = {**(value.get("stream_options") or {}), "include_usage": True}
+        value["stream_options"] = {**(value.get("stream_options") or {}), **asked}
         return json.dumps(value).encode("ascii")
+
+
+def without_usage(data: bytes) -> bytes:
+    """Return a JSON object without its `usage`; every other value keeps its very bytes."""
+    try:
+        fields = _raw_decoder.decode(data)
+    except _ODD:
+        return data
+    fields.pop("usage", None)
+    return msgspec.json.encode(fields)
 
 
 def whole_number(value: object) -> int | None:

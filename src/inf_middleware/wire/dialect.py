@@ -1,83 +1,129 @@
-"""What a dialect tells: where model, caps, usage and text sit in an API's requests and answers.
+"""What a dialect is: where model, input, caps, stream, usage and text sit in an API, as data."""
 
-Readers are sans-IO and never raise on what a server sends: the worst case is a fact not known.
-"""
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
-import enum
-from dataclasses import dataclass
-from typing import Any, Protocol
+import msgspec
 
-from inf_middleware.domain.usage import Usage
+from inf_middleware.domain.errors import ConfigError, InvalidRequest
+from inf_middleware.wire.body import Fields, asking_for_usage, whole_number
+from inf_middleware.wire.reader import AnswerReader, Answers
 
-# Output text kept for counting, of one answer: eight times the longest output known. What is
-# beyond is only measured.
-TEXT_BYTES_MAX = 4 * 1024 * 1024
+ErrorForm = Literal["openai", "anthropic", "ollama"]
+
+# Anthropic's words for what OpenAI calls otherwise.
+# Source: docs.anthropic.com/en/api/errors (2026-11).
+_ANTHROPIC_TYPES = {"server_error": "api_error"}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a request asks for, as a lax server would read it.
 
-    `output_cap` is the declared cap in tokens per choice, `choices` how many are asked for;
-    neither is bounded here. `wants_usage`: the client itself asks its stream for usage. `may_ask`:
-    we may ask in its place.
+    `output_cap` is the declared cap in tokens of one candidate. `choices`: how many the answer
+    has, of all `prompts` together; `best_of`: how many candidates of each prompt are made, where
+    that is more. None of them is bounded here. `echo`: the answer repeats the prompt.
+    `wants_usage`: the client itself asks its stream for usage. `may_ask`: we may ask in its place.
     """
 
     model: str | None = None
     stream: bool = False
     output_cap: int | None = None
     choices: int = 1
+    prompts: int = 1
+    best_of: int = 1
+    echo: bool = False
     wants_usage: bool = False
     may_ask: bool = False
 
-
-class Seen(enum.IntFlag):
-    """What an event of a stream was."""
-
-    NOTHING = 0
-    USAGE_ONLY = 1  # only usage: what a client that did not ask must not see
-    END = 2  # the answer is whole with it
+    @property
+    def candidates(self) -> int:
+        """How many outputs the model makes."""
+        return max(self.choices, self.best_of * self.prompts)
 
 
-class AnswerReader(Protocol):
-    """Reads one answer; `event` for each event of a stream, or `whole` once for a body.
+class Input(NamedTuple):
+    """What of a body is input to the model, decoded.
 
-    `usage` is the latest report; `usage_final` tells that it is of the whole answer. `failed`: an
-    error stands in the answer. `has_output`: at least one token of output was seen.
-    `text_overflow_bytes` of output came after more text than is kept.
+    `messages` are of chats, `texts` strings, token ids or lists of these; `schemas` are counted as
+    the JSON they are.
     """
 
-    usage: Usage | None
-    usage_final: bool
-    model: str | None
-    response_id: str | None
-    failed: bool
-    has_output: bool
-    text_overflow_bytes: int
-
-    def event(self, data: bytes, event: bytes | None) -> Seen:
-        """Read the data and the `event` field of one event."""
-        ...
-
-    def whole(self, body: bytes) -> None:
-        """Read a JSON body."""
-        ...
-
-    def texts(self) -> list[str]:
-        """Return the output text of each choice."""
-        ...
+    messages: tuple[Any, ...] = ()
+    texts: tuple[Any, ...] = ()
+    schemas: tuple[Any, ...] = ()
 
 
-class Dialect(Protocol):
-    """One API's places for model, caps, usage and text.
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """One API, described. Paths are dotted ("options.num_predict"); see `wire.paths`.
 
-    `reads_body`: its requests are JSON and must be understood. `has_text`: input and output can be
-    counted where no usage is told.
+    `paths`: ends of the URL paths that speak it ("/v1/ask"). `reads_body`: its requests are JSON
+    and refused where they are none; else they pass unread.
+
+    Of a request: `messages`, `texts` and `schemas` are input (see `Input`); the first of
+    `output_cap` that tells holds; `choices` and `best_of` are numbers of answers; `prompts` may
+    be a list, each element of which is answered for itself; `streams` tells that a request that
+    does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`. `generates`:
+    tokens come out, not only in. `features` is what a model must be able to do for a request that
+    has a field: {"tools": "tools"}.
+
+    `variants`: other dialects that share the path, by the first field that the body has.
+
+    Raises:
+        ConfigError: A path that does not start with a slash.
     """
 
     name: str
-    reads_body: bool
-    has_text: bool
+    paths: tuple[str, ...] = ()
+    reads_body: bool = True
+    model: str = "model"
+    messages: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    schemas: tuple[str, ...] = ()
+    output_cap: tuple[str, ...] = ()
+    choices: str = ""
+    best_of: str = ""
+    prompts: str = ""
+    echo: str = ""
+    stream: str = "stream"
+    streams: bool = False
+    asks_usage: bool = False
+    generates: bool = True
+    answers: Answers = field(default_factory=Answers)
+    errors: ErrorForm = "openai"
+    variants: tuple[tuple[str, "Dialect"], ...] = ()
+
+    def __post_init__(self) -> None:
+        for path in self.paths:
+            if not isinstance(path, str) or not path.startswith("/") or path == "/":
+                raise ConfigError(
+                    f"dialect {self.name}: path {path!r} must be the end of a URL path: /v1/ask"
+                )
+
+    @property
+    def has_text(self) -> bool:
+        """Whether input and output can be counted where no usage is told."""
+        return bool(self.messages or self.texts)
+
+    def at(self, *paths: str) -> "Dialect":
+        """Return the same dialect for other paths."""
+        return replace(self, paths=paths)
+
+    def read(self, body: bytes) -> tuple["Dialect", Request]:
+        """Read a request's body; return the variant that it speaks, and what it asks for.
+
+        Raises:
+            InvalidRequest: The body cannot be meant for this path.
+        """
+        try:
+            fields = Fields(body)
+            dialect = next((other for name, other in self.variants if name in fields), self)
+            return dialect, dialect._request(fields)
+        except InvalidRequest:
+            if self.reads_body:
+                raise
+            return self, Request()
 
     def read_request(self, body: bytes) -> Request:
         """Read a request's body.
@@ -85,24 +131,78 @@ class Dialect(Protocol):
         Raises:
             InvalidRequest: The body cannot be meant for this path.
         """
-        ...
+        return self.read(body)[1]
 
-    def asking_for_usage(self, body: bytes) -> bytes:
+    def _request(self, fields: Fields) -> Request:
+        model = fields.get(self.model) if self.model else None
+        stream = fields.get(self.stream) if self.stream else None
+        streamed = stream is True or (self.streams and stream is None)
+        caps = (whole_number(fields.get(path)) for path in self.output_cap)
+        prompts = _prompts(fields.get(self.prompts)) if self.prompts else 1
+        options = fields.get("stream_options") if self.asks_usage else 0
+        wants = isinstance(options, dict) and options.get("include_usage") is True
+        return Request(
+            model=model if isinstance(model, str) else None,
+            stream=streamed,
+            output_cap=next((cap for cap in caps if cap), None),
+            choices=(_number(fields, self.choices)) * prompts,
+            prompts=prompts,
+            best_of=_number(fields, self.best_of),
+            echo=bool(self.echo) and fields.get(self.echo) is True,
+            wants_usage=wants,
+            may_ask=streamed and not wants and (options is None or isinstance(options, dict)),
+        )
+
+    def asking_for_usage(self, body: bytes, *, continuous: bool = False) -> bytes:
         """Return the body with a request for usage added, all else as it was."""
-        ...
+        return asking_for_usage(body, continuous=continuous)
 
-    def input_fields(self, body: bytes) -> dict[str, Any]:
-        """Return what of the body is input to the model, decoded; empty where nothing is."""
-        ...
+    def input_of(self, body: bytes) -> Input:
+        """Return what of the body is input to the model; empty where nothing is."""
+        try:
+            fields = Fields(body)
+            return Input(
+                *(
+                    tuple(value for path in paths if (value := fields.get(path)) is not None)
+                    for paths in (self.messages, self.texts, self.schemas)
+                )
+            )
+        except InvalidRequest:
+            return Input()
 
     def answer(self, request: Request) -> AnswerReader:
         """Return a reader for the answer to a request."""
-        ...
+        return AnswerReader(self.answers, request.choices, request.prompts)
 
     def error_body(self, message: str, *, type: str, code: str, param: str | None) -> bytes:  # noqa: A002
         """Return an error as the body of an answer."""
-        ...
+        if self.errors == "anthropic":
+            return _anthropic_error(message, type)
+        # This form serves every SDK seen.
+        error = {"message": message, "type": type, "param": param, "code": code}
+        return msgspec.json.encode({"type": "error", "error": error})
 
     def error_event(self, message: str, *, type: str, code: str) -> bytes:  # noqa: A002
         """Return an error as an event in a running stream."""
-        ...
+        if self.errors == "anthropic":  # its SDK reads no event without a name
+            return b"event: error\ndata: " + _anthropic_error(message, type) + b"\n\n"
+        if self.errors == "ollama":
+            return msgspec.json.encode({"error": message}) + b"\n"
+        error = {"message": message, "type": type, "param": None, "code": code}
+        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+
+
+def _anthropic_error(message: str, type_: str) -> bytes:
+    error = {"type": _ANTHROPIC_TYPES.get(type_, type_), "message": message}
+    return msgspec.json.encode({"type": "error", "error": error})
+
+
+def _number(fields: Fields, path: str) -> int:
+    return (whole_number(fields.get(path)) or 1) if path else 1
+
+
+def _prompts(prompt: object) -> int:
+    """Count the prompts of a list; token ids are one prompt."""
+    if not isinstance(prompt, list) or not prompt or type(prompt[0]) is int:
+        return 1
+    return len(prompt)

@@ -48,6 +48,11 @@ class SSEReader:
         self._after_cr = False  # the last frame ended with a CR: a LF that follows belongs to it
         self.overflowed = False
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether an event is unfinished."""
+        return bool(self._pieces)
+
     def pending(self) -> bytes:
         """Return the bytes of the unfinished event."""
         return b"".join(self._pieces)

@@ -1,0 +1,89 @@
+"""Which counter counts for which model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import tiktoken
+
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.tokens.chat import CHATML_PROFILE, OPENAI_PROFILE, Profile
+from inf_middleware.tokens.counting import Counter
+
+# Nearest to open models, Chinese above all.
+DEFAULT_COUNTER = "o200k_base"
+
+# By the model's name in lower case; all others have OpenAI's.
+_PROFILES = (("*qwen*", CHATML_PROFILE),)
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """How one model's input is counted: by which counter, and what is added to its texts."""
+
+    counter: str | Path | tiktoken.Encoding | Callable[[str], int] = DEFAULT_COUNTER
+    profile: Profile = OPENAI_PROFILE
+
+
+CounterOption: TypeAlias = str | Path | tiktoken.Encoding | Callable[[str], int] | Counting
+
+
+class Counters:
+    """The counter and the profile of each model, by the first pattern that fits its name.
+
+    Raises:
+        ConfigError: Something given is no counter.
+    """
+
+    def __init__(self, given: CounterOption | Mapping[str, CounterOption]) -> None:
+        by_pattern = given if isinstance(given, Mapping) else {"*": given}
+        self._rows: list[tuple[str, Counter, Profile | None]] = []
+        for pattern, option in by_pattern.items():
+            if not isinstance(pattern, str) or not pattern:
+                raise ConfigError(
+                    f"counter is for {pattern!r}; a mapping goes from model pattern to counter:"
+                    ' {"Qwen/*": "tokenizer.json", "*": "o200k_base"}'
+                )
+            own = option if isinstance(option, Counting) else Counting(option)
+            profile = own.profile if isinstance(option, Counting) else None
+            if profile is not None:
+                _check_profile(profile)
+            self._rows.append((pattern, Counter(own.counter), profile))
+        self._rows.append(("*", Counter(DEFAULT_COUNTER), None))
+
+    def of(self, model: str | None) -> Counter:
+        """Return the counter of a model."""
+        return self._row(model)[1]
+
+    def profile_of(self, model: str | None) -> Profile:
+        """Return what is added to the texts of a model's input."""
+        profile = self._row(model)[2]
+        if profile is not None:
+            return profile
+        name = (model or "").lower()
+        return next(
+            (known for pattern, known in _PROFILES if fnmatchcase(name, pattern)), OPENAI_PROFILE
+        )
+
+    async def load(self) -> None:
+        """Load what counts, so that the first request need not wait for it.
+
+        Raises:
+            ConfigError: A counter cannot be loaded.
+        """
+        reached = [pattern for pattern, _, _ in self._rows].index("*") + 1
+        for _, counter, _ in self._rows[:reached]:
+            await counter.load()
+
+    def _row(self, model: str | None) -> tuple[str, Counter, Profile | None]:
+        name = model or ""
+        return next(row for row in self._rows if fnmatchcase(name, row[0]))
+
+
+def _check_profile(profile: Any) -> None:
+    if not isinstance(profile, Profile) or any(
+        type(value) is not int or value < 0 for value in profile
+    ):
+        raise ConfigError(f"profile is {profile!r}; give a Profile of whole numbers of 0 or more")

@@ -1,0 +1,58 @@
+"""The dialects that are known, one module each, and which of them a path speaks."""
+
+from collections.abc import Iterable
+
+from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialects import (
+    anthropic_messages,
+    cohere,
+    llama_cpp,
+    ollama,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_responses,
+    sglang,
+    tgi,
+    vllm,
+)
+from inf_middleware.wire.dialects.unknown import UNKNOWN
+
+KNOWN: tuple[Dialect, ...] = (
+    openai_chat.CHAT,
+    openai_completions.COMPLETIONS,
+    openai_embeddings.EMBEDDINGS,
+    openai_responses.RESPONSES,
+    anthropic_messages.MESSAGES,
+    vllm.SCORE,
+    vllm.RERANK,
+    vllm.POOLING,
+    vllm.INVOCATIONS,
+    ollama.CHAT,
+    ollama.GENERATE,
+    ollama.EMBED,
+    llama_cpp.COMPLETION,
+    sglang.GENERATE,
+    tgi.GENERATE_STREAM,
+    cohere.CHAT,
+    cohere.EMBED,
+)
+
+
+class Dialects:
+    """Finds the dialect of a path by its end, under any mount, trailing slashes or not.
+
+    The longest end wins; of two alike, the first of `more`, then of the known ones.
+    """
+
+    def __init__(self, more: Iterable[Dialect] = ()) -> None:
+        ends = [(path.rstrip("/"), one) for one in (*more, *KNOWN) for path in one.paths]
+        self._by_end = sorted(ends, key=lambda end: -len(end[0]))
+
+    def of(self, path: str) -> Dialect:
+        """Return the dialect of a path; one that knows nothing but usage where no other claims."""
+        path = path.rstrip("/")
+        for end, dialect in self._by_end:
+            if path.endswith(end):
+                return dialect
+        return UNKNOWN

@@ -1,0 +1,32 @@
+"""llama.cpp's own completions.
+
+Source: llama.cpp tools/server/README.md. Its counters can be left out by a request
+(`response_fields`): then they are counted.
+"""
+
+from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.usage import UsageAt
+
+COMPLETION = Dialect(
+    name="llama_cpp.completion",
+    paths=("/completion", "/infill"),
+    reads_body=False,
+    texts=("prompt", "input_prefix", "input_suffix", "input_extra"),
+    schemas=("json_schema", "grammar"),
+    output_cap=("n_predict", "max_tokens"),
+    prompts="prompt",
+    answers=Answers(
+        usage=(
+            UsageAt(
+                at="",
+                input="tokens_evaluated",
+                output="tokens_predicted",
+                cached_input="timings.cache_n",
+            ),
+        ),
+        text=("content",),
+        delta=("content",),
+        end_flag="stop",
+    ),
+)

@@ -1,0 +1,67 @@
+"""Ollama's own API: lines of JSON, streamed where the request does not say.
+
+Source: ollama docs/api.md; the ollama client 0.6.3. Where a prompt was cached, older servers leave
+`prompt_eval_count` out: then it is counted.
+"""
+
+from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.usage import UsageAt
+
+_USAGE = UsageAt(
+    at="",
+    input="prompt_eval_count",
+    output="eval_count",
+    cached_input="prompt_eval_cached_count",
+)
+
+CHAT = Dialect(
+    name="ollama.chat",
+    paths=("/api/chat",),
+    messages=("messages",),
+    schemas=("tools", "format"),
+    output_cap=("options.num_predict",),
+    streams=True,
+    errors="ollama",
+    answers=Answers(
+        usage=(_USAGE,),
+        text=(
+            "message.content",
+            "message.thinking",
+            "message.tool_calls.function.name",
+            "message.tool_calls.function.arguments",
+        ),
+        delta=(
+            "message.content",
+            "message.thinking",
+            "message.tool_calls.function.name",
+            "message.tool_calls.function.arguments",
+        ),
+        end_flag="done",
+    ),
+)
+
+GENERATE = Dialect(
+    name="ollama.generate",
+    paths=("/api/generate",),
+    texts=("prompt", "system", "suffix"),
+    schemas=("format",),
+    output_cap=("options.num_predict",),
+    streams=True,
+    errors="ollama",
+    answers=Answers(
+        usage=(_USAGE,),
+        text=("response", "thinking"),
+        delta=("response", "thinking"),
+        end_flag="done",
+    ),
+)
+
+EMBED = Dialect(
+    name="ollama.embed",
+    paths=("/api/embed", "/api/embeddings"),
+    texts=("input", "prompt"),
+    generates=False,
+    errors="ollama",
+    answers=Answers(usage=(_USAGE,)),
+)

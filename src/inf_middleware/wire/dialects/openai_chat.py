@@ -1,0 +1,38 @@
+"""OpenAI chat completions, as OpenAI, vLLM, SGLang, llama.cpp and many others speak it.
+
+Source: platform.openai.com/docs/api-reference/chat (2026-11); recorded answers of vLLM 0.33.0,
+llama-cpp-python 0.3.36 and transformers 5.23.0.
+"""
+
+from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.usage import OPENAI_USAGE
+
+_OUTPUT = (
+    "content",
+    "reasoning_content|reasoning",
+    "refusal",
+    "tool_calls.function.name",
+    "tool_calls.function.arguments",
+    "tool_calls.custom.name",
+    "tool_calls.custom.input",
+    "function_call.name",
+    "function_call.arguments",
+)
+
+CHAT = Dialect(
+    name="openai.chat",
+    paths=("/chat/completions",),
+    messages=("messages",),
+    schemas=("tools", "functions", "response_format"),
+    output_cap=("max_completion_tokens", "max_tokens"),
+    choices="n",
+    asks_usage=True,
+    answers=Answers(
+        usage=(OPENAI_USAGE,),
+        each="choices",
+        text=tuple(f"message.{path}" for path in _OUTPUT),
+        delta=tuple(f"delta.{path}" for path in _OUTPUT),
+        usage_ends=True,
+    ),
+)

@@ -1,0 +1,33 @@
+"""OpenAI's legacy completions, which vLLM, SGLang and llama.cpp serve too.
+
+llama.cpp's server answers on `/completions` in its own words; both are understood.
+
+Source: platform.openai.com/docs/api-reference/completions (2026-11); recorded answers of vLLM
+0.33.0 and llama-cpp-python 0.3.36; llama.cpp tools/server/README.md.
+"""
+
+from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialects.llama_cpp import COMPLETION
+from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.usage import OPENAI_USAGE
+
+COMPLETIONS = Dialect(
+    name="openai.completions",
+    paths=("/completions",),
+    texts=("prompt", "suffix"),
+    schemas=("response_format",),
+    output_cap=("max_tokens",),
+    choices="n",
+    best_of="best_of",
+    prompts="prompt",
+    echo="echo",
+    asks_usage=True,
+    answers=Answers(
+        usage=(OPENAI_USAGE,),
+        each="choices",
+        text=("text",),
+        delta=("text",),
+        usage_ends=True,
+    ),
+    variants=(("n_predict", COMPLETION),),
+)

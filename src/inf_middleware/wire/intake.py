@@ -1,0 +1,110 @@
+"""From the bytes of one answer, as its headers describe them, to the facts that its reader tells.
+
+Sans-IO and bounded: `feed` takes bytes in any cut, `read` the frames that are forwarded.
+"""
+
+from inf_middleware.wire.encodings import Decoder, decoder_of
+from inf_middleware.wire.ndjson import NDJSONReader
+from inf_middleware.wire.reader import AnswerReader, Seen
+from inf_middleware.wire.sse import Frame, SSEReader
+
+# A JSON answer beyond this is passed on unread, and its usage estimated; the embeddings of a full
+# batch stay below.
+JSON_BYTES_MAX = 64 * 1024 * 1024
+
+_LINES = (
+    b"application/x-ndjson",
+    b"application/ndjson",
+    b"application/jsonl",
+    b"application/x-jsonl",
+)
+
+
+class Intake:
+    """Takes the bytes of one answer for its reader.
+
+    `is_stream`: it comes in frames, else it is read whole at its end. `is_decoded`: frames are not
+    the bytes that came, which were compressed.
+    """
+
+    def __init__(
+        self,
+        reader: AnswerReader,
+        cutter: SSEReader | NDJSONReader | None,
+        decoder: Decoder | None,
+        *,
+        is_readable: bool,
+    ) -> None:
+        self._reader = reader
+        self._cutter = cutter
+        self._decoder = decoder
+        self._readable = is_readable
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.is_stream = cutter is not None
+        self.is_decoded = decoder is not None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether an event is unfinished."""
+        return self._cutter is not None and self._cutter.is_pending
+
+    def feed(self, piece: bytes) -> list[Frame]:
+        """Take the next bytes; return the frames of a stream that are whole now."""
+        if self._decoder is not None and self._readable:
+            try:
+                piece = self._decoder(piece)
+            except ValueError:
+                self._give_up()
+        if self._cutter is not None:
+            if self._readable:
+                return self._cutter.feed(piece)
+            self._reader.unread(len(piece))
+            return [Frame(piece, None, None)] if piece else []
+        if self._readable:
+            self._size += len(piece)
+            self._pieces.append(piece)
+            if self._size > JSON_BYTES_MAX:
+                self._give_up()
+        else:
+            self._reader.unread(len(piece))
+        return []
+
+    def close(self) -> list[Frame]:
+        """Take the end: return the unfinished frame of a stream, or read the whole."""
+        if self._cutter is not None:
+            last = self._cutter.close()
+            return [last] if last is not None else []
+        if self._readable:
+            self._reader.whole(b"".join(self._pieces))
+            self._pieces = []
+            self._readable = False
+        return []
+
+    def read(self, frame: Frame) -> Seen:
+        """Read one frame."""
+        if frame.data is not None:
+            return self._reader.event(frame.data, frame.event)
+        if self._cutter is not None and self._cutter.overflowed:
+            self._reader.unread(len(frame.raw))
+        return Seen.NOTHING
+
+    def _give_up(self) -> None:
+        self._readable = False
+        self._reader.unread(self._size)
+        self._pieces = []
+
+
+def intake_of(reader: AnswerReader, content_type: bytes, coding: bytes) -> Intake | None:
+    """Return what takes an answer by its headers, in lower case; None where it holds no facts."""
+    decoder = decoder_of(coding) if coding not in (b"", b"identity") else None
+    readable = decoder is not None or coding in (b"", b"identity")
+    if content_type.startswith(b"text/event-stream"):
+        cutter: SSEReader | NDJSONReader | None = SSEReader()
+    elif content_type.startswith(_LINES):
+        cutter = NDJSONReader()
+    elif b"json" in content_type or not content_type:
+        cutter = None
+    else:
+        return None
+    return Intake(reader, cutter, decoder, is_readable=readable)

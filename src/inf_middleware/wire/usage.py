@@ -1,0 +1,86 @@
+"""Where an API tells the tokens of an answer, and in which words."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from inf_middleware.domain.usage import Usage, token_count
+from inf_middleware.wire.paths import find
+
+INPUT, OUTPUT = "input", "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageAt:
+    """One place and vocabulary of a usage report, as paths; "" says that it tells no such count.
+
+    `at` leads to the object that reports ("": the answer itself), the others from there.
+    `beside_input` are input tokens that `input` does not contain. `cached_input`, `cache_write` and
+    `reasoning` are parts of what is told already; of a tuple the first that tells holds.
+    """
+
+    at: str = "usage"
+    input: str = ""
+    output: str = ""
+    beside_input: tuple[str, ...] = ()
+    cached_input: str = ""
+    cache_write: str = ""
+    reasoning: str | tuple[str, ...] = ""
+
+    def read(self, value: object) -> dict[str, int]:
+        """Return the counts that a report tells; empty where it tells neither input nor output."""
+        report = find(value, self.at)
+        if not isinstance(report, dict):
+            return {}
+        told: dict[str, int] = {}
+        for name, path in (
+            (INPUT, self.input),
+            (OUTPUT, self.output),
+            ("cached_input", self.cached_input),
+            ("cache_write", self.cache_write),
+            ("reasoning", self.reasoning),
+            *((path, path) for path in self.beside_input),
+        ):
+            for way in (path,) if isinstance(path, str) else path:
+                count = token_count(find(report, way)) if way else None
+                if count is not None:
+                    told[name] = count
+                    break
+        return told if INPUT in told or OUTPUT in told else {}
+
+    def usage(self, told: Mapping[str, int]) -> Usage:
+        """Return the usage that counts add up to."""
+        inputs = told.get(INPUT, 0) + sum(told.get(path, 0) for path in self.beside_input)
+        outputs = told.get(OUTPUT, 0)
+        return Usage(
+            input_tokens=inputs,
+            output_tokens=outputs,
+            cached_input_tokens=min(told.get("cached_input", 0), inputs),
+            cache_write_tokens=min(told.get("cache_write", 0), inputs),
+            reasoning_tokens=min(told.get("reasoning", 0), outputs),
+        )
+
+
+def added(usages: Iterable[Usage]) -> Usage:
+    """Add usages up."""
+    total = Usage()
+    for usage in usages:
+        total = Usage(
+            total.input_tokens + usage.input_tokens,
+            total.output_tokens + usage.output_tokens,
+            total.cached_input_tokens + usage.cached_input_tokens,
+            total.cache_write_tokens + usage.cache_write_tokens,
+            total.reasoning_tokens + usage.reasoning_tokens,
+        )
+    return total
+
+
+# Cached and written parts are inside `prompt_tokens`, reasoning inside `completion_tokens`; vLLM
+# and SGLang add names of their own.
+# Source: types of the openai SDK 3.54.0; vLLM 0.33.0, SGLang 0.5.23.
+OPENAI_USAGE = UsageAt(
+    input="prompt_tokens",
+    output="completion_tokens",
+    cached_input="prompt_tokens_details.cached_tokens",
+    cache_write="prompt_tokens_details.cache_write_tokens|created_cache_tokens",
+    reasoning=("completion_tokens_details.reasoning_tokens", "reasoning_tokens"),
+)
