@@ -61,7 +61,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Gate, {"mode": "prepaid"}, 'must be "postpaid"'),
     (Gate, {"sinks": [print]}, "give a mapping"),
     (Gate, {"sinks": {"a": 5}}, "give an async function"),
-    (Gate, {"sinks": {"a": "kafka://x"}}, 'known is "jsonl:PATH"'),
+    (Gate, {"sinks": {"a": "kafka://x"}}, 'known are "jsonl:PATH"'),
     (Gate, {"settle_timeout_s": -1}, "from 0 to 3600 seconds"),
 ]
 

@@ -1,7 +1,8 @@
 """What users and adapters plug in: Protocols of few methods, and the records that cross them."""
 
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from starlette.requests import HTTPConnection
 
@@ -40,8 +41,37 @@ class Rejected(Exception):  # noqa: N818 - public name of the design
         self.reasons = dict(reasons)
 
 
+class TryLater(Exception):  # noqa: N818 - says what to do, like `Rejected`
+    """Raised by a sink that knows more than that it failed: a verdict on each event.
+
+    `taken` are the ids it has taken and `rejected` those that it refuses for good, with why; the
+    others are offered again, not before `after_s`. `not_taken` says that of those others this
+    offer has certainly left none at the far end.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after_s: float | None = None,
+        taken: Collection[str] = (),
+        rejected: Mapping[str, str] | None = None,
+        not_taken: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+        self.taken = frozenset(taken)
+        self.rejected = dict(rejected or {})
+        self.not_taken = not_taken
+
+
 class Sink(Protocol):
-    """Takes billing events; a plain async function is one."""
+    """Takes billing events; a plain async function is one.
+
+    Two attributes are read where a sink has them: `dedupe_window_s`, for how long its far end
+    knows an id again (an event whose outcome is unknown for longer is not sent blindly but set
+    aside), and `aclose`, awaited when the server ends.
+    """
 
     async def __call__(self, events: Sequence[BillingEvent], /) -> None:
         """Take a batch, in order.
@@ -130,6 +160,22 @@ class AccountBook(Protocol):
         ...
 
 
+class Attempt(NamedTuple):
+    """Deliveries up to `place` were begun at `began`, and may have reached the far end."""
+
+    place: int
+    began: datetime
+
+
+class Replay(NamedTuple):
+    """Events that an operator wants sent once more; `place` is the last of them in the outbox."""
+
+    id: int
+    place: int
+    events: Sequence[BillingEvent]
+
+
+@runtime_checkable
 class Outbox(Protocol):
     """The events of a ledger, as its relay reads them: a durable cursor per named sink.
 
@@ -147,7 +193,26 @@ class Outbox(Protocol):
         ...
 
     async def advance(self, sink: str, place: int, rejected: Mapping[str, str]) -> None:
-        """Move a sink's cursor, durably; `rejected` events go to the dead letters with a reason."""
+        """Move a sink's cursor, durably; `rejected` events go to the dead letters with a reason.
+
+        The cursor never moves back; place 0 makes the sink known.
+        """
+        ...
+
+    async def attempt(self, sink: str) -> Attempt | None:
+        """Return what `begin` wrote last."""
+        ...
+
+    async def begin(self, sink: str, attempt: Attempt) -> None:
+        """Write down, durably, that a delivery begins, in the place of what was written before."""
+        ...
+
+    async def replay(self, sink: str, count_max: int) -> Replay | None:
+        """Return the next events that are to be sent once more, of at most `count_max` places."""
+        ...
+
+    async def replayed(self, sink: str, replay: Replay, rejected: Mapping[str, str]) -> None:
+        """Go on after `replay`; what was taken is no dead letter any more, `rejected` are."""
         ...
 
     async def wait(self, generation: int, timeout_s: float) -> None:

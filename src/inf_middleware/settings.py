@@ -11,7 +11,7 @@ from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink
-from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.tokens.counters import CounterOption, Counters
 from inf_middleware.wire.dialect import Dialect
 
@@ -73,7 +73,8 @@ class LedgerOptions(CommonOptions, total=False):
     server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0, "refuse", or
     a `Price` for models without one. `ledger`: "sqlite:///PATH", or a `Ledger`. `mode`:
     "postpaid". `sinks`: from a name, which is its place in the outbox and stays, to an async
-    function or "jsonl:PATH". `settle_timeout_s`: how long a failing ledger is tried again;
+    function, "jsonl:PATH", "https://HOST/PATH" or "redis://HOST:PORT?stream=NAME".
+    `settle_timeout_s`: how long a failing ledger is tried again;
     `on_ledger_error` then: "spool" keeps the bill in a bounded, durable file on this host until the
     ledger is back, "refuse" fails the call unbilled.
     `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
@@ -278,10 +279,10 @@ def _sinks(name: str, value: Any) -> dict[str, Any]:
     for key, sink in value.items():
         _text(f"the name of a sink in {name}", key)
         if isinstance(sink, str):
-            JsonlSink.from_uri(sink)
+            sink_from_uri(sink)
         elif not callable(sink):
             raise ConfigError(
-                f'{name}[{key!r}] is {sink!r}; give an async function or "jsonl:PATH"'
+                f'{name}[{key!r}] is {sink!r}; give an async function or a URI: "jsonl:PATH"'
             )
     return dict(value)
 

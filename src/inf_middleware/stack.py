@@ -24,8 +24,8 @@ from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
-from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
+from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialects import Dialects
@@ -208,7 +208,7 @@ class Stack:
             ledger = spool = SpoolingLedger(kept, self._spool_directory(kept))
             startup.append(spool.start)
         sinks = {
-            name: JsonlSink.from_uri(sink) if isinstance(sink, str) else sink
+            name: sink_from_uri(sink) if isinstance(sink, str) else sink
             for name, sink in self._option("sinks").items()
         }
         if sinks:
@@ -247,13 +247,12 @@ class _DeliveringLedger:
     """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
 
     def __init__(self, ledger: Ledger, kept: Ledger, sinks: Mapping[str, Sink]) -> None:
-        if not all(hasattr(kept, name) for name in ("elect", "pending", "advance", "wait")):
+        if not isinstance(kept, Outbox):
             raise ConfigError(
                 f"sinks are given, and the ledger {kept!r} has no outbox for them to read"
             )
         self._ledger = ledger
-        outbox: Outbox = kept  # type: ignore[assignment]  # its four methods were looked for
-        self._relay = Relay(outbox, sinks)
+        self._relay = Relay(kept, sinks)
 
     async def start(self) -> None:
         """Begin to deliver, what an earlier run left included."""

@@ -10,39 +10,9 @@ import pytest
 from inf_middleware import BillingEvent
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import Rejected
-from inf_middleware.sinks.relay import BACKOFF_FIRST_S, BACKOFF_MAX_S, BATCH_MAX, Relay
-from tests.events import event_of
-from tests.kit import reading
-
-DRAIN_S = 10.0
-
-
-class Taking:
-    """A sink that takes what it is offered, but for the failures it is told to have."""
-
-    def __init__(self, *failures: Exception) -> None:
-        self.failures = list(failures)
-        self.offered: list[list[str]] = []
-        self.taken: list[BillingEvent] = []
-        self.took = asyncio.Event()
-
-    async def __call__(self, events: Sequence[BillingEvent]) -> None:
-        self.offered.append([event.id for event in events])
-        if self.failures:
-            raise self.failures.pop(0)
-        self.taken += events
-        self.took.set()
-
-
-class Slept:
-    """A sleep that only notes how long it was to be."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
-        await asyncio.sleep(0)
+from inf_middleware.sinks.delivery import BACKOFF_FIRST_S, BACKOFF_MAX_S, BATCH_MAX
+from inf_middleware.sinks.relay import Relay
+from tests.sinks.kit import DRAIN_S, EVENTS, IDS, Slept, Taking, dead_letters
 
 
 def deliver(
@@ -64,15 +34,6 @@ def deliver(
         await ledger.aclose()
 
     asyncio.run(go())
-
-
-def dead_letters(path: Path) -> list[Any]:
-    with reading(path) as db:
-        return db.execute("SELECT sink, id, reason FROM dead_letter").fetchall()
-
-
-EVENTS = [event_of(number) for number in range(250)]
-IDS = [event.id for event in EVENTS]
 
 
 def test_every_event_reaches_every_sink_in_order_with_the_same_bytes(tmp_path: Path) -> None:
@@ -133,8 +94,10 @@ def test_what_was_sent_before_the_cursor_moved_is_sent_again_with_the_same_id(
     path = tmp_path / "a.db"
 
     class DiesBeforeTheCursor(SqliteLedger):
-        async def advance(self, *_: Any) -> None:
-            raise asyncio.CancelledError
+        async def advance(self, sink: str, place: int, rejected: Any) -> None:
+            if place:
+                raise asyncio.CancelledError
+            await super().advance(sink, place, rejected)
 
     async def go() -> None:
         ledger = DiesBeforeTheCursor(path)

@@ -4,6 +4,7 @@ import click
 
 from inf_middleware.cli.accounts import account, key
 from inf_middleware.cli.catalogue import prices, tiers
+from inf_middleware.cli.events import events
 from inf_middleware.cli.ledger import ledger
 from inf_middleware.cli.movements import credit, grant, recharge, reverse, withdraw
 from inf_middleware.cli.usage import statement, usage
@@ -26,6 +27,7 @@ for _command in (
     usage,
     statement,
     ledger,
+    events,
     prices,
     tiers,
 ):

@@ -18,7 +18,11 @@ class EventLine(msgspec.Struct, frozen=True):
     amount_nano: str
 
 
-class BillingEvent(msgspec.Struct, frozen=True, kw_only=True):
+# Where an event that was read back keeps its encoded form (in its dict, beside the fields).
+_STORED = "_stored"
+
+
+class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What happened, for whom, and what it cost: the fields of the event's data.
 
     Counts are integers, `*_nano` strings of digits (1e-9 of the currency), `amount` the same as a
@@ -68,6 +72,10 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True):
 
         Source: CloudEvents 1.0.2, section "Context Attributes"; JSON format, section 3.
         """
+        stored = self.__dict__.get(_STORED)
+        if stored is not None:
+            read: dict[str, Any] = msgspec.json.decode(stored)
+            return read
         data = msgspec.to_builtins(self)
         source = data.pop("source")
         return {
@@ -82,14 +90,20 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def encode(self) -> bytes:
-        """Encode the event once, as it is stored and delivered: structured CloudEvents JSON."""
-        return _encoder.encode(self.to_cloudevent())
+        """Return the event as it is stored and delivered: structured CloudEvents JSON.
+
+        One that was read back has the very bytes it was read from, whichever version wrote them.
+        """
+        stored: bytes | None = self.__dict__.get(_STORED)
+        return _encoder.encode(self.to_cloudevent()) if stored is None else stored
 
     @classmethod
     def decode(cls, body: bytes) -> "BillingEvent":
         """Read an event back from its encoded form."""
         envelope = msgspec.json.decode(body, type=_Envelope)
-        return msgspec.convert({**envelope.data, "source": envelope.source}, cls)
+        event = msgspec.convert({**envelope.data, "source": envelope.source}, cls)
+        event.__dict__[_STORED] = body
+        return event
 
 
 class _Envelope(msgspec.Struct):

@@ -90,6 +90,27 @@ INSERT INTO balance (account, currency, balance_nano)
 SELECT substr(debit, 9), currency, -sum(amount_nano) FROM posting
 WHERE debit GLOB 'account:*' GROUP BY 1, 2;
 
+-- What the relay keeps beside its cursors.
+
+-- For sinks with a dedupe window: deliveries up to `seq` were begun at this time, and may have
+-- reached the far end.
+CREATE TABLE sink_attempt (
+    sink TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    began_at TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What operators want sent once more: events from `next_seq` to `last_seq` whose time is not
+-- before `since` and before `until`.
+CREATE TABLE replay (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    sink TEXT NOT NULL,
+    next_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    since TEXT,
+    until TEXT
+) STRICT;
+
 -- Accounts with their money, one row per currency.
 CREATE VIEW inf_account AS
 SELECT balance.account, account.tier, account.suspended, account.credit_limit_nano,

@@ -3,24 +3,22 @@
 All workers of a host share the file.
 """
 
-import fcntl
-import os
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import apsw
 
 from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.tiers import Account
+from inf_middleware.ledgers import outbox
 from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect_to_read, version_of
+from inf_middleware.ledgers.election import RelayLock
 from inf_middleware.ledgers.looking import account_of_key, accounts_version
 from inf_middleware.ledgers.reading import Reader
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.settling import writing_nothing
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ledgers.writer import Writer
+from inf_middleware.ports import Attempt, Replay
 
 
 class SqliteLedger:
@@ -32,9 +30,8 @@ class SqliteLedger:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.spool_directory = Path(f"{path}.spool")
-        self._relay_lock: int | None = None  # a file descriptor, the writer thread's own
-        self._relay_pid = 0  # a lock is not inherited by a fork
-        self._writer = Writer(self.path, self._unlock_relay)
+        self._relay_lock = RelayLock(Path(f"{self.path}.relay"))
+        self._writer = Writer(self.path)
         self._reader = Reader(self.path)
 
     @classmethod
@@ -126,39 +123,36 @@ class SqliteLedger:
 
     async def elect(self) -> bool:
         """Become, or stay, the one relay of this file; False while another process is it."""
-        return bool(await self._writer.run_job(self._try_relay_lock))
+        run, lock = self._writer.run_job, self._relay_lock
+        return lock.held or bool(await run(lambda _: lock.take()))
 
     async def pending(self, sink: str, count_max: int) -> Sequence[tuple[int, BillingEvent]]:
         """Return the next events after a sink's cursor; a new sink begins with the oldest."""
-
-        def read(db: apsw.Connection) -> Any:
-            return db.execute(
-                "SELECT seq, body FROM outbox WHERE seq >"
-                " coalesce((SELECT seq FROM sink_cursor WHERE sink = ?), 0)"
-                " ORDER BY seq LIMIT ?",
-                (sink, count_max),
-            ).fetchall()
-
-        found = await self._writer.run_job(read)
-        return [(seq, BillingEvent.decode(body)) for seq, body in found]
+        rows = await self._writer.run_job(lambda db: outbox.pending(db, sink, count_max))
+        return [(seq, BillingEvent.decode(body)) for seq, body in rows]
 
     async def advance(self, sink: str, place: int, rejected: Mapping[str, str]) -> None:
         """Move a sink's cursor, durably; `rejected` events go to the dead letters."""
+        await self._writer.run_job(lambda db: outbox.advance(db, sink, place, rejected))
 
-        def move(db: apsw.Connection) -> None:
-            with db:
-                db.executemany(
-                    "INSERT INTO dead_letter (sink, id, reason) VALUES (?, ?, ?)"
-                    " ON CONFLICT (sink, id) DO NOTHING",
-                    [(sink, event_id, reason) for event_id, reason in rejected.items()],
-                )
-                db.execute(
-                    "INSERT INTO sink_cursor (sink, seq) VALUES (?, ?)"
-                    " ON CONFLICT (sink) DO UPDATE SET seq = max(seq, excluded.seq)",
-                    (sink, place),
-                )
+    async def attempt(self, sink: str) -> Attempt | None:
+        """Return what `begin` wrote last."""
+        found: Attempt | None = await self._writer.run_job(lambda db: outbox.attempt(db, sink))
+        return found
 
-        await self._writer.run_job(move)
+    async def begin(self, sink: str, attempt: Attempt) -> None:
+        """Write down, durably, that a delivery begins."""
+        await self._writer.run_job(lambda db: outbox.begin(db, sink, attempt))
+
+    async def replay(self, sink: str, count_max: int) -> Replay | None:
+        """Return the next events that are to be sent once more."""
+        run = self._writer.run_job
+        found: Replay | None = await run(lambda db: outbox.replay(db, sink, count_max))
+        return found
+
+    async def replayed(self, sink: str, replay: Replay, rejected: Mapping[str, str]) -> None:
+        """Go on after `replay`."""
+        await self._writer.run_job(lambda db: outbox.replayed(db, sink, replay, rejected))
 
     async def wait(self, generation: int, timeout_s: float) -> None:
         """Return when this process has committed since `generation`, or after `timeout_s`."""
@@ -168,23 +162,7 @@ class SqliteLedger:
         """Finish what was handed over, and close; the next use opens anew."""
         await self._reader.aclose()
         await self._writer.aclose()
-
-    def _unlock_relay(self) -> None:
-        if self._relay_lock is not None:
-            os.close(self._relay_lock)
-            self._relay_lock = None
-
-    def _try_relay_lock(self, db: apsw.Connection) -> bool:
-        if self._relay_lock is not None and self._relay_pid == os.getpid():
-            return True
-        lock = os.open(f"{self.path}.relay", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return False
-        self._relay_lock, self._relay_pid = lock, os.getpid()
-        return True
+        self._relay_lock.release()
 
 
 async def _failing(failure: LedgerUnavailable) -> None:

@@ -61,14 +61,13 @@ Answer = tuple[asyncio.Future[Any], Any, Exception | None]
 class Writer:
     """One thread with the one writing connection of this process; started at first use.
 
-    `commits` counts its transactions. `on_close` is called in the thread when the connection is.
+    `commits` counts its transactions.
     """
 
-    def __init__(self, path: Path, on_close: Callable[[], None]) -> None:
+    def __init__(self, path: Path) -> None:
         self.commits = 0
         self.generation = 0
         self._path = path
-        self._on_close = on_close
         self._turn: dict[asyncio.AbstractEventLoop, list[Item]] = {}
         self._changed: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
         self._queue: SimpleQueue[_Batch | _Job | _Stop] = SimpleQueue()
@@ -174,7 +173,7 @@ class Writer:
             result = job.work(self._connection())
         except LedgerUnavailable as error:
             failure = error
-        except (apsw.Error, OSError) as error:
+        except Exception as error:  # whatever it is: the thread lives on, for the settlements
             failure = self._failed(error)
         _tell(job.loop, [(job.future, result, failure)])
 
@@ -217,7 +216,6 @@ class Writer:
         return self._db
 
     def _close(self) -> None:
-        self._on_close()
         if self._db is not None:
             db, self._db = self._db, None
             # What was committed is durable; a checkpoint comes with the next opening.

@@ -1,52 +1,156 @@
-"""A sink that appends events to a file, one JSON line each."""
+"""A sink that appends events to a file, one JSON line each, and begins a new file in time."""
 
 import asyncio
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 
-_SCHEME = "jsonl:"
+# Longer than any event: how far back the beginning of a torn line is looked for.
+_LINE_BYTES_MAX = 1024 * 1024
+
+# In the names of files that were put aside: of one length, so that they sort by time.
+_MOMENT = "%Y%m%dT%H%M%S.%fZ"
 
 
 class JsonlSink:
     """Appends each event as one line of CloudEvents JSON, durably before it returns.
 
-    A line torn by a crash is ended before the next is begun; its event follows again, whole.
+    A file that a batch would make larger than `bytes_max` is put aside before: `events.jsonl`
+    becomes `events-20261124T120000.000000Z.jsonl`, complete and never touched again; a batch
+    stays in one file. Of those put aside the `files_max` latest are kept (None: all).
+
+    A line is whole when its newline is there. What a crash or a full disk left of one is cut off
+    when its event comes again.
+
+    Raises:
+        ConfigError: A bound is no whole number of 1 or more.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        bytes_max: int | None = None,
+        files_max: int | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        for name, value in (("bytes_max", bytes_max), ("files_max", files_max)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+        if files_max is not None and bytes_max is None:
+            raise ConfigError("files_max needs bytes_max: without it no file is put aside")
         self._path = Path(path)
+        self._bytes_max = bytes_max
+        self._files_max = files_max
+        self._now = now
 
     @classmethod
     def from_uri(cls, uri: str) -> "JsonlSink":
-        """Make a sink from "jsonl:PATH".
+        """Make a sink from "jsonl:PATH" or "jsonl:PATH?bytes_max=100000000&files_max=30".
 
         Raises:
             ConfigError: It is none.
         """
-        path = uri.removeprefix(_SCHEME)
-        if path == uri or not path:
-            raise ConfigError(f'sink {uri!r} is not known; known is "jsonl:PATH"')
-        return cls(path)
+        path, _, query = uri.removeprefix("jsonl:").partition("?")
+        bounds = dict(parse_qsl(query, keep_blank_values=True))
+        unknown = bounds.keys() - {"bytes_max", "files_max"}
+        if path == uri or not path or unknown or not all(map(str.isdecimal, bounds.values())):
+            raise ConfigError(
+                f'sink {uri!r} is not known; write "jsonl:PATH", or'
+                ' "jsonl:PATH?bytes_max=100000000&files_max=30" for rotation'
+            )
+        bytes_max, files_max = (
+            int(bounds[name]) if name in bounds else None for name in ("bytes_max", "files_max")
+        )
+        return cls(path, bytes_max=bytes_max, files_max=files_max)
 
     async def __call__(self, events: Sequence[BillingEvent]) -> None:
         """Append a batch with one write and one fsync, off the event loop."""
-        await asyncio.to_thread(self._append, events)
+        await asyncio.to_thread(self._append, [event.encode() + b"\n" for event in events])
 
-    def _append(self, events: Sequence[BillingEvent]) -> None:
-        lines = b"".join(event.encode() + b"\n" for event in events)
-        # Opened for each batch: the file may be moved away by log rotation at any time.
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    def _append(self, lines: Sequence[bytes]) -> None:
+        # Opened for each batch: the file may be moved away by others at any time.
+        file = self._open()
         try:
-            size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":
-                lines = b"\n" + lines
-            written = 0
-            while written < len(lines):
-                written += os.write(file, lines[written:])
+            # Against a second writer, which a whole batch may otherwise be cut off for.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = _without_torn_line(file, lines)
+            length = sum(map(len, lines))
+            if self._bytes_max is not None and size and size + length > self._bytes_max:
+                self._put_aside()
+                os.close(file)
+                file = self._open()
+                fcntl.flock(file, fcntl.LOCK_EX)
+                size = os.fstat(file).st_size
+            _write(file, b"".join(lines), size)
             os.fsync(file)
+            if not size:
+                self._sync_folder()  # or the file's very name may be gone after a power cut
         finally:
             os.close(file)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def _put_aside(self) -> None:
+        path, moment = self._path, self._now().astimezone(UTC)
+        earlier = sorted(
+            (then, other)
+            for other in path.parent.iterdir()
+            if other.suffix == path.suffix and (then := self._moment_of(other)) is not None
+        )
+        if earlier:
+            # Whatever the clock does, the order of the names is that of the files.
+            moment = max(moment, earlier[-1][0] + timedelta(microseconds=1))
+        path.rename(path.with_name(f"{path.stem}-{moment:{_MOMENT}}{path.suffix}"))
+        self._sync_folder()
+        if self._files_max is not None:
+            for _, other in earlier[: max(0, len(earlier) + 1 - self._files_max)]:
+                other.unlink()
+
+    def _moment_of(self, other: Path) -> datetime | None:
+        """Return when a file was put aside; None where it is none of ours."""
+        head, _, moment = other.stem.rpartition("-")
+        if head != self._path.stem:
+            return None
+        try:
+            return datetime.strptime(moment, _MOMENT).replace(tzinfo=UTC)
+        except ValueError:
+            return None
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _without_torn_line(file: int, lines: Sequence[bytes]) -> int:
+    """Cut off the beginning of a line that is about to come whole; return the file's size."""
+    size = os.fstat(file).st_size
+    if not size or os.pread(file, 1, size - 1) == b"\n":
+        return size
+    start = max(0, size - _LINE_BYTES_MAX)
+    torn = os.pread(file, size - start, start).rpartition(b"\n")[2]
+    if any(line.startswith(torn) for line in lines):
+        os.ftruncate(file, size - len(torn))
+        return size - len(torn)
+    # Not ours, or of a batch that others have taken: left as it is, and ended.
+    return size + os.write(file, b"\n")
+
+
+def _write(file: int, data: bytes, size: int) -> None:
+    written = 0
+    try:
+        while written < len(data):
+            written += os.write(file, data[written:])
+    except OSError:
+        os.ftruncate(file, size)  # readers shall not find half a line, nor a batch twice
+        raise

@@ -1,0 +1,165 @@
+"""One relay per ledger: the next takes over when it dies, and two never go on side by side."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.sinks.delivery import POLL_S
+from inf_middleware.sinks.relay import Relay
+from tests.kit import lines_of, reading
+from tests.sinks.kit import EVENTS, IDS, Slept, Taking, relaying, until
+
+# Settles a thousand events and delivers them to a file, one by one; says when it has begun.
+CHILD = """
+import asyncio, sys
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.sinks import delivery
+from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.sinks.relay import Relay
+from tests.events import event_of
+
+async def main():
+    ledger, sink = SqliteLedger(sys.argv[1]), JsonlSink(sys.argv[2])
+
+    async def slow(events):
+        await sink(events)
+        print(len(events), flush=True)
+        await asyncio.sleep(0.02)
+
+    relay = Relay(ledger, {"mine": slow})
+    relay.start()
+    await asyncio.gather(*(ledger.settle(event_of(n)) for n in range(1000)))
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def start(ledger: Path, file: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", CHILD, str(ledger), str(file)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+def test_relays_killed_between_send_and_cursor_lose_nothing_and_keep_the_order(
+    tmp_path: Path,
+) -> None:
+    path, file = tmp_path / "l.db", tmp_path / "e.jsonl"
+    for batches in (2, 1, 3):
+        child = start(path, file)
+        assert child.stdout is not None
+        for _ in range(batches):
+            assert child.stdout.readline()
+        # Now its sink has the batch, and its cursor is behind.
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    last = Taking()
+
+    async def go() -> None:
+        async with relaying(path, {"mine": last}) as (_, relay):
+            await relay.drain(10)
+
+    asyncio.run(go())
+    delivered = [line["id"] for line in lines_of(file)] + [event.id for event in last.taken]
+    first = list(dict.fromkeys(delivered))
+    with reading(path) as db:
+        stored = [row[0] for row in db.execute("SELECT id FROM outbox ORDER BY seq")]
+    assert first == stored
+    assert len(first) >= 1_000
+    assert 0 < len(delivered) - len(first) <= 3 * 100
+
+
+def test_a_waiting_process_takes_over_from_a_killed_one_at_its_next_poll(tmp_path: Path) -> None:
+    path, file = tmp_path / "l.db", tmp_path / "e.jsonl"
+    child = start(path, file)
+    assert child.stdout is not None
+    assert child.stdout.readline()
+    sink, slept = Taking(), Slept()
+
+    async def go() -> None:
+        async with relaying(path, {"mine": sink}, slept=slept) as (ledger, _):
+            await until(lambda: POLL_S in slept.seconds)
+            assert sink.offered == []
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            polls = slept.seconds.count(POLL_S)
+            await sink.took.wait()
+            # Those begun while it died, and not one more.
+            assert slept.seconds.count(POLL_S) <= polls + 1
+            assert await ledger.elect()
+
+    asyncio.run(go())
+    child.stdout.close()
+
+
+class Deposed(SqliteLedger):
+    """A ledger whose relay's lock can be lost, as one bound to a connection is."""
+
+    lost = False
+
+    async def elect(self) -> bool:
+        return not self.lost and await super().elect()
+
+
+def test_who_is_the_relay_no_more_stops_and_comes_back_when_it_is_its_turn(
+    tmp_path: Path,
+) -> None:
+    sink = Taking()
+
+    async def go() -> None:
+        ledger = Deposed(tmp_path / "a.db")
+        relay = Relay(ledger, {"mine": sink, "other": Taking()})
+        relay.start()
+        await ledger.settle(EVENTS[0])
+        await until(lambda: len(sink.taken) == 1)
+        ledger.lost = True
+        await ledger.settle(EVENTS[1])
+        await relay.drain(0.3)
+        assert len(sink.taken) == 1
+        ledger.lost = False
+        await until(lambda: len(sink.taken) == 2)
+        await relay.aclose()
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert [event.id for event in sink.taken] == IDS[:2]
+
+
+def test_a_child_made_by_fork_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
+    path = tmp_path / "l.db"
+    code = """
+import asyncio, os, sys, time
+from inf_middleware.ledgers.sqlite import SqliteLedger
+ledger = SqliteLedger(sys.argv[1])
+async def main():
+    assert await ledger.elect()
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    os._exit(0)
+asyncio.run(main())
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        parent.wait()
+        parent.stdout.close()
+
+        async def go() -> Any:
+            ledger = SqliteLedger(path)
+            elected = await ledger.elect()
+            await ledger.aclose()
+            return elected
+
+        assert asyncio.run(go())
+    finally:
+        os.kill(child, signal.SIGKILL)
