@@ -128,6 +128,39 @@ class Ledger(Protocol):
         ...
 
 
+@runtime_checkable
+class Holds(Protocol):
+    """Holds money for running calls; settling a call's event in the ledger ends its hold."""
+
+    async def hold(
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
+    ) -> int | None:
+        """Hold an amount durably; return None, or what is available where that is less.
+
+        `event` is the call's bill as it stands: what is charged should this process be gone.
+
+        Raises:
+            LedgerUnavailable: The ledger could not decide.
+        """
+        ...
+
+    async def extend(self, event: BillingEvent, amount_nano: int) -> int | None:
+        """Hold more for a call, whose bill now stands at `event`; answers as `hold`.
+
+        Raises:
+            LedgerUnavailable: The ledger could not decide.
+        """
+        ...
+
+    async def void(self, request_id: str) -> None:
+        """End a hold without a bill.
+
+        Raises:
+            LedgerUnavailable: The ledger did not take it.
+        """
+        ...
+
+
 class Spool(Protocol):
     """Keeps settlements on this host while the ledger is away."""
 

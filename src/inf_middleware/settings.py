@@ -70,13 +70,14 @@ class LedgerOptions(CommonOptions, total=False):
     """Options of `CostLedger`.
 
     `prices`: the price list, as `Prices` or the path of a TOML file. `serves`: the models this
-    server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0, "refuse", or
-    a `Price` for models without one. `ledger`: "sqlite:///PATH", or a `Ledger`. `mode`:
-    "postpaid". `sinks`: from a name, which is its place in the outbox and stays, to an async
-    function, "jsonl:PATH", "https://HOST/PATH" or "redis://HOST:PORT?stream=NAME".
-    `settle_timeout_s`: how long a failing ledger is tried again;
-    `on_ledger_error` then: "spool" keeps the bill in a bounded, durable file on this host until the
-    ledger is back, "refuse" fails the call unbilled.
+    server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0 (postpaid),
+    "refuse" (prepaid), or a `Price` for models without one. `ledger`: "sqlite:///PATH", or a
+    `Ledger`. `mode`: "postpaid" bills at the end, whatever the balance; "prepaid" holds the money
+    before the app is called, and answers 402 where there is none. `sinks`: from a name, which is
+    its place in the outbox and stays, to an async function, "jsonl:PATH", "https://HOST/PATH" or
+    "redis://HOST:PORT?stream=NAME". `settle_timeout_s`: how long a failing ledger is tried again;
+    `on_ledger_error` then: "spool" (postpaid) keeps the bill in a bounded, durable file on this
+    host until the ledger is back, "refuse" (prepaid) fails the call unbilled.
     `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
     then; "drain" lets it finish, and bills what the server reports. `enforce_features`: refuse
     tools and structured output on models whose price does not list them.
@@ -86,7 +87,7 @@ class LedgerOptions(CommonOptions, total=False):
     serves: Sequence[str] | None
     unpriced: Literal["record", "refuse"] | Price
     ledger: str | Ledger
-    mode: Literal["postpaid"]
+    mode: Literal["postpaid", "prepaid"]
     sinks: Mapping[str, Sink | str]
     on_ledger_error: Literal["spool", "refuse"]
     settle_timeout_s: float
@@ -115,11 +116,11 @@ DEFAULTS: dict[str, Any] = {
     "storage": "memory://",
     "prices": None,
     "serves": None,
-    "unpriced": "record",
+    "unpriced": None,
     "ledger": "sqlite:///inf-ledger.db",
     "mode": "postpaid",
     "sinks": {},
-    "on_ledger_error": "spool",
+    "on_ledger_error": None,
     "settle_timeout_s": 2.0,
     "on_disconnect": "produced",
     "enforce_features": False,
@@ -306,7 +307,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "serves": _texts_or_none,
     "unpriced": _unpriced,
     "ledger": _ledger,
-    "mode": _one_of("postpaid"),
+    "mode": _one_of("postpaid", "prepaid"),
     "sinks": _sinks,
     "on_ledger_error": _one_of("spool", "refuse"),
     "settle_timeout_s": _seconds,

@@ -23,7 +23,7 @@ from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
-from inf_middleware.ports import AccountLookup, Ledger, Outbox, Sink
+from inf_middleware.ports import AccountLookup, Holds, Ledger, Outbox, Sink
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.stores.memory import MemoryStore
@@ -151,10 +151,11 @@ class Stack:
             billing = Billing(
                 ledger=ledger,
                 serves=None if serves is None else frozenset(serves),
-                unpriced=option("unpriced"),
+                unpriced=self._by_mode("unpriced", "record", "refuse"),
                 settle_timeout_s=option("settle_timeout_s"),
                 spool=spool,
                 health=LedgerHealth(probe),
+                holds=self._holds(),
                 drains=option("on_disconnect") == "drain",
                 enforce_features=option("enforce_features"),
             )
@@ -204,7 +205,7 @@ class Stack:
         given = self._option("ledger")
         kept: Ledger = self._ledger_at(given) if isinstance(given, str) else given
         ledger, spool = kept, None
-        if self._option("on_ledger_error") == "spool":
+        if self._by_mode("on_ledger_error", "spool", "refuse") == "spool":
             ledger = spool = SpoolingLedger(kept, self._spool_directory(kept))
             startup.append(spool.start)
         sinks = {
@@ -217,6 +218,21 @@ class Stack:
             ledger = delivering
         shutdown.append(ledger.aclose)
         return ledger, spool, getattr(kept, "probe", None)
+
+    def _by_mode(self, name: str, postpaid: str, prepaid: str) -> Any:
+        """Return an option whose default depends on the mode."""
+        default = prepaid if self._option("mode") == "prepaid" else postpaid
+        given = self._option(name)
+        return default if given is None else given
+
+    def _holds(self) -> Holds | None:
+        if self._option("mode") != "prepaid":
+            return None
+        given = self._option("ledger")
+        kept = self._ledger_at(given) if isinstance(given, str) else given
+        if not isinstance(kept, Holds):
+            raise ConfigError(f'mode is "prepaid", and the ledger {kept!r} cannot hold money')
+        return kept
 
     def _spool_directory(self, ledger: Ledger) -> Path:
         # A user's own ledger tells no place: the deployment tells it from others.

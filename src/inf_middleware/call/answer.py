@@ -16,6 +16,7 @@ from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.wire.body import without_usage
+from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
 from inf_middleware.wire.reader import Seen
 from inf_middleware.wire.sse import Frame
@@ -57,6 +58,8 @@ class Answer:
 
     async def send(self, message: Message) -> None:
         """Take one message from the app."""
+        if self._call.exhausted and self._ended:
+            raise OSError("the stream was ended: the balance is used up")  # as of a client gone
         if self._broken:
             return
         kind = message["type"]
@@ -174,7 +177,34 @@ class Answer:
             if not out and more:
                 return
             message = {**message, "body": b"".join(out)}
+        if more and not self._ended and not intake.is_pending and not await self._is_covered():
+            await self._cut(message, plain=bool(self._strip) or not intake.is_decoded)
+            return
         await self._send(message)
+
+    async def _is_covered(self) -> bool:
+        call = self._call
+        if call.hold is None or self._settle is None or call.reader is None:
+            return True
+        return await call.hold.covers(call.reader)
+
+    async def _cut(self, message: Message, *, plain: bool) -> None:
+        """End a stream that is not paid for any further, with what was made until then."""
+        call = self._call
+        call.exhausted = self._closed = True
+        body = message.get("body", b"")
+        if not await self._end():
+            body += self._error_event() if plain else b""
+        elif plain and call.reader is not None and call.request is not None:
+            body += clean_end(
+                call.dialect,
+                call.request,
+                call.reader,
+                call_id=call.id,
+                created=call.started_ns // 10**9,
+                usage=call.usage,
+            )
+        await self._send({**message, "body": body, "more_body": False})
 
     def _read_frames(self, frames: list[Frame]) -> tuple[list[bytes], bool, bool]:
         intake = self._intake

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -15,7 +15,7 @@ from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
-from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Spool
+from inf_middleware.ports import AccountLookup, Holds, Ledger, LimitStore, Spool
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
@@ -73,9 +73,11 @@ class Billing:
     settle_timeout_s: float
     spool: Spool | None
     health: LedgerHealth
+    holds: Holds | None  # of prepaid calls
     drains: bool  # the app finishes for a client that has left
     enforce_features: bool
     warned: set[str] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)  # calls whose holds are still to be ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,18 @@ class Parts:
     deployment: str
     help_url: str | None
     now_ns: Callable[[], int]
+
+
+class Held(Protocol):
+    """What a prepaid call holds, as its answer and its settlement see it."""
+
+    async def covers(self, reader: AnswerReader) -> bool:
+        """Tell whether the output so far is paid for and more may follow."""
+        ...
+
+    async def settled(self) -> None:
+        """Let what is still under way end."""
+        ...
 
 
 @dataclass(slots=True)
@@ -125,6 +139,8 @@ class Call:
     input_tokens: int | None = None
     input_exact: bool = True
     admission: Admission | None = None
+    hold: Held | None = None  # of a prepaid call
+    exhausted: bool = False  # its stream was ended, because nothing more could be held
     refused: bool = False
     status: int | None = None
     reader: AnswerReader | None = None

@@ -15,6 +15,7 @@ from inf_middleware.call.admission import admit
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
 from inf_middleware.call.drain import drains
+from inf_middleware.call.hold import abandon, take_hold, void_lost
 from inf_middleware.call.record import (
     CALL_KEY,
     METERING_KEY,
@@ -100,6 +101,11 @@ class Worker:
             return
         except ClientGone:
             return
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await release(call, 0)
+                await abandon(call)
+            raise
         if call.asked and body is not None:
             inner = with_length(inner, len(body))
         if call.input_tokens is not None and call.metering.is_given:
@@ -110,7 +116,8 @@ class Worker:
             await answer.finish()
         except BaseException as error:
             call.failure = error
-            raise
+            if not (call.exhausted and isinstance(error, Exception)):  # that is how it is stopped
+                raise
         finally:
             self._metering = call.metering
             await _close(call)
@@ -201,6 +208,7 @@ class Worker:
             call.billing = parts.billing
         if parts.limiting is not None and call.limiting is None:
             await admit(call, parts.limiting)
+        await take_hold(call)
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)
@@ -252,6 +260,7 @@ async def _close(call: Call) -> None:
         try:
             if call.refused:
                 await release(call, 0)  # admitted further out, refused further in
+                await abandon(call)
             elif not call.settled:
                 await settle(call)
             if call.metering.on_usage is not None and call.usage is not None and not call.refused:
@@ -272,6 +281,7 @@ async def _check_ledger(billing: Billing) -> None:
             "Calls cannot be recorded just now, and none is served; try again shortly.",
             headers=answers.retry_headers(1.0),
         )
+    await void_lost(billing)
 
 
 def _check_model(call: Call, parts: Parts) -> None:

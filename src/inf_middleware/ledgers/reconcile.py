@@ -62,6 +62,19 @@ _CHECKS: tuple[tuple[str, str], ...] = (
         ),
     ),
     (
+        "what is held is the sum of the open holds, each of a process that is known",
+        (
+            "SELECT balance.account, 'held ' || CAST(balance.held_nano AS TEXT) || ', holds '"
+            "  || CAST(coalesce(held.total, 0) AS TEXT)"
+            " FROM balance LEFT JOIN (SELECT account, currency, CAST(sum(amount_nano) AS BIGINT)"
+            "   AS total FROM hold GROUP BY account, currency) held"
+            "  ON held.account = balance.account AND held.currency = balance.currency"
+            " WHERE balance.held_nano <> coalesce(held.total, 0)"
+            " UNION ALL SELECT hold.request_id, 'no process ' || hold.owner FROM hold"
+            "  LEFT JOIN process ON process.id = hold.owner WHERE process.id IS NULL"
+        ),
+    ),
+    (
         "recharges, which decide the level, are the sums of the recharge postings",
         (
             "WITH side AS (SELECT substr(debit, 9) AS account, currency, -amount_nano AS moved"

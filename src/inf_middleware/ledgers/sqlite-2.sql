@@ -56,6 +56,26 @@ CREATE TABLE lot (
     expires_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Money held for running calls (prepaid). `checkpoint` is the event of what the call had used when
+-- it was written: the bill, should the process that `owner` names be gone.
+CREATE TABLE hold (
+    request_id TEXT NOT NULL PRIMARY KEY,
+    account TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    amount_nano INTEGER NOT NULL CHECK (amount_nano > 0),
+    credit_limit_nano INTEGER NOT NULL CHECK (credit_limit_nano >= 0),
+    owner TEXT NOT NULL,
+    checkpoint BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX hold_of_owner ON hold (owner);
+
+-- Processes that hold, and when each was last known to live, by the clock of the host.
+CREATE TABLE process (
+    id TEXT NOT NULL PRIMARY KEY,
+    beat_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX lot_open ON lot (account, expires_at) WHERE left_nano > 0;
 
 CREATE INDEX request_corrected ON request (corrects) WHERE corrects IS NOT NULL;

@@ -9,9 +9,10 @@ from pathlib import Path
 from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.tiers import Account
-from inf_middleware.ledgers import outbox
+from inf_middleware.ledgers import holds, outbox
 from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect_to_read, version_of
 from inf_middleware.ledgers.election import RelayLock
+from inf_middleware.ledgers.heart import Heart
 from inf_middleware.ledgers.looking import account_of_key, accounts_version
 from inf_middleware.ledgers.reading import Reader
 from inf_middleware.ledgers.rows import rows_of
@@ -31,7 +32,8 @@ class SqliteLedger:
         self.path = Path(path)
         self.spool_directory = Path(f"{path}.spool")
         self._relay_lock = RelayLock(Path(f"{self.path}.relay"))
-        self._writer = Writer(self.path)
+        self._heart = Heart()
+        self._writer = Writer(self.path, self._heart.beat, holds.BEAT_S)
         self._reader = Reader(self.path)
 
     @classmethod
@@ -86,6 +88,23 @@ class SqliteLedger:
             LedgerUnavailable: The file cannot be read.
         """
         return await self._reader.run(work)
+
+    async def hold(
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
+    ) -> int | None:
+        """Hold an amount for a call; return None, or what is available where that is less."""
+        owner = self._heart.owner()
+        return await self.transact(
+            lambda: holds.hold(event, amount_nano, credit_limit_nano, owner, self._heart.now_ms())
+        )
+
+    async def extend(self, event: BillingEvent, amount_nano: int) -> int | None:
+        """Hold more for a call, and move its checkpoint to `event`."""
+        return await self.transact(lambda: holds.extend(event, amount_nano))
+
+    async def void(self, request_id: str) -> None:
+        """End a hold without a bill."""
+        await self.transact(lambda: holds.void(request_id))
 
     async def probe(self) -> None:
         """See that something can be made durable.

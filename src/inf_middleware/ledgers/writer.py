@@ -7,8 +7,10 @@ written again one by one.
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -21,6 +23,8 @@ from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.rows import Rows
 from inf_middleware.ledgers.settling import settle_all
 from inf_middleware.ledgers.steps import Steps, T, Work
+
+_log = logging.getLogger("inf_middleware.ledgers")
 
 # One commit writes at most this many: below it a batch's own work stays near one fsync.
 BATCH_MAX = 512
@@ -61,13 +65,17 @@ Answer = tuple[asyncio.Future[Any], Any, Exception | None]
 class Writer:
     """One thread with the one writing connection of this process; started at first use.
 
-    `commits` counts its transactions.
+    `commits` counts its transactions. `beat` is run every `beat_s` seconds, whatever else there is
+    to do or not, and soon after the file is opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, beat: Work[Any], beat_s: float) -> None:
         self.commits = 0
         self.generation = 0
         self._path = path
+        self._beat = beat
+        self._beat_s = beat_s
+        self._next_beat = 0.0
         self._turn: dict[asyncio.AbstractEventLoop, list[Item]] = {}
         self._changed: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
         self._queue: SimpleQueue[_Batch | _Job | _Stop] = SimpleQueue()
@@ -146,7 +154,7 @@ class Writer:
         queue = self._queue
         item: _Batch | _Job | _Stop | None = None
         while True:
-            item = item or queue.get()
+            item = item or self._next(queue)
             if isinstance(item, _Stop):
                 self._close()
                 _tell(item.loop, [(item.future, None, None)])
@@ -166,6 +174,18 @@ class Writer:
                     count += len(item.items)
                     item = None
             self._commit(batches, count)
+
+    def _next(self, queue: "SimpleQueue[_Batch | _Job | _Stop]") -> _Batch | _Job | _Stop:
+        while True:
+            now = time.monotonic()
+            if self._db is not None and now >= self._next_beat:
+                self._next_beat = now + self._beat_s
+                try:
+                    transact(self._db, self._beat())
+                except apsw.Error as error:
+                    _log.warning("the ledger's heartbeat failed: %s", self._failed(error))
+            with contextlib.suppress(Empty):
+                return queue.get(timeout=max(self._next_beat - now, 0) or self._beat_s)
 
     def _do(self, job: _Job) -> None:
         result, failure = None, None

@@ -201,6 +201,21 @@ class AnswerReader:
         told = sum(counts.get(OUTPUT, 0) for _, counts in self._told.values())
         return max(told, self._pieces_seen) if self._stale else told or self._pieces_seen
 
+    @property
+    def unfinished(self) -> list[int]:
+        """The choices that have not been told to be finished."""
+        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
+
+    @property
+    def open_groups(self) -> list[int]:
+        """The number of the text that grew last, where there was any."""
+        return [group[0] for group in list(self._pieces)[-1:]]
+
+    @property
+    def text_characters(self) -> int:
+        """How much output text was seen."""
+        return self._text_bytes + self.text_overflow_bytes
+
     def event(self, data: bytes, event: bytes | None) -> Seen:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
