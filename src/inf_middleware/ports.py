@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from starlette.requests import HTTPConnection
 
+from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission, Refusal
 from inf_middleware.domain.tiers import Account, Tier
@@ -152,8 +153,21 @@ class Holds(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class Claims(Protocol):
+    """Keeps the idempotency keys of clients; settling a call's event says what became of it."""
+
+    async def claim(self, claimed: Claim) -> Claimed:
+        """Claim a client's key for a request, or say whose it is, in one atomic step.
+
+        Raises:
+            LedgerUnavailable: The ledger could not decide.
+        """
+        ...
+
     async def void(self, request_id: str) -> None:
-        """End a hold without a bill.
+        """End what a request holds and claims, without a bill.
 
         Raises:
             LedgerUnavailable: The ledger did not take it.

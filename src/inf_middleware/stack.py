@@ -23,7 +23,7 @@ from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
-from inf_middleware.ports import AccountLookup, Holds, Ledger, Outbox, Sink
+from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, Outbox, Sink
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.stores.memory import MemoryStore
@@ -146,7 +146,7 @@ class Stack:
             limiting = Limiting(MemoryStore() if isinstance(storage, str) else storage)
             shutdown.append(limiting.store.aclose)
         if LEDGER in self._kinds:
-            ledger, spool, probe = self._ledger(startup, shutdown)
+            ledger, kept, spool = self._ledger(startup, shutdown)
             serves = option("serves")
             billing = Billing(
                 ledger=ledger,
@@ -154,8 +154,9 @@ class Stack:
                 unpriced=self._by_mode("unpriced", "record", "refuse"),
                 settle_timeout_s=option("settle_timeout_s"),
                 spool=spool,
-                health=LedgerHealth(probe),
-                holds=self._holds(),
+                health=LedgerHealth(getattr(kept, "probe", None)),
+                holds=self._holds(kept),
+                claims=kept if isinstance(kept, Claims) else None,
                 drains=option("on_disconnect") == "drain",
                 enforce_features=option("enforce_features"),
             )
@@ -201,7 +202,7 @@ class Stack:
         self,
         startup: list[Callable[[], Awaitable[None]]],
         shutdown: list[Callable[[], Awaitable[None]]],
-    ) -> tuple[Ledger, SpoolingLedger | None, Callable[[], Awaitable[None]] | None]:
+    ) -> tuple[Ledger, Ledger, SpoolingLedger | None]:
         given = self._option("ledger")
         kept: Ledger = self._ledger_at(given) if isinstance(given, str) else given
         ledger, spool = kept, None
@@ -217,7 +218,7 @@ class Stack:
             startup.append(delivering.start)
             ledger = delivering
         shutdown.append(ledger.aclose)
-        return ledger, spool, getattr(kept, "probe", None)
+        return ledger, kept, spool
 
     def _by_mode(self, name: str, postpaid: str, prepaid: str) -> Any:
         """Return an option whose default depends on the mode."""
@@ -225,12 +226,10 @@ class Stack:
         given = self._option(name)
         return default if given is None else given
 
-    def _holds(self) -> Holds | None:
+    def _holds(self, kept: Ledger) -> Holds | None:
         if self._option("mode") != "prepaid":
             return None
-        given = self._option("ledger")
-        kept = self._ledger_at(given) if isinstance(given, str) else given
-        if not isinstance(kept, Holds):
+        if not (isinstance(kept, Holds) and isinstance(kept, Claims)):
             raise ConfigError(f'mode is "prepaid", and the ledger {kept!r} cannot hold money')
         return kept
 

@@ -326,6 +326,9 @@ class Faulty:
             raise LedgerUnavailable("away")
         return await self.real.extend(event, amount_nano)
 
+    async def claim(self, claimed: Any) -> Any:
+        return await self.real.claim(claimed)
+
     async def void(self, request_id: str) -> None:
         if self.voids_fail:
             raise LedgerUnavailable("away")

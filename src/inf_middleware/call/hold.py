@@ -10,7 +10,7 @@ import asyncio
 from inf_middleware.call.admission import count_input, reserved_output
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.call.settle import event_of, lose, price_of, release
+from inf_middleware.call.settle import event_of, price_of, release
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Price
@@ -70,23 +70,11 @@ async def take_hold(call: Call) -> None:
     )
 
 
-async def abandon(call: Call) -> None:
-    """End what a call that was refused after all holds."""
-    hold, billing = call.hold, call.billing
-    if hold is None or billing is None or billing.holds is None or call.recorded:
-        return
-    try:
-        await billing.holds.void(call.id)
-    except LedgerUnavailable:
-        log.exception("call %s: its hold could not be ended", call.id)
-        lose(call.id, billing)
-
-
 async def void_lost(billing: Billing) -> None:
     """End the holds of calls that could not be settled: they are not billed."""
-    while billing.lost and billing.holds is not None:
+    while billing.lost and billing.claims is not None:
         try:
-            await billing.holds.void(billing.lost[-1])
+            await billing.claims.void(billing.lost[-1])
         except LedgerUnavailable:
             return
         billing.lost.pop()

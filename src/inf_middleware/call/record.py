@@ -15,7 +15,7 @@ from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
-from inf_middleware.ports import AccountLookup, Holds, Ledger, LimitStore, Spool
+from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, LimitStore, Spool
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
@@ -74,10 +74,13 @@ class Billing:
     spool: Spool | None
     health: LedgerHealth
     holds: Holds | None  # of prepaid calls
+    claims: Claims | None  # None: the ledger keeps no idempotency keys
     drains: bool  # the app finishes for a client that has left
     enforce_features: bool
     warned: set[str] = field(default_factory=set)
-    lost: list[str] = field(default_factory=list)  # calls whose holds are still to be ended
+    lost: list[str] = field(
+        default_factory=list
+    )  # calls whose holds and claims are still to be ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,9 @@ class Call:
     input_exact: bool = True
     admission: Admission | None = None
     hold: Held | None = None  # of a prepaid call
+    fingerprint: str | None = None  # of a request with an idempotency key
+    idempotency_key: str | None = None  # claimed for this call
+    retry_of: str | None = None  # an earlier call of that key, not delivered whole
     exhausted: bool = False  # its stream was ended, because nothing more could be held
     refused: bool = False
     status: int | None = None

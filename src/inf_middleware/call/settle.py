@@ -5,6 +5,7 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 
@@ -14,6 +15,7 @@ from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Found
+from inf_middleware.domain.tiers import Account
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.reader import AnswerReader
 
@@ -87,7 +89,7 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
         else:
             return True
     billing.health.failed()
-    if billing.holds is not None:
+    if billing.claims is not None:
         lose(event.id, billing)
     log.error(
         "call %s of account %s could not be recorded within %g s and is not billed: %s",
@@ -235,9 +237,17 @@ def event_of(
         unpriced=unpriced,
         started_at=_rfc3339(started),
         settled_at=_rfc3339(settled),
-        metadata=dict(call.account.metadata),
+        idempotency_key=call.idempotency_key,
+        metadata=_metadata(call, call.account),
         source=f"urn:inf-middleware:{call.parts.deployment}",
     )
+
+
+def _metadata(call: Call, account: Account) -> dict[str, Any]:
+    metadata = dict(account.metadata)
+    if call.retry_of is not None:
+        metadata["retry_of"] = call.retry_of
+    return metadata
 
 
 def _warn_once(billing: Billing, message: str) -> None:

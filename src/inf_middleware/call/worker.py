@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inf_middleware.call.admission import admit
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
+from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
 from inf_middleware.call.drain import drains
-from inf_middleware.call.hold import abandon, take_hold, void_lost
+from inf_middleware.call.hold import take_hold, void_lost
 from inf_middleware.call.record import (
     CALL_KEY,
     METERING_KEY,
@@ -97,6 +98,7 @@ class Worker:
             body = await self._enter(call, inner, receive)
         except Refuse as refuse:
             call.refused = True
+            await abandon(call)
             await send_refusal(call, refuse, send)
             return
         except ClientGone:
@@ -130,7 +132,7 @@ class Worker:
                 await read_body(scope, receive, self._parts.body_bytes_max + _ASKING_BYTES)
                 scope, receive = with_length(scope, len(body)), replayed(call, body, receive)
             await self._identify(call, scope)
-            await self._take_part(call)
+            await self._take_part(call, scope)
         except Refuse as refuse:
             call.refused = True
             await send_refusal(call, refuse, send)
@@ -147,7 +149,8 @@ class Worker:
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
         await self._identify(call, scope)
         body = await self._read(call, scope, receive)
-        await self._take_part(call)
+        fingerprint_of(call, scope["headers"], body)
+        await self._take_part(call, scope)
         return body if body is None else _asking(call, body)
 
     def _take_over_metering(self, call: Call) -> bytes | None:
@@ -199,13 +202,14 @@ class Worker:
             )
         return call.body
 
-    async def _take_part(self, call: Call) -> None:
+    async def _take_part(self, call: Call, scope: Scope) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
         if parts.billing is not None and call.billing is None:
             _check_model(call, parts)
             await _check_ledger(parts.billing)
             call.billing = parts.billing
+            await take_claim(call, scope["headers"])
         if parts.limiting is not None and call.limiting is None:
             await admit(call, parts.limiting)
         await take_hold(call)

@@ -78,3 +78,25 @@ class Receipt:
     settled_at: str
     repeated: bool
     account: AccountRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A client's key for one of its requests; `fingerprint` is of the path and the body."""
+
+    account: str
+    idempotency_key: str
+    fingerprint: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim.
+
+    "claimed": it may run; `request_id` is an earlier run that was not delivered whole, if any. Else
+    the key stands for `request_id`, which is "running", "complete", or "reused": of another body.
+    """
+
+    state: Literal["claimed", "running", "complete", "reused"]
+    request_id: str | None

@@ -6,7 +6,9 @@ its call, by being voided, or, when its process is gone, as the bill of its last
 
 from msgspec.structs import replace
 
+from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.claims import claim, forget, give_up, release
 from inf_middleware.ledgers.lots import expire
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.settling import settle_all
@@ -69,8 +71,15 @@ def extend(event: BillingEvent, amount_nano: int) -> Steps[int | None]:
     return available
 
 
+def claim_for(claimed: Claim, owner: str, now_ms: int, now_ns: int) -> Steps[Claimed]:
+    """Claim a client's key, as a process that lives."""
+    yield _beat(owner, now_ms)
+    return (yield from claim(claimed, owner, now_ns))
+
+
 def void(request_id: str) -> Steps[None]:
-    """End a hold without a bill; one that has ended already stays so."""
+    """End a hold and a claim without a bill; what has ended already stays so."""
+    yield from release(request_id)
     rows = yield Ask(
         "DELETE FROM hold WHERE request_id = ? RETURNING account, currency, amount_nano",
         (request_id,),
@@ -102,10 +111,12 @@ def beat(owner: str | None, boot: str, now_ms: int, now_ns: int, now: str) -> St
         )
         bills = [replace(BillingEvent.decode(bytes(row[0])), settled_at=now) for row in rows]
         yield from settle_all([rows_of(bill) for bill in bills])
+        yield from give_up(process)
         ended += len(bills)
         if len(bills) < _REAPED_MAX:
             yield Ask("DELETE FROM process WHERE id = ?", (process,))
     yield from expire(now_ns, now)
+    yield from forget(now_ns)
     return ended
 
 

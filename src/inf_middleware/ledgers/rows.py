@@ -54,11 +54,15 @@ INTEGER_MAX = 2**63 - 1
 
 
 class Rows(msgspec.Struct):
-    """What one settlement writes: its record, its posting where it costs anything, its event."""
+    """What one settlement writes: its record, its posting where it costs anything, its event.
+
+    `state` is what becomes of the client's idempotency key, where there is one.
+    """
 
     request: tuple[Any, ...]
     posting: tuple[Any, ...] | None
     event: tuple[str, bytes]
+    state: str | None = None
 
 
 def rows_of(event: BillingEvent) -> Rows:
@@ -83,7 +87,10 @@ def rows_of(event: BillingEvent) -> Rows:
         house, gives = HOUSE[event.metadata["operation"]] if event.kind != "usage" else _EARNED
         sides = (house, f"account:{event.account}")
         posting = (event.id, *(sides if gives else reversed(sides)), amount, event.currency)
-    return Rows(request, posting, (event.id, event.encode()))
+    state = None
+    if event.idempotency_key is not None:
+        state = "complete" if event.outcome == "complete" else "partial"
+    return Rows(request, posting, (event.id, event.encode()), state)
 
 
 def write(rows: Sequence[Rows]) -> Steps[None]:

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.claims import finish
 from inf_middleware.ledgers.lots import spend
 from inf_middleware.ledgers.rows import Rows, rows_of, write
 from inf_middleware.ledgers.steps import Ask, Steps
@@ -46,6 +47,7 @@ def _write(rows: Sequence[Rows]) -> Steps[None]:
         return
     spending = yield from _new_charges_of_lots(rows)
     yield from write(rows)
+    yield from finish(rows)
     for account, currency, amount_nano in spending:
         yield from spend(account, currency, amount_nano)
 

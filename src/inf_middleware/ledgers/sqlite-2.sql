@@ -76,6 +76,23 @@ CREATE TABLE process (
     beat_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Keys that clients give their requests: each stands for one answer that is delivered and billed.
+-- `state` is running, complete, or partial: what was not delivered whole may run again.
+CREATE TABLE idempotency (
+    account TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('running', 'complete', 'partial')),
+    owner TEXT NOT NULL,
+    claimed_at TEXT NOT NULL,
+    PRIMARY KEY (account, idempotency_key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX idempotency_of_request ON idempotency (request_id);
+CREATE INDEX idempotency_by_age ON idempotency (claimed_at);
+CREATE INDEX idempotency_running ON idempotency (owner) WHERE state = 'running';
+
 CREATE INDEX lot_open ON lot (account, expires_at) WHERE left_nano > 0;
 
 CREATE INDEX request_corrected ON request (corrects) WHERE corrects IS NOT NULL;

@@ -3,9 +3,11 @@
 All workers of a host share the file.
 """
 
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
+from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.tiers import Account
@@ -102,8 +104,13 @@ class SqliteLedger:
         """Hold more for a call, and move its checkpoint to `event`."""
         return await self.transact(lambda: holds.extend(event, amount_nano))
 
+    async def claim(self, claimed: Claim) -> Claimed:
+        """Claim a client's key for a request, or say whose it is."""
+        owner, now_ms, now_ns = self._heart.owner(), self._heart.now_ms(), time.time_ns()
+        return await self.transact(lambda: holds.claim_for(claimed, owner, now_ms, now_ns))
+
     async def void(self, request_id: str) -> None:
-        """End a hold without a bill."""
+        """End a hold and a claim without a bill."""
         await self.transact(lambda: holds.void(request_id))
 
     async def probe(self) -> None:
