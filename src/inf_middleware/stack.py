@@ -20,8 +20,8 @@ from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.spool import SpoolingLedger
-from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, Outbox, Sink
 from inf_middleware.sinks.relay import Relay
@@ -81,7 +81,7 @@ class Stack:
         self._app = app
         self._kinds: set[str] = set()
         self._given: dict[str, tuple[Any, str]] = {}
-        self._ledgers: dict[str, SqliteLedger] = {}
+        self._ledgers: dict[str, LedgerBase] = {}
 
     def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
         """Take the options of one more middleware.
@@ -238,7 +238,7 @@ class Stack:
         own = f"inf-ledger-{self._option('deployment')}.spool"
         return Path(getattr(ledger, "spool_directory", own))
 
-    def _ledger_at(self, uri: str) -> SqliteLedger:
+    def _ledger_at(self, uri: str) -> LedgerBase:
         """Return the ledger of a URI: one for all that name it."""
         if uri not in self._ledgers:
             self._ledgers[uri] = ledger_of(uri)

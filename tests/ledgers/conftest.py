@@ -1,7 +1,7 @@
 """The ledgers that one contract suite runs over."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.steps import Ask, Steps
 from inf_middleware.ledgers.uris import ledger_of
+from tests.ledgers.postgres_server import PostgresServer, serving_postgres
 
 
 class Opened:
@@ -42,6 +43,15 @@ class Opened:
         return found
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with serving_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
-    return Opened(f"sqlite:///{tmp_path}/ledger.db")
+    if request.param == "sqlite":
+        return Opened(f"sqlite:///{tmp_path}/ledger.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return Opened(server.uri())

@@ -169,6 +169,7 @@ def test_each_of_the_three_takes_a_ledgers_uri(
         if middleware is TierLimiter:
             assert answered.headers["x-ratelimit-limit-concurrency"] == "4"  # Tier1
         assert (await post(app, CHAT, key="sk-other")).status == 401
+        await app._stack.worker._on_shutdown()
 
     asyncio.run(go())
     if middleware is CostLedger:

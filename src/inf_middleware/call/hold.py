@@ -10,7 +10,7 @@ import asyncio
 from inf_middleware.call.admission import count_input, reserved_output
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.call.settle import event_of, price_of, release
+from inf_middleware.call.settle import event_of, lose, price_of, release
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Price
@@ -47,6 +47,7 @@ async def take_hold(call: Call) -> None:
         available = await hold.take()
     except LedgerUnavailable as error:
         call.hold = None
+        lose(call.id, billing)  # it may have been held all the same
         if billing.spool is not None:
             return  # served on credit: the bill will be kept
         await release(call, 0)

@@ -18,8 +18,8 @@ from inf_middleware.domain.errors import ConfigError, MiddlewareError
 from inf_middleware.domain.money import NANO, decimal_string
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.book import LedgerBook
-from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.steps import Work
 from inf_middleware.ledgers.uris import ledger_of
 
@@ -46,7 +46,7 @@ class Chosen:
     as_json: bool
 
     @property
-    def ledger(self) -> SqliteLedger:
+    def ledger(self) -> LedgerBase:
         """The ledger, opened by its first use."""
         return ledger_of(self.uri)
 
@@ -99,7 +99,7 @@ def read(chosen: Chosen, work: Work[T]) -> T:
     """Read from a ledger that is there."""
 
     async def story(book: LedgerBook) -> T:
-        book.ledger.check()
+        await book.ledger.check()
         return await book.ledger.read(work)
 
     return in_book(chosen, story)

@@ -18,8 +18,8 @@ from inf_middleware.domain.moments import rfc3339
 from inf_middleware.domain.money import nano_of
 from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers import books
+from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.books import Movement
-from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.steps import Ask, Steps
 from inf_middleware.ledgers.uris import ledger_of
 
@@ -75,7 +75,7 @@ class LedgerBook:
 
     def __init__(
         self,
-        ledger: SqliteLedger,
+        ledger: LedgerBase,
         *,
         tiers: Tiers | None = None,
         currency: str = "CNY",

@@ -3,38 +3,31 @@
 All workers of a host share the file.
 """
 
-import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable
 from pathlib import Path
 
-from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.tiers import Account
-from inf_middleware.ledgers import holds, outbox
+from inf_middleware.ledgers import holds
+from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect_to_read, version_of
 from inf_middleware.ledgers.election import RelayLock
-from inf_middleware.ledgers.heart import Heart
-from inf_middleware.ledgers.looking import account_of_key, accounts_version
+from inf_middleware.ledgers.heart import HostHeart
+from inf_middleware.ledgers.looking import accounts_version
 from inf_middleware.ledgers.reading import Reader
 from inf_middleware.ledgers.rows import rows_of
-from inf_middleware.ledgers.settling import writing_nothing
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ledgers.writer import Writer
-from inf_middleware.ports import Attempt, Replay
 
 
-class SqliteLedger:
-    """Keeps records, postings and events in one file, and is its own outbox.
-
-    Nothing is opened before the first use. `commits` counts the transactions of this process.
-    """
+class SqliteLedger(LedgerBase):
+    """A ledger in one file. Nothing is opened before the first use."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.spool_directory = Path(f"{path}.spool")
         self._relay_lock = RelayLock(Path(f"{self.path}.relay"))
-        self._heart = Heart()
+        self._heart = HostHeart()
         self._writer = Writer(self.path, self._heart.beat, holds.BEAT_S)
         self._reader = Reader(self.path)
 
@@ -64,11 +57,7 @@ class SqliteLedger:
         return self._writer.generation
 
     def settle(self, event: BillingEvent) -> Awaitable[None]:
-        """Hand over a settlement at once; the awaitable ends when it is durable.
-
-        Raises:
-            LedgerUnavailable: From the awaitable; nothing was recorded.
-        """
+        """Hand over a settlement at once; the awaitable ends when it is durable."""
         try:
             rows = rows_of(event)
         except (ValueError, TypeError, OverflowError) as error:
@@ -76,109 +65,27 @@ class SqliteLedger:
         return self._writer.submit(rows)
 
     def transact(self, work: Work[T]) -> Awaitable[T]:
-        """Hand over work at once; the awaitable ends with its result, when that is durable.
-
-        Raises:
-            LedgerUnavailable: From the awaitable; nothing was recorded.
-        """
+        """Hand over work at once; the awaitable ends with its result, when that is durable."""
         return self._writer.submit(work)
 
     async def read(self, work: Work[T]) -> T:
-        """Run steps that only read.
-
-        Raises:
-            LedgerUnavailable: The file cannot be read.
-        """
+        """Run steps that only read."""
         return await self._reader.run(work)
 
-    async def hold(
-        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
-    ) -> int | None:
-        """Hold an amount for a call; return None, or what is available where that is less."""
-        owner = self._heart.owner()
-        return await self.transact(
-            lambda: holds.hold(event, amount_nano, credit_limit_nano, owner, self._heart.now_ms())
-        )
-
-    async def extend(self, event: BillingEvent, amount_nano: int) -> int | None:
-        """Hold more for a call, and move its checkpoint to `event`."""
-        return await self.transact(lambda: holds.extend(event, amount_nano))
-
-    async def claim(self, claimed: Claim) -> Claimed:
-        """Claim a client's key for a request, or say whose it is."""
-        owner, now_ms, now_ns = self._heart.owner(), self._heart.now_ms(), time.time_ns()
-        return await self.transact(lambda: holds.claim_for(claimed, owner, now_ms, now_ns))
-
-    async def void(self, request_id: str) -> None:
-        """End a hold and a claim without a bill."""
-        await self.transact(lambda: holds.void(request_id))
-
-    async def probe(self) -> None:
-        """See that something can be made durable.
-
-        Raises:
-            LedgerUnavailable: It cannot.
-        """
-        await self.transact(writing_nothing)
-
-    def check(self) -> None:
-        """See that the ledger is there, and of this version; nothing is made or changed.
-
-        Raises:
-            LedgerUnavailable: It is not.
-        """
+    async def check(self) -> None:
+        """See that the file is there, and of this version; nothing is made or changed."""
         connect_to_read(self.path).close()
 
     async def migrate(self) -> tuple[int, int]:
-        """Bring a ledger that is there to this version; return its version before and now.
-
-        Raises:
-            LedgerUnavailable: It is not there, is no ledger, or a newer one.
-        """
+        """Bring a file that is there to this version; return its version before and now."""
         before = version_of(self.path)
         await self.read(accounts_version)
         return before, SCHEMA_VERSION
-
-    async def accounts_version(self) -> int:
-        """Return the number that grows with every change of accounts, keys and recharges."""
-        return await self.read(accounts_version)
-
-    async def account_of_key(self, sha256: str, currency: str) -> tuple[int, Account | None]:
-        """Return the account of a key that is in force, and the version it is of."""
-        return await self.read(lambda: account_of_key(sha256, currency))
 
     async def elect(self) -> bool:
         """Become, or stay, the one relay of this file; False while another process is it."""
         run, lock = self._writer.run_job, self._relay_lock
         return lock.held or bool(await run(lambda _: lock.take()))
-
-    async def pending(self, sink: str, count_max: int) -> Sequence[tuple[int, BillingEvent]]:
-        """Return the next events after a sink's cursor; a new sink begins with the oldest."""
-        rows = await self._writer.run_job(lambda db: outbox.pending(db, sink, count_max))
-        return [(seq, BillingEvent.decode(body)) for seq, body in rows]
-
-    async def advance(self, sink: str, place: int, rejected: Mapping[str, str]) -> None:
-        """Move a sink's cursor, durably; `rejected` events go to the dead letters."""
-        await self._writer.run_job(lambda db: outbox.advance(db, sink, place, rejected))
-
-    async def attempt(self, sink: str) -> Attempt | None:
-        """Return what `begin` wrote last."""
-        found: Attempt | None = await self._writer.run_job(lambda db: outbox.attempt(db, sink))
-        return found
-
-    async def begin(self, sink: str, attempt: Attempt) -> None:
-        """Write down, durably, that a delivery begins."""
-        await self._writer.run_job(lambda db: outbox.begin(db, sink, attempt))
-
-    async def replay(self, sink: str, count_max: int) -> Replay | None:
-        """Return the next events that are to be sent once more."""
-        run = self._writer.run_job
-        found: Replay | None = await run(lambda db: outbox.replay(db, sink, count_max))
-        return found
-
-    async def replayed(self, sink: str, replay: Replay, rejected: Mapping[str, str]) -> None:
-        """Go on after `replay`."""
-        await self._writer.run_job(lambda db: outbox.replayed(db, sink, replay, rejected))
 
     async def wait(self, generation: int, timeout_s: float) -> None:
         """Return when this process has committed since `generation`, or after `timeout_s`."""
