@@ -32,6 +32,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
+class Windowed:
+    def __init__(self, window_s: Any) -> None:
+        self.dedupe_window_s = window_s
+
+    async def __call__(self, events: Any) -> None: ...
+
+
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (TokenMeter, {"tiers": None}, "there is no option tiers"),
     (TokenMeter, {"conter": "x"}, "did you mean counter"),
@@ -61,6 +68,8 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Gate, {"mode": "free"}, '"postpaid" or "prepaid"'),
     (Gate, {"sinks": [print]}, "give a mapping"),
     (Gate, {"sinks": {"a": 5}}, "give an async function"),
+    (Gate, {"sinks": {"a": Windowed("a day")}}, "dedupe_window_s of sinks['a'] is 'a day'"),
+    (Gate, {"sinks": {"a": Windowed(-1)}}, "must be a number of seconds"),
     (Gate, {"sinks": {"a": "kafka://x"}}, 'known are "jsonl:PATH"'),
     (Gate, {"settle_timeout_s": -1}, "from 0 to 3600 seconds"),
 ]

@@ -285,6 +285,14 @@ def _sinks(name: str, value: Any) -> dict[str, Any]:
             raise ConfigError(
                 f'{name}[{key!r}] is {sink!r}; give an async function or a URI: "jsonl:PATH"'
             )
+        window_s = getattr(sink, "dedupe_window_s", None)
+        if window_s is not None and (
+            isinstance(window_s, bool) or not isinstance(window_s, int | float) or window_s < 0
+        ):
+            raise ConfigError(
+                f"dedupe_window_s of {name}[{key!r}] is {window_s!r};"
+                " it must be a number of seconds, or None where ids are known for ever"
+            )
     return dict(value)
 
 

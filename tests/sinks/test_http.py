@@ -22,7 +22,7 @@ from inf_middleware.sinks import http as subject
 from inf_middleware.sinks.http import BODY_BYTES_MAX, CONTENT_TYPE, HttpSink
 from tests.events import event_of
 from tests.sinks.far_ends import HttpServer, http_server
-from tests.sinks.kit import DRAIN_S, EVENTS, IDS, dead_letters, relaying
+from tests.sinks.kit import DRAIN_S, EVENTS, IDS, Slept, dead_letters, relaying
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_one_of_a_hundred_at_fault_is_isolated_and_the_others_arrive_in_order(
     assert len(http.requests) <= 2 + 2 * 7  # two requests for each halving
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(bad=st.sets(st.integers(0, 19)), size=st.integers(1, 20))
 def test_splitting_refuses_just_those_at_fault(
     shared: HttpServer, bad: set[int], size: int
@@ -152,6 +152,23 @@ def test_retry_after_is_read_as_http_writes_it(
     with pytest.raises(TryLater) as caught:
         post(HttpSink(http.url, now=lambda: now), EVENTS[:1])
     assert caught.value.after_s == after_s
+
+
+def test_a_key_that_was_wrong_for_an_hour_costs_no_event(http: HttpServer, tmp_path: Path) -> None:
+    """Longer than the far end knows ids: after a 401 nothing is in doubt."""
+    http.script = [(401, {})] * 70 + [(429, {"retry-after": "600"})]
+    sink = HttpSink(http.url, dedupe_window_s=600.0)
+    slept = Slept()
+
+    async def go() -> None:
+        async with relaying(tmp_path / "l.db", {"meter": sink}, slept=slept) as (ledger, relay):
+            await asyncio.gather(*(ledger.settle(event) for event in EVENTS[:5]))
+            await relay.drain(DRAIN_S)
+
+    asyncio.run(go())
+    assert arrived(http) == IDS[:5]
+    assert dead_letters(tmp_path / "l.db") == []
+    assert 600 <= max(slept.seconds) <= 660
 
 
 def test_a_far_end_may_say_that_it_has_an_event_already(http: HttpServer) -> None:

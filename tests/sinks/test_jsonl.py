@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_no_half_line_and_the_batch_follows_whole(tmp_path: P
     bytes_max=st.integers(1, 6_000),
     files_max=st.none() | st.integers(1, 4),
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_rotation_keeps_the_order_the_bounds_and_every_line_whole(
     sizes: list[int], bytes_max: int, files_max: int | None
 ) -> None:

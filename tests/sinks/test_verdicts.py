@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inf_middleware import BillingEvent
@@ -37,6 +37,27 @@ def deliver(path: Path, sink: Any, events: Sequence[BillingEvent], **options: An
             await relay.drain(DRAIN_S)
 
     asyncio.run(go())
+
+
+def test_a_slow_sink_keeps_nobody_waiting_and_gets_all_in_its_time(tmp_path: Path) -> None:
+    fast, slow = Taking(), Taking()
+    gate = asyncio.Event()
+
+    async def slowly(events: Sequence[BillingEvent]) -> None:
+        await gate.wait()
+        await slow(events)
+
+    async def go() -> None:
+        sinks = {"slow": slowly, "fast": fast}
+        async with relaying(tmp_path / "a.db", sinks) as (ledger, relay):
+            await asyncio.gather(*(ledger.settle(event) for event in EVENTS))
+            await until(lambda: len(fast.taken) == len(EVENTS))
+            assert slow.taken == []
+            gate.set()
+            await relay.drain(DRAIN_S)
+
+    asyncio.run(go())
+    assert [event.id for event in slow.taken] == [event.id for event in fast.taken] == IDS
 
 
 def test_a_part_that_was_taken_is_not_offered_again(tmp_path: Path) -> None:
@@ -196,6 +217,7 @@ def test_a_ledger_that_fails_is_not_blamed_on_the_sink_and_a_drain_ends_quietly(
     assert [event.id for event in sink.taken] == IDS[:1]
 
 
+@settings(deadline=None)
 @given(
     size=st.integers(1, 6),
     taken=st.sets(st.integers(0, 7)),

@@ -99,13 +99,21 @@ def ask_replay(path: Path, sink: str, wanted: Wanted, progress: Callable[[int, i
         _check_sink(db, path, sink)
         count, ranges = _ranges(db, sink, wanted, progress)
     if ranges:
-        with contextlib.closing(connect(path)) as db, db:
-            db.executemany(
-                "INSERT INTO replay (sink, next_seq, last_seq, since, until)"
-                " VALUES (?, ?, ?, ?, ?)",
-                [(sink, first, last, wanted.since, wanted.until) for first, last in ranges],
-            )
+        _write(path, [(sink, *span, wanted.since, wanted.until) for span in ranges])
     return count
+
+
+def _write(path: Path, replays: Sequence[tuple[str, int, int, str | None, str | None]]) -> None:
+    with contextlib.closing(connect(path)) as db:
+        try:
+            with db:  # all of them, or none
+                db.executemany(
+                    "INSERT INTO replay (sink, next_seq, last_seq, since, until)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    replays,
+                )
+        except apsw.Error as error:
+            raise LedgerUnavailable(f"{path} cannot be written: {error}") from error
 
 
 def _ranges(

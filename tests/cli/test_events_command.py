@@ -229,6 +229,17 @@ def test_what_cannot_be_is_one_clear_line_and_exit_2(
     assert rows(ledger, "SELECT * FROM replay") == []
 
 
+def test_a_ledger_that_is_locked_is_one_clear_line(ledger: Path) -> None:
+    with reading(ledger) as db:
+        db.execute("BEGIN IMMEDIATE")
+        shown = events("replay", "--sink", "mine", "--id", IDS[0], cwd=ledger.parent)
+        db.execute("ROLLBACK")
+    assert shown.returncode == 2
+    assert len(shown.stderr.splitlines()) == 1
+    assert "locked" in shown.stderr
+    assert rows(ledger, "SELECT * FROM replay") == []
+
+
 def test_an_id_that_is_not_there_leaves_the_others_unsent_too(ledger: Path) -> None:
     shown = events("replay", "--sink", "mine", "--id", IDS[0], "--id", "none", cwd=ledger.parent)
     assert shown.returncode == 2
