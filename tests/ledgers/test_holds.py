@@ -155,6 +155,18 @@ def test_what_a_dead_process_held_ends_once_at_its_checkpoint(opened: Opened) ->
     assert opened.rows("SELECT count(*) FROM process") == [(0,)]
 
 
+def test_a_late_settlement_of_a_call_that_ended_at_nothing_moves_nothing(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.hold(bill(0, 0, request_id="a"), FEN, 0)
+        assert await reap(book) == 1
+        await book.ledger.settle(bill(0, 1000, request_id="a"))
+        assert await standing(book) == (100 * FEN, 0)
+
+    opened.run(go)
+    assert opened.rows("SELECT count(*) FROM posting") == [(1,)]
+
+
 def test_a_process_that_beats_keeps_what_it_holds(opened: Opened) -> None:
     async def go(book: LedgerBook) -> None:
         await book.recharge("acme", "1", reference="r")

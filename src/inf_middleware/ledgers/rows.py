@@ -41,9 +41,11 @@ _INSERT_REQUEST = (
     " amount_nano, overdrawn_nano, unpriced, lines, metadata)"
     f" VALUES ({', '.join('?' * (len(_COLUMNS) + 5))}) ON CONFLICT (request_id) DO NOTHING"
 )
+# Only of the record that is there: one that was written before stays as it is, amount included.
 _INSERT_POSTING = (
     "INSERT INTO posting (request_id, debit, credit, amount_nano, currency)"
-    " VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING"
+    " SELECT request_id, CAST(? AS TEXT), CAST(? AS TEXT), amount_nano, currency FROM request"
+    " WHERE request_id = ? AND amount_nano = ? ON CONFLICT (request_id) DO NOTHING"
 )
 _INSERT_EVENT = "INSERT INTO outbox (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
 
@@ -96,5 +98,10 @@ def rows_of(event: BillingEvent) -> Rows:
 def write(rows: Sequence[Rows]) -> Steps[None]:
     """Write records, postings and events; what is written already stays as it is."""
     yield Ask(_INSERT_REQUEST, [row.request for row in rows], many=True)
-    yield Ask(_INSERT_POSTING, [row.posting for row in rows if row.posting], many=True)
+    postings = [row.posting for row in rows if row.posting]
+    yield Ask(
+        _INSERT_POSTING,
+        [(debit, credit, request_id, amount) for request_id, debit, credit, amount, _ in postings],
+        many=True,
+    )
     yield Ask(_INSERT_EVENT, [row.event for row in rows], many=True)

@@ -84,6 +84,6 @@ def _new_charges_of_lots(rows: Sequence[Rows]) -> Steps[list[tuple[str, str, int
         has: list[Any] = yield Ask(
             "SELECT 1 FROM lot WHERE account = ? AND left_nano > 0 LIMIT 1", (account,)
         )
-        if has and not (yield Ask("SELECT 1 FROM posting WHERE request_id = ?", (request_id,))):
+        if has and not (yield Ask("SELECT 1 FROM request WHERE request_id = ?", (request_id,))):
             charges[request_id] = (account, currency, amount_nano)
     return list(charges.values())
