@@ -18,6 +18,10 @@ SQLITE_MIN = (3, 51, 3)
 # How long one process waits for another's commit: many fsyncs, and below a caller's patience.
 BUSY_TIMEOUT_S = 2.0
 
+# Between two tries: about one fsync. SQLite's own waits grow to 100 ms, and whoever has waited for
+# long then misses every gap that a busy neighbour leaves between its commits.
+_BUSY_WAIT_S = 0.0005
+
 
 def connect(path: Path) -> apsw.Connection:
     """Open the ledger's file for writing, made where it is not there yet.
@@ -42,7 +46,7 @@ def connect(path: Path) -> apsw.Connection:
     except apsw.Error as error:
         raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from error
     try:
-        db.set_busy_timeout(round(BUSY_TIMEOUT_S * 1000))
+        db.set_busy_handler(_wait)
         _configure(db, path)
         _migrate(db, path)
     except apsw.Error as error:
@@ -85,10 +89,15 @@ def _open_to_read(path: Path) -> tuple[apsw.Connection, int | None]:
         raise LedgerUnavailable(f"there is no ledger at {path}")
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-        db.set_busy_timeout(round(BUSY_TIMEOUT_S * 1000))
+        db.set_busy_handler(_wait)
         return db, _version(db)
     except apsw.Error as error:
         raise LedgerUnavailable(f"{path} is no ledger: {error}") from error
+
+
+def _wait(tries: int) -> bool:
+    time.sleep(_BUSY_WAIT_S)
+    return tries * _BUSY_WAIT_S < BUSY_TIMEOUT_S
 
 
 def _configure(db: apsw.Connection, path: Path) -> None:

@@ -198,7 +198,7 @@ def show(request_id: str) -> Steps[Shown]:
         own = moved[0][0]
     after = yield Ask(
         f"SELECT CAST(coalesce(sum({_MOVED}), 0) AS BIGINT) FROM posting"
-        " WHERE (debit = ? OR credit = ?) AND currency = ? AND seq <= ?",
+        f" WHERE {_OF_ACCOUNT} AND currency = ? AND seq <= ?",
         (*_sides(account), *_sides(account), currency, posted),
     )
     corrections = yield Ask(
@@ -270,12 +270,15 @@ def _balance_at(account: str, currency: str, moment: str) -> Steps[int]:
     rows = yield Ask(
         f"SELECT CAST(coalesce(sum({_MOVED}), 0) AS BIGINT) FROM posting"
         " JOIN request ON request.request_id = posting.request_id"
-        " WHERE (posting.debit = ? OR posting.credit = ?) AND posting.currency = ?"
+        f" WHERE {_OF_ACCOUNT} AND posting.currency = ?"
         " AND request.settled_at < ?",
         (*_sides(account), *_sides(account), currency, moment),
     )
     return int(rows[0][0])
 
+
+# Postings of the account whose two sides are its parameters, in the words of their indices.
+_OF_ACCOUNT = "(posting.debit = ? OR (posting.credit = ? AND posting.credit <> 'revenue:usage'))"
 
 # How a posting moves the balance of the account whose two sides are its parameters.
 _MOVED = (

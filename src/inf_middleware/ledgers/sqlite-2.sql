@@ -97,7 +97,8 @@ CREATE INDEX lot_open ON lot (account, expires_at) WHERE left_nano > 0;
 
 CREATE INDEX request_corrected ON request (corrects) WHERE corrects IS NOT NULL;
 CREATE INDEX request_settled ON request (settled_at);
-CREATE INDEX posting_of_credit ON posting (credit);
+-- What the house earns by calls is in no account's history, and most of all postings.
+CREATE INDEX posting_of_credit ON posting (credit) WHERE credit <> 'revenue:usage';
 
 CREATE TRIGGER posting_takes AFTER INSERT ON posting WHEN NEW.debit GLOB 'account:*'
 BEGIN

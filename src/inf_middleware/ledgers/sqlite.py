@@ -6,7 +6,7 @@ All workers of a host share the file.
 from collections.abc import Awaitable
 from pathlib import Path
 
-from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
+from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.base import LedgerBase
@@ -15,7 +15,6 @@ from inf_middleware.ledgers.election import RelayLock
 from inf_middleware.ledgers.heart import HostHeart
 from inf_middleware.ledgers.looking import accounts_version
 from inf_middleware.ledgers.reading import Reader
-from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ledgers.writer import Writer
 
@@ -58,11 +57,7 @@ class SqliteLedger(LedgerBase):
 
     def settle(self, event: BillingEvent) -> Awaitable[None]:
         """Hand over a settlement at once; the awaitable ends when it is durable."""
-        try:
-            rows = rows_of(event)
-        except (ValueError, TypeError, OverflowError) as error:
-            return _failing(LedgerUnavailable(f"{event.id} cannot be recorded: {error}"))
-        return self._writer.submit(rows)
+        return self._writer.submit(event)
 
     def transact(self, work: Work[T]) -> Awaitable[T]:
         """Hand over work at once; the awaitable ends with its result, when that is durable."""
@@ -96,7 +91,3 @@ class SqliteLedger(LedgerBase):
         await self._reader.aclose()
         await self._writer.aclose()
         self._relay_lock.release()
-
-
-async def _failing(failure: LedgerUnavailable) -> None:
-    raise failure

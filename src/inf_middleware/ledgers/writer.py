@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
+from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.connection import connect
-from inf_middleware.ledgers.rows import Rows
+from inf_middleware.ledgers.rows import Rows, rows_of
 from inf_middleware.ledgers.settling import settle_all
 from inf_middleware.ledgers.steps import Steps, T, Work
 
@@ -37,9 +38,9 @@ FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, 
 
 
 class Item(NamedTuple):
-    """Something to be written: the rows of a settlement, or any work; and who waits for it."""
+    """Something to be written: a settlement, or any work; and who waits for it."""
 
-    work: Rows | Work[Any]
+    work: BillingEvent | Work[Any]
     future: asyncio.Future[Any]
 
 
@@ -85,7 +86,7 @@ class Writer:
         self._pending = 0
         self._db: apsw.Connection | None = None  # the thread's own
 
-    def submit(self, work: Rows | Work[Any]) -> asyncio.Future[Any]:
+    def submit(self, work: BillingEvent | Work[Any]) -> asyncio.Future[Any]:
         """Hand something over at once; the future ends when it is durable."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -283,9 +284,8 @@ def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Answer]:
     settling: list[Rows] = []
     with _transaction(db):
         for item in items:
-            if isinstance(item.work, Rows):
-                settling.append(item.work)
-                answers.append((item.future, None, None))
+            if isinstance(item.work, BillingEvent):
+                answers.append((item.future, None, _add_rows(settling, item.work)))
                 continue
             if settling:
                 run(db, settle_all(settling))
@@ -297,6 +297,15 @@ def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Answer]:
         if settling:
             run(db, settle_all(settling))
     return answers
+
+
+def _add_rows(settling: list[Rows], event: BillingEvent) -> LedgerUnavailable | None:
+    # Here and not where it is handed over: the event loop has better things to do.
+    try:
+        settling.append(rows_of(event))
+    except (ValueError, TypeError, OverflowError) as error:
+        return LedgerUnavailable(f"{event.id} cannot be recorded: {error}")
+    return None
 
 
 def _tell(
