@@ -2,12 +2,14 @@
 # make serve  keeps the demo's server up for curl
 # make test   installs what the tests need and passes them
 # make check  lint, types, layers
+# make real   tests against a real model server, which needs torch
+# make bench  what metering costs per chunk, and whether it stays linear
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check clean
+.PHONY: demo serve test check real bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -16,6 +18,7 @@ serve: $(VENV)/.demo-installed
 	$(BIN)/python examples/quickstart.py --port $(PORT)
 
 test: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.check-installed
@@ -24,8 +27,14 @@ check: $(VENV)/.check-installed
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+real: $(VENV)-real/.installed
+	$(VENV)-real/bin/python -m pytest tests/real
+
+bench: $(VENV)/.test-installed
+	$(BIN)/python -m benchmarks.metering
+
 clean:
-	rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-real .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, and this is {v.major}.{v.minor}; try: make PYTHON=python3.12")'
@@ -41,6 +50,15 @@ $(VENV)/.test-installed: pyproject.toml | $(BIN)/python
 	@echo "installing the library and what its tests need ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test
 	@touch $@ $(VENV)/.demo-installed
+
+# torch for the CPU; elsewhere it is in the index https://download.pytorch.org/whl/cpu.
+TORCH ?= torch==2.13.0+cpu
+
+$(VENV)-real/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-real
+	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test "$(TORCH)" "transformers[serving]>=5.20,<6"
+	@touch $@
 
 $(VENV)/.check-installed: $(VENV)/.test-installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group check

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import limits.aio
 import pytest
 from starlette.applications import Starlette
 
@@ -46,6 +47,12 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Gate, {"whatever": 1}, "known are accounts"),
     (Gate, {"accounts": "free"}, "give a mapping from key to level name"),
     (Gate, {"accounts": 5}, "give a mapping"),
+    (Gate, {"accounts": TokenMeter}, "give a mapping"),
+    (Gate, {"accounts": "none.toml"}, "none.toml cannot be read"),
+    (Gate, {"accounts_ttl_s": -1}, "from 0 to 3600 seconds"),
+    (Gate, {"trusted_proxies": "10.0.0.1"}, 'write a list: ["10.0.0.0/8"]'),
+    (Gate, {"trusted_proxies": 5}, 'write a list: ["10.0.0.0/8"]'),
+    (Gate, {"trusted_proxies": ["proxy.example"]}, "has 'proxy.example'"),
     (Gate, {"anonymous": 5}, "anonymous is 5"),
     (Gate, {"exempt": "/health"}, "must be a list of texts"),
     (Gate, {"body_bytes_max": 0}, "whole number of 1 or more"),
@@ -59,8 +66,19 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Gate, {"tiers": 5}, "give an object, or the path of a TOML file"),
     (Gate, {"tiers": "no-such.toml"}, "no-such.toml cannot be read"),
     (Gate, {"prices": {}}, "give an object, or the path of a TOML file"),
-    (Gate, {"storage": "redis://localhost"}, '"memory://" or a LimitStore'),
-    (Gate, {"storage": None}, '"memory://" or a LimitStore'),
+    (Gate, {"storage": "redis://localhost"}, "write the port too: redis://localhost:6379"),
+    (Gate, {"storage": "memcached://localhost:11211"}, "redis+cluster://"),
+    (Gate, {"storage": "mongodb://me:secret@localhost:27017"}, "'mongodb://…@localhost:27017'"),
+    (Gate, {"storage": "localhost:6379"}, "must be memory:// or one of"),
+    (Gate, {"storage": "redis+sentinel://localhost:1"}, "cannot open"),
+    (Gate, {"storage": None}, "give memory://, a URI such as redis://localhost:6379"),
+    (Gate, {"storage": limits.aio.storage.MemoryStorage()}, "a Redis storage of limits.aio"),
+    (Gate, {"storage_timeout_s": 0}, "must be more than 0"),
+    (Gate, {"on_storage_error": "open"}, '"local" or "refuse" or "admit"'),
+    (Gate, {"max_in_flight": 0}, "whole number of 1 or more"),
+    (Gate, {"max_wait_s": -1}, "from 0 to 3600 seconds"),
+    (Gate, {"lease_s": 0.5}, "from 1 to 3600 seconds"),
+    (Gate, {"enforce": "no"}, "must be True or False"),
     (Gate, {"serves": "inf-chat-v1"}, "must be a list of texts"),
     (Gate, {"unpriced": "free"}, '"record" or "refuse"'),
     (Gate, {"ledger": "inf.db"}, 'write "sqlite:///inf-ledger.db"'),
@@ -173,6 +191,7 @@ def test_token_meter_alone_logs_one_line_per_call(caplog: pytest.LogCaptureFixtu
         lambda: Account(""),
         lambda: Account("a", metadata={"x": object()}),
         lambda: Account("a\ud800"),
+        lambda: Account("a", suspended="yes"),  # type: ignore[arg-type]
         lambda: Price("", "1", "1"),
         lambda: Tiers([]),
         lambda: Prices([Price("m", "1", 1.5)]),  # type: ignore[arg-type]

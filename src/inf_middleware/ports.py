@@ -8,8 +8,8 @@ from starlette.requests import HTTPConnection
 
 from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.limits import Admission, Refusal
-from inf_middleware.domain.tiers import Account, Tier
+from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
+from inf_middleware.domain.tiers import Account
 
 
 class AccountLookup(Protocol):
@@ -18,7 +18,9 @@ class AccountLookup(Protocol):
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account, or None where the key is unknown (answered with 401).
 
-        Raising means that the look-up failed (answered with 503).
+        Raising means that the look-up failed (answered with 503). An answer that was made without
+        reading the connection is remembered for `accounts_ttl_s`, unless the object has an
+        attribute `cacheable` that is False.
         """
         ...
 
@@ -86,13 +88,23 @@ class Sink(Protocol):
 class LimitStore(Protocol):
     """Holds the counters of the limits and decides about admission in one atomic step."""
 
-    async def admit(
-        self, call_id: str, account_id: str, tier: Tier, tokens: int
-    ) -> Admission | Refusal:
+    async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
+
+        Asked again for the same call, it takes nothing more.
 
         Raises:
             LimitsUnavailable: The store could not decide.
+        """
+        ...
+
+    async def renew(self, held: Sequence[Held]) -> frozenset[str]:
+        """Lengthen the leases of running calls; return the ids of those that were lost.
+
+        A lease that is not renewed in time ends with what its call is known to have used.
+
+        Raises:
+            LimitsUnavailable: The store could not renew; some may have been renewed.
         """
         ...
 
@@ -108,6 +120,28 @@ class LimitStore(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class SharedStore(LimitStore, Protocol):
+    """A store of many processes, which may be out of reach; `workers` were seen last."""
+
+    workers: int
+
+    async def ping(self) -> None:
+        """See whether it answers.
+
+        Raises:
+            LimitsUnavailable: It does not.
+        """
+        ...
+
+
+class LocalStore(LimitStore, Protocol):
+    """A store of one process, which is always there."""
+
+    def admit_now(self, ask: Ask) -> Admission | Refusal:
+        """Do what `admit` does, at once."""
         ...
 
 

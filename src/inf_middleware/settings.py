@@ -1,10 +1,11 @@
 """The options: their names, kinds and defaults, each checked when it is given."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
+from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.call.record import Asked, OnUsage
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
@@ -12,22 +13,34 @@ from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink
 from inf_middleware.sinks.uris import sink_from_uri
+from inf_middleware.stores.outage import OutagePolicy
 from inf_middleware.tokens.counters import CounterOption, Counters
 from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.forwarded import TrustedProxies
+
+
+class LimitsStorage(Protocol):
+    """A Redis storage of `limits.aio.storage`, made with implementation="redispy"."""
+
+    bridge: Any
 
 
 class CommonOptions(TypedDict, total=False):
     """Options of all; given to one of the three they hold for its whole stack.
 
-    `accounts`: a mapping from key to level name or `Account`, the URI of a ledger that keeps them,
-    or an `AccountLookup`; none: each network address is an account on the level `anonymous` (None:
-    401). `exempt`: path patterns
-    that pass untouched; everything but POST and WebSocket does anyway. `body_bytes_max`: of a
-    request. `websockets`: "refuse" or "pass". `deployment`: names this service in events.
-    `help_url`: named in 401, 402 and 429.
+    `accounts`: a mapping from key to level name or `Account`, the path of a TOML file, the
+    URI of a ledger that keeps them, or an `AccountLookup`; none: each network address is an account
+    on the level `anonymous` (None: 401).
+    `accounts_ttl_s`: how long the answer of a look-up is remembered. `trusted_proxies`: addresses
+    and networks whose forwarded headers are believed. `exempt`: path patterns that pass untouched;
+    everything but POST and WebSocket does anyway. `body_bytes_max`: of a request. `websockets`:
+    "refuse" or "pass". `deployment`: names this service in events. `help_url`: named in 401, 402
+    and 429.
     """
 
-    accounts: Mapping[str, str | Account] | str | AccountLookup | None
+    accounts: Mapping[str, str | Account] | AccountLookup | str | Path | None
+    accounts_ttl_s: float
+    trusted_proxies: Sequence[str]
     anonymous: str | None
     exempt: Sequence[str]
     body_bytes_max: int
@@ -58,12 +71,24 @@ class MeterOptions(CommonOptions, total=False):
 class LimiterOptions(CommonOptions, total=False):
     """Options of `TierLimiter`.
 
-    `tiers`: the levels, as `Tiers` or the path of a TOML file. `storage`: "memory://", or a
-    `LimitStore`.
+    `tiers`: the levels, as `Tiers` or the path of a TOML file. `storage`: "memory://", a URI of
+    the Redis or Valkey family as `limits` takes them, such a storage of `limits.aio`, or a
+    `LimitStore`. `storage_timeout_s`: the deadline of each of its commands. `on_storage_error`:
+    while it is away, "local" (this process alone, with its share), "refuse" (503) or "admit".
+    `max_in_flight`: requests this process serves at a time (503 above; None: any number).
+    `max_wait_s`: how long a request waits for its turn instead of being refused. `lease_s`: how
+    long a slot outlives a process that died. `enforce`: False refuses nobody and marks who would
+    have been.
     """
 
     tiers: Tiers | str | Path
-    storage: str | LimitStore
+    storage: str | LimitStore | LimitsStorage
+    storage_timeout_s: float
+    on_storage_error: OutagePolicy
+    max_in_flight: int | None
+    max_wait_s: float
+    lease_s: float
+    enforce: bool
 
 
 class LedgerOptions(CommonOptions, total=False):
@@ -101,6 +126,8 @@ class GateOptions(MeterOptions, LimiterOptions, LedgerOptions, total=False):
 
 DEFAULTS: dict[str, Any] = {
     "accounts": None,
+    "accounts_ttl_s": 60.0,  # how long a key that was taken back may still be good
+    "trusted_proxies": TrustedProxies(),
     "anonymous": "free",
     "exempt": (),
     "body_bytes_max": 8 * 1024 * 1024,  # a 32k-token prompt is 0.2 MB; this leaves room for images
@@ -114,6 +141,12 @@ DEFAULTS: dict[str, Any] = {
     "on_usage": None,
     "tiers": None,
     "storage": "memory://",
+    "storage_timeout_s": 0.25,  # a thousand times what a command takes, short for a caller
+    "on_storage_error": "local",
+    "max_in_flight": None,
+    "max_wait_s": 0.0,
+    "lease_s": 30.0,
+    "enforce": True,
     "prices": None,
     "serves": None,
     "unpriced": None,
@@ -125,6 +158,11 @@ DEFAULTS: dict[str, Any] = {
     "on_disconnect": "produced",
     "enforce_features": False,
 }
+
+MEMORY = "memory://"
+
+# Renewed a third of it apart: shorter, and a busy event loop would lose leases.
+LEASE_S_MIN = 1.0
 
 # What one option may be at most where it is a number: far above use, below overflow.
 _NUMBER_MAX = 2**40
@@ -154,6 +192,24 @@ def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
         raise ConfigError(f"{name} is {value!r}; it must be from 0 to 3600 seconds")
     return float(value)
+
+
+def _lease_seconds(name: str, value: Any) -> float:
+    seconds = _seconds(name, value)
+    if not seconds >= LEASE_S_MIN:
+        raise ConfigError(f"{name} is {value!r}; it must be from {LEASE_S_MIN:g} to 3600 seconds")
+    return seconds
+
+
+def _timeout(name: str, value: Any) -> float:
+    seconds = _seconds(name, value)
+    if not seconds:
+        raise ConfigError(f"{name} is {value!r}; it must be more than 0, such as 0.25")
+    return seconds
+
+
+def _positive_int_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else _positive_int(name, value)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -195,16 +251,27 @@ def _one_of(*choices: str | bool) -> Callable[[str, Any], Any]:
 
 
 def _accounts(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, Mapping) or callable(value):
+    if isinstance(value, str | Path) and str(value).endswith(".toml"):
+        return TomlAccounts(value)
+    if value is None or isinstance(value, Mapping):
+        return value
+    if callable(value) and not isinstance(value, type):
         return value
     if isinstance(value, str) and "://" in value:
         ledger_of(value)
         return value
     raise ConfigError(
         f"{name} is {value!r}; give a mapping from key to level name or Account, such as"
-        ' {"sk-demo": "free"}, the URI of a ledger, or an async function'
+        ' {"sk-demo": "free"}, the path of a file that ends in .toml, the URI of a ledger,'
+        " or an async function"
         " (key, connection) -> Account | None"
     )
+
+
+def _proxies(name: str, value: Any) -> TrustedProxies:
+    if isinstance(value, Iterable):
+        return TrustedProxies.of(value, name)
+    raise ConfigError(f'{name} is {value!r}; write a list: ["10.0.0.0/8"]')
 
 
 def _tiers(name: str, value: Any) -> Tiers:
@@ -229,9 +296,19 @@ def _file(name: str, value: Any) -> str:
 
 
 def _storage(name: str, value: Any) -> Any:
-    if value == "memory://" or all(hasattr(value, needed) for needed in ("admit", "settle")):
+    if value == MEMORY or is_limit_store(value):
         return value
-    raise ConfigError(f'{name} is {value!r}; it must be "memory://" or a LimitStore')
+    from inf_middleware.stores.scripts import (  # noqa: PLC0415 - 100 ms at import, for this alone
+        check_storage,
+    )
+
+    check_storage(value)
+    return value
+
+
+def is_limit_store(value: object) -> bool:
+    """Tell whether a value is a `LimitStore`."""
+    return all(hasattr(value, needed) for needed in ("admit", "renew", "settle", "aclose"))
 
 
 def _counter(name: str, value: Any) -> Any:
@@ -298,6 +375,8 @@ def _sinks(name: str, value: Any) -> dict[str, Any]:
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "accounts": _accounts,
+    "accounts_ttl_s": _seconds,
+    "trusted_proxies": _proxies,
     "anonymous": _text_or_none,
     "exempt": _texts,
     "body_bytes_max": _positive_int,
@@ -311,6 +390,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "on_usage": _function_or_none,
     "tiers": _tiers,
     "storage": _storage,
+    "storage_timeout_s": _timeout,
+    "on_storage_error": _one_of("local", "refuse", "admit"),
+    "max_in_flight": _positive_int_or_none,
+    "max_wait_s": _seconds,
+    "lease_s": _lease_seconds,
+    "enforce": _flag,
     "prices": _prices,
     "serves": _texts_or_none,
     "unpriced": _unpriced,

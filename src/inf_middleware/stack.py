@@ -3,18 +3,18 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware import settings
-from inf_middleware.accounts.address import AddressAccounts
+from inf_middleware.accounts.address import Networks
 from inf_middleware.accounts.ledger import LedgerAccounts
-from inf_middleware.accounts.mapping import MappingAccounts
+from inf_middleware.call.failed_keys import FailedKeys
 from inf_middleware.call.health import LedgerHealth
-from inf_middleware.call.record import Billing, Limiting, Metering, Parts
+from inf_middleware.call.record import Billing, Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
@@ -23,10 +23,11 @@ from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.uris import ledger_of
-from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, Outbox, Sink
+from inf_middleware.limiting import build_limiting, close_limiting, enforces
+from inf_middleware.lookups import build_lookup
+from inf_middleware.ports import Claims, Holds, Ledger, Outbox, Sink
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.sinks.uris import sink_from_uri
-from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialects import Dialects
 
@@ -90,6 +91,8 @@ class Stack:
             ConfigError: An option is unknown, cannot hold, or differs from one given before.
         """
         known = _known_options(kinds)
+        if LIMITER in kinds:
+            enforces()  # a variable that cannot be read is an error now, not at the first request
         for name, given in options.items():
             value = settings.check(name, given, known)
             if name in self._given:
@@ -142,9 +145,8 @@ class Stack:
         startup.append(counters.load)
         limiting = billing = None
         if LIMITER in self._kinds:
-            storage = option("storage")
-            limiting = Limiting(MemoryStore() if isinstance(storage, str) else storage)
-            shutdown.append(limiting.store.aclose)
+            limiting = build_limiting(option)
+            shutdown.append(partial(close_limiting, limiting))
         if LEDGER in self._kinds:
             ledger, kept, spool = self._ledger(startup, shutdown)
             serves = option("serves")
@@ -160,9 +162,19 @@ class Stack:
                 drains=option("on_disconnect") == "drain",
                 enforce_features=option("enforce_features"),
             )
+        networks = Networks(option("trusted_proxies"))
+        lookup = build_lookup(
+            self._accounts(shutdown),
+            anonymous=option("anonymous"),
+            ttl_s=option("accounts_ttl_s"),
+            networks=networks,
+            tiers=tiers,
+        )
         return Parts(
-            lookup=self._lookup(tiers, shutdown),
+            lookup=lookup,
             names_accounts=option("accounts") is not None,
+            network=networks,
+            failed_keys=FailedKeys(),
             tiers=tiers,
             prices=option("prices") or Prices.default(),
             metering=Metering(
@@ -181,22 +193,6 @@ class Stack:
             help_url=option("help_url"),
             now_ns=time.time_ns,
         )
-
-    def _lookup(
-        self, tiers: Tiers, shutdown: list[Callable[[], Awaitable[None]]]
-    ) -> AccountLookup | None:
-        accounts = self._option("accounts")
-        if accounts is None:
-            level = self._option("anonymous")
-            return None if level is None else AddressAccounts(tiers.named(level).name)
-        if isinstance(accounts, Mapping):
-            return MappingAccounts(accounts, tiers)
-        if isinstance(accounts, str):
-            book = self._ledger_at(accounts)
-            shutdown.append(book.aclose)
-            return LedgerAccounts(book, (self._option("prices") or Prices.default()).currency)
-        lookup: AccountLookup = accounts
-        return lookup
 
     def _ledger(
         self,
@@ -219,6 +215,15 @@ class Stack:
             ledger = delivering
         shutdown.append(ledger.aclose)
         return ledger, kept, spool
+
+    def _accounts(self, shutdown: list[Callable[[], Awaitable[None]]]) -> Any:
+        """Return the accounts, those that a ledger keeps as a look-up."""
+        accounts = self._option("accounts")
+        if not isinstance(accounts, str):
+            return accounts
+        book = self._ledger_at(accounts)
+        shutdown.append(book.aclose)
+        return LedgerAccounts(book, (self._option("prices") or Prices.default()).currency)
 
     def _by_mode(self, name: str, postpaid: str, prepaid: str) -> Any:
         """Return an option whose default depends on the mode."""

@@ -60,8 +60,11 @@ METERED = {
     "max_tokens a string": {**CHAT, "max_tokens": "5"},
     "max_tokens -1": {**CHAT, "max_tokens": -1},
     "max_tokens 0": {**CHAT, "max_tokens": 0},
-    "max_tokens 10^18": {**CHAT, "max_tokens": 10**18},
-    "max_tokens 10^400": TEXT[:-1].encode() + b', "max_tokens": 1' + b"0" * 400 + b"}",
+    "max_tokens 10^18": {**CHAT, "max_tokens": 10**18, "model": "of-any-context"},
+    "max_tokens 10^400": TEXT[:-1].replace("inf-chat-v1", "of-any-context").encode()
+    + b', "max_tokens": 1'
+    + b"0" * 400
+    + b"}",
     "max_tokens 1e400": TEXT[:-1].encode() + b', "max_tokens": 1e400}',
     "max_tokens a list": {**CHAT, "max_tokens": [5]},
     "n 10^9": {**CHAT, "n": 10**9},

@@ -285,7 +285,7 @@ def test_a_stream_of_large_pieces_is_overdrawn_by_one_piece_at_most(tmp_path: Pa
     shop = Shop(StreamApp([event(delta(text)) for _ in range(50)]), tmp_path)
 
     async def go(shop: Shop) -> tuple[int, int]:
-        await shop.post({**STREAM, "max_tokens": 50_000})
+        await shop.post({**STREAM, "max_tokens": 20_000})
         return await shop.standing()
 
     balance, held = shop.run(go, balance_tokens=700)

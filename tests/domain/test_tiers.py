@@ -1,10 +1,14 @@
 import dataclasses
+import re
+from typing import Any
 
+import limits
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inf_middleware import Account, ConfigError, Tier, Tiers
+from inf_middleware.domain.rates import Rate, tokens_max
 
 # The table of the design, section 2.
 LEVELS = [
@@ -90,7 +94,7 @@ def test_further_rates_are_read_in_the_notation_of_limits() -> None:
         ("tokens", 10_000_000, 86_400.0),
         ("tokens", 5, 7_200.0),
     ]
-    assert tier.tokens_max == 5
+    assert tokens_max(tier.groups_for(None)) == 5
 
 
 @pytest.mark.parametrize(
@@ -153,3 +157,64 @@ def test_two_tiers_of_one_name_or_boundary_are_refused() -> None:
         Tiers([free, Tier("FREE", 1, 1, 1, "5")])
     with pytest.raises(ConfigError, match="one recharged_from"):
         Tiers([free, Tier("other", 1, 1, 1, "0.00")])
+
+
+def test_models_have_limits_of_their_own_by_name_before_pattern() -> None:
+    tier = Tier(
+        "own",
+        4,
+        20,
+        1_000,
+        models={
+            "big-*": {"concurrency": 1, "tokens": ["5000/day"]},
+            "big-one": {"requests_per_minute": 2},
+        },
+    )
+    (own,) = tier.groups_for("other")
+    assert tier.groups_for(None) == (own,)
+    kept, group = tier.groups_for("big-one")
+    assert (kept.concurrency, [rate.metric for rate in kept.rates]) == (4, ["tokens"])
+    assert (group.scope, group.concurrency) == ("big-one", None)
+    assert group.rates == (Rate("requests", 2, 60.0),)
+    kept, group = tier.groups_for("big-two")
+    assert (kept.concurrency, [rate.metric for rate in kept.rates]) == (None, ["requests"])
+    assert (group.concurrency, group.rates) == (1, (Rate("tokens", 5_000, 86_400.0),))
+
+
+def test_limits_of_a_model_are_read_from_toml() -> None:
+    tiers = Tiers.from_toml(
+        """
+        [[tier]]
+        name = "Free"
+        concurrency = 1
+        requests_per_minute = 4
+        tokens_per_minute = 32_000
+
+        [tier.models."Qwen/*"]
+        requests_per_minute = 2
+        """
+    )
+    assert tiers.named("free").groups_for("Qwen/3")[1].rates == (Rate("requests", 2, 60.0),)
+
+
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        ({"m": {}}, "name a limit"),
+        ({"m": {"rpm": 1}}, "unknown rpm; known are concurrency"),
+        ({"m": {"concurrency": 0}}, "whole number from 1"),
+        ({"m": {"tokens": "5/day"}}, "write a list"),
+        ({"m": {"tokens": ["soon"]}}, 'such as "1000/day"'),
+        ({"": {"concurrency": 1}}, "write the model's name"),
+        ({"m": {"requests": ["1/day"] * 9}}, "at most 8"),
+        ([], "give a mapping"),
+    ],
+)
+def test_limits_of_a_model_that_cannot_hold_are_refused(models: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        Tier("own", 4, 20, 1_000, models=models)
+
+
+def test_further_rates_may_be_items_of_the_limits_package() -> None:
+    tier = Tier("item", 1, 4, 32_000, requests=[limits.RateLimitItemPerDay(7)])
+    assert tier.rates[-1] == Rate("requests", 7, 86_400.0)

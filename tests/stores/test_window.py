@@ -35,19 +35,20 @@ class Reference:
 def test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    window, reference, now = RollingWindow(WINDOW), Reference(), 0
-    taken: list[tuple[int, int]] = []  # index in the window, place in the reference
+    window, reference, now = RollingWindow(WINDOW, 0), Reference(), 0
+    taken: list[tuple[int, int]] = []  # moment, place in the reference
     for kind, later, amount in steps:
         now += later
         window.leave(now)
         if kind == "add":
-            taken.append((window.add(now, amount), len(reference.added)))
+            window.add(now, amount)
+            taken.append((now, len(reference.added)))
             reference.added.append([now, amount])
         elif taken:
-            index, place = taken.pop(amount % len(taken))
+            moment, place = taken.pop(amount % len(taken))
             back = reference.added[place][1] // 2
-            gone = reference.latest(index) + WINDOW <= now
-            window.give_back(index, back)
+            gone = reference.latest(moment // SLOT) + WINDOW <= now
+            window.give_back(moment, back)
             if not gone:
                 reference.added[place][1] -= back
         assert window.total == reference.total(now)
@@ -64,7 +65,7 @@ def test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition(
 
 @given(st.lists(st.integers(0, SLOT // 3), min_size=1, max_size=2000))
 def test_memory_does_not_grow_with_the_rate(gaps: list[int]) -> None:
-    window, now = RollingWindow(WINDOW), 0
+    window, now = RollingWindow(WINDOW, 0), 0
     for gap in gaps:
         now += gap
         window.leave(now)
@@ -73,17 +74,24 @@ def test_memory_does_not_grow_with_the_rate(gaps: list[int]) -> None:
 
 
 def test_a_refund_after_its_slot_has_left_mints_nothing() -> None:
-    window = RollingWindow(WINDOW)
-    index = window.add(0, 100)
+    window = RollingWindow(WINDOW, 0)
+    window.add(0, 100)
     window.leave(WINDOW)
     window.add(WINDOW, 7)
-    window.give_back(index, 100)
+    window.give_back(0, 100)
     assert window.total == 7
 
 
 def test_a_refund_larger_than_its_slot_takes_no_more_than_the_slot() -> None:
-    window = RollingWindow(WINDOW)
-    first = window.add(0, 10)
+    window = RollingWindow(WINDOW, 0)
+    window.add(0, 10)
     window.add(SLOT, 10)
-    window.give_back(first, 100)
+    window.give_back(0, 100)
+    assert window.total == 10
+
+
+def test_a_refund_of_what_was_taken_before_counting_began_mints_nothing() -> None:
+    window = RollingWindow(WINDOW, 5)
+    window.add(5, 10)
+    window.give_back(4, 10)
     assert window.total == 10

@@ -1,6 +1,7 @@
 """The public API as a user would write it: never run, checked by mypy and pyright."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import tiktoken
 from fastapi import FastAPI, Request
@@ -22,6 +23,9 @@ from inf_middleware import (
     current_call,
     open_ledger,
 )
+from inf_middleware.accounts.header import HeaderAccounts
+from inf_middleware.accounts.jwt import JWTAccounts
+from inf_middleware.accounts.scope import ScopeAccounts
 from inf_middleware.ports import AccountLookup, Rejected, Sink, TokenCounter
 
 
@@ -69,6 +73,18 @@ starlette.add_middleware(
     sinks={"mine": CountingSink()},
 )
 starlette.add_middleware(Gate, accounts={"sk-demo": Account("acme", recharged="500.00")})
+starlette.add_middleware(Gate, accounts="accounts.toml", trusted_proxies=["10.0.0.0/8", "unix"])
+starlette.add_middleware(Gate, accounts=Path("accounts.toml"), accounts_ttl_s=30)
+tokens: AccountLookup = JWTAccounts(
+    jwks="https://issuer.example/jwks.json",
+    algorithms=["RS256"],
+    issuer="https://issuer.example",
+    audience="models",
+    tier_claim=["org", "plan"],
+)
+users: AccountLookup = ScopeAccounts(account=lambda user: Account(user.identity, suspended=True))
+gateway: AccountLookup = HeaderAccounts("x-account", trusted=["10.0.0.7"], tier="tier1")
+starlette.add_middleware(Gate, accounts=tokens)
 wrapped = Gate(starlette, tiers=Tiers([Tier("only", 1, 10, 1000, requests=["1000/day"])]))
 
 

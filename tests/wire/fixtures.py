@@ -202,10 +202,26 @@ EXCHANGES = [
                 },
             },
             {"type": "ping"},
-            {"type": "content_block_delta", "index": 0, "delta": {"thinking": "Hm."}},
-            {"type": "content_block_delta", "index": 1, "delta": {"text": "Hel"}},
-            {"type": "content_block_delta", "index": 1, "delta": {"text": "lo"}},
-            {"type": "content_block_delta", "index": 2, "delta": {"partial_json": "{}"}},
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "thinking_delta", "thinking": "Hm."},
+            },
+            {
+                "type": "content_block_delta",
+                "index": 1,
+                "delta": {"type": "text_delta", "text": "Hel"},
+            },
+            {
+                "type": "content_block_delta",
+                "index": 1,
+                "delta": {"type": "text_delta", "text": "lo"},
+            },
+            {
+                "type": "content_block_delta",
+                "index": 2,
+                "delta": {"type": "input_json_delta", "partial_json": "{}"},
+            },
             {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 42}},
             {"type": "message_stop"},
             names=True,
@@ -273,6 +289,7 @@ EXCHANGES = [
         {
             "model": "m",
             "message": {
+                "role": "assistant",
                 "content": "Hello",
                 "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}],
             },
@@ -284,11 +301,19 @@ EXCHANGES = [
         Usage(12, 7, 4),
         ('Hellof{"a":1}',),
         lines(
-            {"model": "m", "message": {"content": "Hel"}, "done": False},
-            {"model": "m", "message": {"content": "lo"}, "done": False},
             {
                 "model": "m",
-                "message": {"content": ""},
+                "message": {"role": "assistant", "content": "Hel"},
+                "done": False,
+            },
+            {
+                "model": "m",
+                "message": {"role": "assistant", "content": "lo"},
+                "done": False,
+            },
+            {
+                "model": "m",
+                "message": {"role": "assistant", "content": ""},
                 "done": True,
                 "prompt_eval_count": 12,
                 "prompt_eval_cached_count": 4,

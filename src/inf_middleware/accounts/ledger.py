@@ -31,6 +31,8 @@ class LedgerAccounts:
     `CHECK_S`; so every process sees a change within a second. `clock` is in seconds.
     """
 
+    cacheable = False  # it remembers by itself, and knows when that is over
+
     def __init__(
         self, book: AccountBook, currency: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:

@@ -1,14 +1,12 @@
 """Accounts in a mapping from key to level name or account."""
 
-import hashlib
 from collections.abc import Mapping
 
 from starlette.requests import HTTPConnection
 
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.keys import configured_digest, digest_of
 from inf_middleware.domain.tiers import Account, Tiers
-
-_DIGEST_PREFIX = "sha256:"
 
 
 class MappingAccounts:
@@ -21,10 +19,12 @@ class MappingAccounts:
         ConfigError: A key or value of the wrong kind, or a level that does not exist.
     """
 
+    cacheable = False  # it is in memory already
+
     def __init__(self, accounts: Mapping[str, str | Account], tiers: Tiers) -> None:
         self._by_digest: dict[bytes, Account] = {}
         for key, value in accounts.items():
-            digest = _digest_of(key)
+            digest = configured_digest(key, "accounts")
             account = _account_of(digest, value)
             tiers.of(account)  # a level that does not exist is found now, not at a request
             if digest in self._by_digest:
@@ -33,9 +33,7 @@ class MappingAccounts:
 
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account of a key; None for no key or an unknown one."""
-        if key is None:
-            return None
-        return self._by_digest.get(hashlib.sha256(key.encode("utf-8", "replace")).digest())
+        return None if key is None else self._by_digest.get(digest_of(key))
 
 
 def _account_of(digest: bytes, value: object) -> Account:
@@ -47,17 +45,3 @@ def _account_of(digest: bytes, value: object) -> Account:
         f"accounts has a {type(value).__name__} for a key; give a level's name or an Account:"
         ' {"sk-demo": "free"}'
     )
-
-
-def _digest_of(key: str) -> bytes:
-    if not isinstance(key, str) or not key:
-        raise ConfigError(f"accounts has {key!r} as a key; a key is a text such as 'sk-demo'")
-    if not key.startswith(_DIGEST_PREFIX):
-        return hashlib.sha256(key.encode("utf-8", "replace")).digest()
-    try:
-        digest = bytes.fromhex(key.removeprefix(_DIGEST_PREFIX))
-    except ValueError:
-        digest = b""
-    if len(digest) != hashlib.sha256().digest_size:
-        raise ConfigError("accounts has a sha256: key that is not 64 hexadecimal digits")
-    return digest

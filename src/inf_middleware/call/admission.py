@@ -1,37 +1,69 @@
 """Admission: how much a call asks for, and the store's answer."""
 
 from fnmatch import fnmatchcase
+from functools import partial
 
+from inf_middleware.call.ahead import Ahead
 from inf_middleware.call.record import Call, Limiting
 from inf_middleware.call.refuse import Refuse
+from inf_middleware.call.waiting import Full
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.domain.limits import Refusal
-from inf_middleware.domain.tiers import Tier
+from inf_middleware.domain.limits import Ask, Refusal
+from inf_middleware.domain.rates import LimitGroup, tokens_max
 from inf_middleware.tokens.chat import model_input
+from inf_middleware.tokens.counting import INLINE_BYTES_MAX, utf8_bytes
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Input
 
 # Where no pattern of the operator's fits: the default of the option.
 ASSUMED_OUTPUT_TOKENS = 1024
 
+# What waiting this long does not cure, SDKs shall not wait for: some would sleep for an hour, some
+# ignore the time and hammer (design: "What the caller sees").
+RETRY_AFTER_S_MAX = 60.0
 
-async def admit(call: Call, limiting: Limiting) -> None:
-    """Take a slot, a request and a reservation of tokens for a call, or refuse it.
+# When a process that is full, or a store that is away, is worth another try.
+_RETRY_S = 1.0
+
+
+async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
+    """Take a place, a slot, a request and a reservation of tokens for a call, or refuse it.
 
     Raises:
-        Refuse: It is over a limit (429), can never fit (400), or the store failed (503).
+        Refuse: It is over a limit (429), can never fit (400), this process is full or the store
+            failed (503).
+        ClientGone: The client left while it waited.
     """
     assert call.account is not None
     assert call.tier is not None
-    tokens = await _reservation(call, call.tier)
+    groups = call.tier.groups_for(call.model)
+    tokens = await _reservation(call, limiting, tokens_max(groups))
+    ask = Ask(call.id, call.account.id, groups, tokens, limiting.enforce)
+    if limiting.enforce:
+        await _admit_in_turn(call, ask, limiting, ahead)
+    else:
+        await _admit_anyway(call, ask, limiting)
+
+
+async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead) -> None:
+    assert call.tier is not None
     try:
-        answer = await limiting.store.admit(call.id, call.account.id, call.tier, tokens)
+        answer = await limiting.waiting.admit(
+            ask.account_id, partial(limiting.store.admit, ask), ahead
+        )
+    except Full:
+        raise Refuse(
+            503,
+            "server_busy",
+            "This server has as many requests in progress as it takes; try again shortly.",
+            headers=answers.retry_headers(_RETRY_S),
+        ) from None
     except LimitsUnavailable as error:
         raise Refuse(
             503,
             "limits_unavailable",
             "The limits cannot be checked just now; try again shortly.",
-            headers=answers.retry_headers(1.0),
+            headers=answers.retry_headers(_RETRY_S),
         ) from error
     if isinstance(answer, Refusal):
         raise Refuse(
@@ -42,44 +74,100 @@ async def admit(call: Call, limiting: Limiting) -> None:
                 *answers.retry_headers(answer.retry_after_s),
                 *call.limit_headers(answer.standings),
             ],
+            should_retry=answer.retry_after_s <= RETRY_AFTER_S_MAX,
         )
     call.limiting = limiting
     call.admission = answer
+    limiting.leases.hold(call)
 
 
-async def count_input(call: Call) -> int:
-    """Count the call's input tokens, once; 0 where the dialect has no text to count."""
+async def _admit_anyway(call: Call, ask: Ask, limiting: Limiting) -> None:
+    """Take what is asked for, and mark the call with what would have refused it."""
+    try:
+        answer = await limiting.store.admit(ask)
+    except LimitsUnavailable:
+        call.would_refuse = call.would_refuse or "limits_unavailable"
+        return
+    assert not isinstance(answer, Refusal), "a store refused what is not enforced"
+    if answer.would_refuse is not None:
+        call.would_refuse = call.would_refuse or answer.would_refuse.code
+    if not limiting.waiting.places.try_take():
+        limiting.waiting.places.take_anyway()
+        call.would_refuse = call.would_refuse or "server_busy"
+    call.limiting = limiting
+    call.admission = answer
+    limiting.leases.hold(call)
+
+
+async def count_input(call: Call, *, flat: bool = True) -> int:
+    """Count the call's input tokens, once; 0 where the dialect has no text to count.
+
+    `flat`: with what is no text, which is estimated.
+    """
     if call.input_tokens is None:
         texts, overhead = _input_of(call)
         count = await call.metering.counters.of(call.model).count(texts)
         call.input_tokens = count.tokens + overhead
         call.input_exact = count.exact
-    return call.input_tokens
+    return call.input_tokens if flat else call.input_tokens - _input_of(call)[1]
 
 
-async def _reservation(call: Call, tier: Tier) -> int:
-    request = call.request
-    if request is None:
+async def input_to_reserve(call: Call, limiting: Limiting) -> int:
+    """Return how many tokens of input to reckon with, counted or bounded; 0 where none is known.
+
+    Raises:
+        Refuse: The level can never hold them (400).
+    """
+    if call.request is None:
         return 0  # nothing is known before the answer; what it used is recorded at settlement
-    tokens_max = tier.tokens_max
+    if call.input_reserved is not None:
+        return call.input_reserved
+    assert call.tier is not None
+    groups = call.tier.groups_for(call.model)
+    level_max = tokens_max(groups)
     texts, overhead = _input_of(call)
-    # Characters are at most bytes, so this bound holds, and spares counting what cannot fit.
-    fewest = call.metering.counters.of(call.model).bounds(sum(map(len, texts)))[0] + overhead
-    tokens = fewest if fewest > tokens_max else await count_input(call)
-    if tokens > tokens_max:
-        raise Refuse(
-            400,
-            "tokens_exceed_tier_limit",
-            f"The input has {'at least ' if tokens == fewest else ''}{tokens:,} tokens, and level"
-            f" {tier.name} allows {tier.tokens_max:,} tokens at once: it can never be admitted."
-            " Shorten the input, or raise the level.",
-            param="messages",
-        )
-    found = call.parts.prices.find(request.model)
+    # The bounds spare counting what cannot fit, and what is so little that its bound will do.
+    fewest, most = call.metering.counters.of(call.model).bounds(utf8_bytes(texts))
+    fewest += overhead
+    if fewest > level_max:
+        tokens = fewest
+    elif most is not None and INLINE_BYTES_MAX < most <= level_max // (2 * _slots(groups)):
+        # A full house of such reservations leaves half of the level free: nobody is refused for it.
+        tokens = most + overhead
+    else:
+        tokens = await count_input(call)
+    if tokens > level_max:
+        if limiting.enforce:
+            raise _never_fits(call, tokens, level_max, exact=tokens != fewest)
+        call.would_refuse = "tokens_exceed_tier_limit"
+        tokens = level_max
+    call.input_reserved = tokens
+    return tokens
+
+
+def _slots(groups: tuple[LimitGroup, ...]) -> int:
+    return next(group.concurrency for group in groups if group.concurrency is not None)
+
+
+def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refuse:
+    assert call.tier is not None
+    return Refuse(
+        400,
+        "tokens_exceed_tier_limit",
+        f"The input has {'' if exact else 'at least '}{tokens:,} tokens, and level"
+        f" {call.tier.name} allows {level_max:,} tokens at once: it can never be admitted."
+        " Shorten the input, or raise the level.",
+        param=call.dialect.input_name,
+    )
+
+
+async def _reservation(call: Call, limiting: Limiting, level_max: int) -> int:
+    tokens = await input_to_reserve(call, limiting)
+    found = call.parts.prices.find(call.model)
     left = None
     if found is not None and found.price.context is not None:
         left = max(found.price.context - tokens, 0)
-    return min(tokens + reserved_output(call, left), tokens_max)
+    return min(tokens + reserved_output(call, left), level_max)
 
 
 def reserved_output(call: Call, output_max: int | None = None) -> int:

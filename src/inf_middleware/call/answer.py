@@ -53,6 +53,7 @@ class Answer:
         self._intake: Intake | None = None
         self._is_stream = False
         self._closed = False  # the last body message was seen
+        self._ending = False  # the end of the stream was read
         self._ended = False
         self._broken = False  # the settlement failed: nothing more of the app's answer goes out
 
@@ -65,7 +66,15 @@ class Answer:
         kind = message["type"]
         if kind == "http.response.body":
             if self._is_stream and self._intake is not None:
-                await self._stream_body(message, self._intake)
+                # The way of every chunk: no more awaits on it than this one.
+                out = self._read_stream(message, self._intake)
+                if self._call.hold is not None and out is not None and await self._is_unpaid():
+                    await self._cut(out, self._intake)
+                elif not self._ending or self._ended or await self._end():
+                    if out is not None:
+                        await self._send(out)
+                else:
+                    await self._send_error_event()
             else:
                 await self._whole_body(message)
         elif kind == "http.response.start":
@@ -78,7 +87,7 @@ class Answer:
         """Send what is still held back, after an app that returned without the end of its body."""
         await self._send_held()
         if self._intake is not None and self._is_stream and not self._closed:
-            out, _, _ = self._read_frames(self._intake.close())
+            out, _ = self._read_frames(self._intake.close(), self._intake)
             if self._strip and out:
                 body = b"".join(out)
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
@@ -160,42 +169,45 @@ class Answer:
         await self._send_held()
         await self._send(message)
 
-    async def _stream_body(self, message: Message, intake: Intake) -> None:
+    def _read_stream(self, message: Message, intake: Intake) -> Message | None:
+        """Read a message of a stream; return what of it goes out, None where nothing does."""
         more = message.get("more_body", False)
-        changed = bool(self._strip) and (intake.is_pending or intake.is_decoded)
+        strip = self._strip
+        changed = bool(strip) and (intake.is_pending or intake.is_decoded)
         frames = intake.feed(bytes(message.get("body", b"")))
         if not more:
-            self._closed = True
+            self._closed = self._ending = True
             frames += intake.close()
-        out, dropped, end = self._read_frames(frames)
-        if (end or not more) and not self._ended and not await self._end():
-            await self._send(
-                {"type": "http.response.body", "body": self._error_event(), "more_body": False}
-            )
-            return
-        if self._strip and (changed or dropped or (more and intake.is_pending)):
+        if not strip:
+            for frame in frames:
+                if intake.read(frame) & Seen.END:
+                    self._ending = True
+            return message
+        out, dropped = self._read_frames(frames, intake)
+        if changed or dropped or (more and intake.is_pending):
             if not out and more:
-                return
-            message = {**message, "body": b"".join(out)}
-        if more and not self._ended and not intake.is_pending and not await self._is_covered():
-            await self._cut(message, plain=bool(self._strip) or not intake.is_decoded)
-            return
-        await self._send(message)
+                return None
+            return {**message, "body": b"".join(out)}
+        return message
 
-    async def _is_covered(self) -> bool:
-        call = self._call
-        if call.hold is None or self._settle is None or call.reader is None:
-            return True
-        return await call.hold.covers(call.reader)
+    async def _is_unpaid(self) -> bool:
+        call, intake = self._call, self._intake
+        if self._ending or self._settle is None or call.hold is None or call.reader is None:
+            return False
+        if intake is not None and intake.is_pending:  # nothing is cut in the middle of an event
+            return False
+        return not await call.hold.covers(call.reader)
 
-    async def _cut(self, message: Message, *, plain: bool) -> None:
+    async def _cut(self, message: Message, intake: Intake) -> None:
         """End a stream that is not paid for any further, with what was made until then."""
         call = self._call
+        plain = bool(self._strip) or not intake.is_decoded
         call.exhausted = self._closed = True
-        body = message.get("body", b"")
         if not await self._end():
-            body += self._error_event() if plain else b""
-        elif plain and call.reader is not None and call.request is not None:
+            await self._send_error_event()
+            return
+        body = message.get("body", b"")
+        if plain and call.reader is not None and call.request is not None:
             body += clean_end(
                 call.dialect,
                 call.request,
@@ -206,24 +218,26 @@ class Answer:
             )
         await self._send({**message, "body": body, "more_body": False})
 
-    def _read_frames(self, frames: list[Frame]) -> tuple[list[bytes], bool, bool]:
-        intake = self._intake
-        assert intake is not None
+    def _read_frames(self, frames: list[Frame], intake: Intake) -> tuple[list[bytes], bool]:
+        """Read frames; return what is left of them, and whether that is less than there was."""
         out: list[bytes] = []
-        dropped = end = False
+        dropped = False
         for frame in frames:
             raw = frame.raw
             seen = intake.read(frame)
+            if not seen:
+                out.append(raw)
+                continue
             if seen & Seen.END:
-                end = True
-            if self._strip and seen & Seen.USAGE_ONLY:
+                self._ending = True
+            if seen & Seen.USAGE_ONLY:
                 dropped = True
                 continue
             if self._strip == "continuous" and seen & Seen.RUNNING_USAGE and frame.data:
                 raw = raw.replace(frame.data, without_usage(frame.data), 1)
                 dropped = True
             out.append(raw)
-        return out, dropped, end
+        return out, dropped
 
     async def _end(self) -> bool:
         self._ended = True
@@ -243,7 +257,8 @@ class Answer:
         refuse = Refuse(503, "ledger_unavailable", LEDGER_MESSAGE, headers=[(b"retry-after", b"1")])
         await send_refusal(self._call, refuse, self._send)
 
-    def _error_event(self) -> bytes:
-        return self._call.dialect.error_event(
+    async def _send_error_event(self) -> None:
+        event = self._call.dialect.error_event(
             LEDGER_MESSAGE, type="server_error", code="ledger_unavailable"
         )
+        await self._send({"type": "http.response.body", "body": event, "more_body": False})

@@ -7,16 +7,13 @@ streams after their first event, answering with empty requests makes listeners s
 import anyio
 from starlette.types import Message, Receive, Scope
 
+from inf_middleware.call.ahead import ClientGone
 from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Call
 from inf_middleware.call.refuse import Refuse
 
 # A body that takes longer than this holds a connection for nothing; SDKs send theirs in one go.
 BODY_TIMEOUT_S = 30.0
-
-
-class ClientGone(Exception):  # noqa: N818 - nobody is left to answer
-    """The client left before its request was whole."""
 
 
 async def read_body(scope: Scope, receive: Receive, body_bytes_max: int) -> bytes:

@@ -8,7 +8,10 @@ from typing import Literal, Protocol, TypeAlias
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from inf_middleware.call.failed_keys import FailedKeys
 from inf_middleware.call.health import LedgerHealth
+from inf_middleware.call.leases import Leases
+from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission, Standings
@@ -55,9 +58,12 @@ class Metering:
 
 @dataclass(frozen=True, slots=True)
 class Limiting:
-    """How admission is decided: the part of `TierLimiter`."""
+    """How admission is decided: the part of `TierLimiter`; unenforced, nobody is refused."""
 
     store: LimitStore
+    leases: Leases
+    waiting: Waiting
+    enforce: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +94,14 @@ class Parts:
     """What one worker works with: the common options, and the parts that its stack has.
 
     `lookup` is None where accounts are nobody's concern here; `names_accounts` tells whether the
-    operator gave accounts, which beat network addresses. `now_ns` is the wall clock.
+    operator gave accounts, which beat network addresses. `network` tells the network that a
+    request comes from. `now_ns` is the wall clock.
     """
 
     lookup: AccountLookup | None
     names_accounts: bool
+    network: Callable[[HTTPConnection], str]
+    failed_keys: FailedKeys
     tiers: Tiers
     prices: Prices
     metering: Metering
@@ -141,12 +150,14 @@ class Call:
     input_texts: tuple[list[str], int] | None = None  # and tokens that are no text
     input_tokens: int | None = None
     input_exact: bool = True
+    input_reserved: int | None = None  # counted, or a bound that is good enough
     admission: Admission | None = None
     hold: Held | None = None  # of a prepaid call
     fingerprint: str | None = None  # of a request with an idempotency key
     idempotency_key: str | None = None  # claimed for this call
     retry_of: str | None = None  # an earlier call of that key, not delivered whole
     exhausted: bool = False  # its stream was ended, because nothing more could be held
+    would_refuse: str | None = None  # the code of what is not enforced
     refused: bool = False
     status: int | None = None
     reader: AnswerReader | None = None
@@ -166,6 +177,14 @@ class Call:
     def model(self) -> str | None:
         """The model that was asked for."""
         return self.request.model if self.request else None
+
+    @property
+    def tokens_so_far(self) -> int:
+        """The tokens it is known to have used, without counting any text."""
+        told = self.usage or self.told or (self.reader.usage if self.reader else None)
+        if told is not None:
+            return told.total_tokens
+        return (self.input_tokens or 0) + (self.reader.output_so_far if self.reader else 0)
 
     def limit_headers(self, standings: Standings) -> list[tuple[bytes, bytes]]:
         """Return how the limits stand, in the words of the call's dialect."""

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from inf_middleware.call.admission import count_input, reserved_output
+from inf_middleware.call.deferred import deferred
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
@@ -42,6 +43,7 @@ async def settle(call: Call) -> bool:
             await call.hold.settled()
         usage = call.usage or await _usage_of(call)
         call.usage = usage = call.usage or usage  # an earlier settlement may have ended meanwhile
+        deferred.note(call)
         billing = call.billing
         durable = None
         if billing is not None and not call.recorded:
@@ -64,11 +66,15 @@ async def release(call: Call, tokens: int | None) -> None:
     """Free the call's slot, with the tokens it used (None: its reservation stays)."""
     if call.admission is None or call.limiting is None or call.released:
         return
+    call.released = True
+    limiting = call.limiting
+    limiting.leases.let_go(call.id)
     try:
-        await call.limiting.store.settle(call.admission, tokens)
+        await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
-    call.released = True
+    finally:
+        limiting.waiting.ended(call.admission.account_id)
 
 
 async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable) -> bool:
@@ -118,6 +124,8 @@ async def _usage_of(call: Call) -> Usage:
     reader = call.reader
     if reader is None:
         return Usage(await count_input(call), 0, basis="estimated")
+    if reader.deferred:
+        return Usage(basis="estimated")  # what it takes is told when it is fetched
     if reader.failed and not reader.has_output:
         return Usage(basis="counted")
     told = reader.usage
@@ -234,6 +242,7 @@ def event_of(
         currency=prices.currency,
         price_version=found.version if found else None,
         outcome=outcome or outcome_of(call),
+        would_refuse=call.would_refuse,
         unpriced=unpriced,
         started_at=_rfc3339(started),
         settled_at=_rfc3339(settled),

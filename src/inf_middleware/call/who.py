@@ -1,6 +1,6 @@
 """From a request's headers to its account and level."""
 
-import hashlib
+import traceback
 from collections.abc import Iterable
 
 from starlette.requests import HTTPConnection
@@ -8,8 +8,10 @@ from starlette.types import Scope
 
 from inf_middleware.call.record import Call, Parts, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.domain.errors import ConfigError
-from inf_middleware.domain.tiers import Account
+from inf_middleware.domain.errors import AccountsUnavailable, ConfigError
+from inf_middleware.domain.keys import digest_of, key_of, without_key
+from inf_middleware.domain.tiers import Account, Tier, looked_up
+from inf_middleware.wire import answers
 
 _KEY_HEADERS = (b"x-api-key", b"api-key")
 
@@ -18,7 +20,8 @@ async def identify(call: Call, parts: Parts, scope: Scope) -> None:
     """Find the call's account and level.
 
     Raises:
-        Refuse: The key is missing, unknown or conflicting (401), or the look-up failed (503).
+        Refuse: The key is missing, unknown, malformed or conflicting (401), too many have failed
+            from this network (429), the account is suspended (403), or the look-up failed (503).
     """
     if parts.lookup is None:
         raise Refuse(
@@ -26,25 +29,51 @@ async def identify(call: Call, parts: Parts, scope: Scope) -> None:
             "invalid_api_key",
             "This server takes no callers without an account, and has no accounts configured.",
         )
-    key = _key_of(scope["headers"])
+    connection = HTTPConnection(scope)
+    raw = _raw_key(scope["headers"])
+    key = None if raw is None else key_of(raw)
+    if raw is not None and key is None:
+        raise _failed(parts, connection, "The API key is malformed.")
+    account = await _look_up(parts, key, connection)
+    if account is None:
+        if key is not None:
+            raise _failed(parts, connection, "The API key is unknown.")
+        raise _unauthorized("No API key was given; send one as `Authorization: Bearer <key>`.")
+    if account.suspended:
+        raise Refuse(
+            403,
+            "account_suspended",
+            "The account of this API key is suspended; ask the operator.",
+        )
+    call.account = account
+    call.tier = _tier_of(account, parts)
+    call.named = parts.names_accounts
+    call.key_id = digest_of(key).hex()[:12] if key else None
+
+
+async def _look_up(parts: Parts, key: str | None, connection: HTTPConnection) -> Account | None:
+    assert parts.lookup is not None
     try:
-        account = _account_of(await parts.lookup(key, HTTPConnection(scope)))
+        return looked_up(await parts.lookup(key, connection))
     except Exception as error:
-        log.exception("the account look-up failed; the caller got a 503")
+        if not isinstance(error, AccountsUnavailable):  # who raises that has told the operator
+            told = traceback.format_exc()
+            log.error(
+                "the account look-up failed; the caller got a 503\n%s",
+                without_key(told, key) if key else told,
+            )
+        # Without its cause, which may quote the key.
         raise Refuse(
             503,
             "accounts_unavailable",
             "The account could not be looked up just now; try again shortly.",
-            headers=[(b"retry-after", b"1")],
-        ) from error
-    if account is None:
-        raise _unauthorized(
-            "The API key is unknown."
-            if key
-            else "No API key was given; send one as `Authorization: Bearer <key>`."
-        )
+            headers=answers.retry_headers(1.0),
+        ) from None
+
+
+def _tier_of(account: Account, parts: Parts) -> Tier:
     try:
-        tier = parts.tiers.of(account)
+        return parts.tiers.of(account)
     except ConfigError as error:
         log.exception("account %r cannot be served; its caller got a 503", account.id)
         raise Refuse(
@@ -53,19 +82,9 @@ async def identify(call: Call, parts: Parts, scope: Scope) -> None:
             "The account's level is not known here; ask the operator.",
             should_retry=False,
         ) from error
-    call.account = account
-    call.tier = tier
-    call.named = parts.names_accounts
-    call.key_id = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:12] if key else None
 
 
-def _account_of(found: object) -> Account | None:
-    if found is not None and not isinstance(found, Account):
-        raise TypeError(f"it returned a {type(found).__name__}, not an Account")
-    return found
-
-
-def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def _raw_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     found: set[bytes] = set()
     for name, value in headers:
         if name == b"authorization":
@@ -78,8 +97,22 @@ def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         raise _unauthorized(
             "Two different API keys were given; send one, as `Authorization: Bearer <key>`."
         )
-    return found.pop().decode("utf-8", "replace") if found else None
+    return found.pop() if found else None
 
 
 def _unauthorized(message: str) -> Refuse:
     return Refuse(401, "invalid_api_key", message, headers=[(b"www-authenticate", b"Bearer")])
+
+
+def _failed(parts: Parts, connection: HTTPConnection, message: str) -> Refuse:
+    wait_s = parts.failed_keys.count(parts.network(connection))
+    if wait_s is None:
+        return _unauthorized(message)
+    return Refuse(
+        429,
+        "too_many_failed_keys",
+        f"{message} {parts.failed_keys.per_minute} keys from your network address have failed"
+        f" within a minute; the next may be tried in {answers.duration(wait_s)}. A valid key is"
+        " taken at any time.",
+        headers=answers.retry_headers(wait_s),
+    )

@@ -11,11 +11,14 @@ from fnmatch import fnmatchcase
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.call.admission import admit
+from inf_middleware.call.admission import admit, input_to_reserve
+from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
-from inf_middleware.call.body import ClientGone, read_body, replayed, with_length
+from inf_middleware.call.body import read_body, replayed, with_length
 from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
+from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
+from inf_middleware.call.fit import refuse_misfit
 from inf_middleware.call.hold import take_hold, void_lost
 from inf_middleware.call.record import (
     CALL_KEY,
@@ -72,8 +75,10 @@ class Worker:
         """Serve one ASGI scope."""
         kind = scope["type"]
         if kind == "http":
-            if scope["method"] != "POST" or self._is_exempt(scope["path"]):
+            if self._is_exempt(scope["path"]):
                 await self._app(scope, receive, send)
+            elif scope["method"] != "POST":
+                await self._pass(scope, receive, send)
             elif CALL_KEY in scope:
                 await self._join(scope[CALL_KEY], scope, receive, send)
             else:
@@ -90,12 +95,13 @@ class Worker:
         parts = self._parts
         now_ns = parts.now_ns()
         path = scope["path"]
+        ahead = Ahead(receive)
         call = Call(
             uuid7(now_ns), now_ns, path, self._metering.dialects.of(path), parts, self._metering
         )
         inner: Scope = {**scope, CALL_KEY: call}
         try:
-            body = await self._enter(call, inner, receive)
+            body = await self._enter(call, inner, receive, ahead)
         except Refuse as refuse:
             call.refused = True
             await abandon(call)
@@ -114,7 +120,7 @@ class Worker:
             call.body = call.input_texts = None  # counted: they are not needed any more
         answer = Answer(call, send, strip=call.asked, settle=_settle, headers=_headers(call))
         try:
-            await self._app(inner, replayed(call, body, receive), answer.send)
+            await self._app(inner, replayed(call, body, ahead.receive), answer.send)
             await answer.finish()
         except BaseException as error:
             call.failure = error
@@ -122,17 +128,42 @@ class Worker:
                 raise
         finally:
             self._metering = call.metering
+            ahead.close()
             await _close(call)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass; it is read where it fetches an answer that is still to be billed."""
+        due = None
+        if scope["method"] == "GET" and CALL_KEY not in scope:
+            due = deferred.fetched_by(scope["path"])
+        if due is None:
+            await self._app(scope, receive, send)
+            return
+        now_ns = self._parts.now_ns()
+        call = Call(uuid7(now_ns), now_ns, scope["path"], due.dialect, due.parts, due.metering)
+        call.request, call.billing = due.request, due.billing
+        call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
+
+        async def settle_fetched(call: Call) -> bool:
+            if not deferred.is_due(call) or await settle(call):
+                return True
+            deferred.note(due)  # it could not be recorded: it is still to be billed
+            return False
+
+        answer = Answer(call, send, strip=False, settle=settle_fetched, headers=())
+        await self._app({**scope, CALL_KEY: call}, receive, answer.send)
+        await answer.finish()
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission
+        ahead = Ahead(receive)
         try:
             body = self._take_over_metering(call)
             if body is not None:
                 await read_body(scope, receive, self._parts.body_bytes_max + _ASKING_BYTES)
-                scope, receive = with_length(scope, len(body)), replayed(call, body, receive)
+                scope = with_length(scope, len(body))
             await self._identify(call, scope)
-            await self._take_part(call, scope)
+            await self._take_part(call, scope, ahead)
         except Refuse as refuse:
             call.refused = True
             await send_refusal(call, refuse, send)
@@ -142,15 +173,21 @@ class Worker:
         strip = call.asked if call.asked != asked else False
         headers = _limit_headers(call) if call.admission is not admission else []
         answer = Answer(call, send, strip=strip, settle=None, headers=headers)
-        await self._app(scope, receive, answer.send)
+        inner = ahead.receive if body is None else replayed(call, body, ahead.receive)
+        try:
+            await self._app(scope, inner, answer.send)
+        finally:
+            ahead.close()
 
-    async def _enter(self, call: Call, scope: Scope, receive: Receive) -> bytes | None:
+    async def _enter(
+        self, call: Call, scope: Scope, receive: Receive, ahead: Ahead
+    ) -> bytes | None:
         """Do all that comes before the app; return the body it is to see, None where unread."""
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
         await self._identify(call, scope)
         body = await self._read(call, scope, receive)
         fingerprint_of(call, scope["headers"], body)
-        await self._take_part(call, scope)
+        await self._take_part(call, scope, ahead)
         return body if body is None else _asking(call, body)
 
     def _take_over_metering(self, call: Call) -> bytes | None:
@@ -161,6 +198,7 @@ class Worker:
         call.metering = metering
         call.input_tokens = None
         call.input_exact = True
+        call.input_reserved = None
         asked = call.asked
         body = None if call.body is None else _asking(call, call.body)
         return body if call.asked != asked else None
@@ -202,7 +240,7 @@ class Worker:
             )
         return call.body
 
-    async def _take_part(self, call: Call, scope: Scope) -> None:
+    async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
         if parts.billing is not None and call.billing is None:
@@ -210,8 +248,12 @@ class Worker:
             await _check_ledger(parts.billing)
             call.billing = parts.billing
             await take_claim(call, scope["headers"])
-        if parts.limiting is not None and call.limiting is None:
-            await admit(call, parts.limiting)
+        limiting = parts.limiting if call.limiting is None else None
+        if limiting is not None:
+            await input_to_reserve(call, limiting)  # what no level holds is said of the level
+        await refuse_misfit(call, parts)
+        if limiting is not None:
+            await admit(call, limiting, ahead)
         await take_hold(call)
 
     def _is_exempt(self, path: str) -> bool:

@@ -55,8 +55,8 @@ def tiers(chosen: Chosen) -> None:
                     "concurrency": tier.concurrency,
                     "requests_per_minute": tier.requests_per_minute,
                     "tokens_per_minute": tier.tokens_per_minute,
-                    "requests": list(tier.requests),
-                    "tokens": list(tier.tokens),
+                    "requests": [str(rate) for rate in tier.requests],
+                    "tokens": [str(rate) for rate in tier.tokens],
                 }
                 for tier in levels
             ]
@@ -69,7 +69,7 @@ def tiers(chosen: Chosen) -> None:
             f"{tier.concurrency:,}",
             f"{tier.requests_per_minute:,}",
             f"{tier.tokens_per_minute:,}",
-            ", ".join([*tier.requests, *(f"{rate} tokens" for rate in tier.tokens)]),
+            ", ".join([*map(str, tier.requests), *(f"{rate} tokens" for rate in tier.tokens)]),
         )
         for tier in levels
     ]

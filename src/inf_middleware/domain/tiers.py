@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -11,20 +11,17 @@ from inf_middleware.domain import tables
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.money import nano_of
 from inf_middleware.domain.prices import Prices
-
-Metric: TypeAlias = Literal["requests", "tokens"]
-
-# Far above any real limit, and small enough that sums of limits stay exact in a double (Lua).
-LIMIT_MAX = 10**12
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """At most `limit` requests or tokens in any `window_s` seconds."""
-
-    metric: Metric
-    limit: int
-    window_s: float
+from inf_middleware.domain.rates import (
+    MINUTE_S,
+    LimitGroup,
+    ModelLimits,
+    Rate,
+    RateNotation,
+    check_limit,
+    further_rates,
+    groups_for,
+    model_group,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,9 @@ class Tier:
 
     `recharged_from` is the cumulative recharge (¥) from which an account has this level.
     `requests` and `tokens` are further rates in the notation of the `limits` package, such as
-    `requests=["1000/day"]`.
+    `requests=["1000/day"]`, or its `RateLimitItem`s. `models` gives models, by name or pattern,
+    limits of their own: `models={"Qwen/*": {"requests_per_minute": 10}}`; for each metric named
+    there the model's requests count under these alone.
 
     Raises:
         ConfigError: A limit that is not a whole number of 1 or more, or a rate that does not parse.
@@ -44,56 +43,67 @@ class Tier:
     requests_per_minute: int
     tokens_per_minute: int
     recharged_from: Decimal | str | int = "0"
-    requests: Sequence[str] = ()
-    tokens: Sequence[str] = ()
+    requests: Sequence[RateNotation] = ()
+    tokens: Sequence[RateNotation] = ()
+    models: Mapping[str, ModelLimits] = field(default_factory=dict, hash=False)
     recharged_from_nano: int = field(init=False, repr=False)
-    rates: tuple[Rate, ...] = field(init=False, repr=False)
+    _own: LimitGroup = field(init=False, repr=False, compare=False)
+    _of_models: tuple[LimitGroup, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigError(f"tier name is {self.name!r}; a tier needs a name")
+        what = f"of tier {self.name}"
         for limit in ("concurrency", "requests_per_minute", "tokens_per_minute"):
-            value = getattr(self, limit)
-            if type(value) is not int or not 1 <= value <= LIMIT_MAX:
-                raise ConfigError(
-                    f"{limit} of tier {self.name} is {value!r};"
-                    f" it must be a whole number from 1 to {LIMIT_MAX:,}"
-                )
+            check_limit(getattr(self, limit), f"{limit} {what}")
         rates = (
-            Rate("requests", self.requests_per_minute, 60.0),
-            Rate("tokens", self.tokens_per_minute, 60.0),
-            *_further(self.name, "requests", self.requests),
-            *_further(self.name, "tokens", self.tokens),
+            Rate("requests", self.requests_per_minute, MINUTE_S),
+            Rate("tokens", self.tokens_per_minute, MINUTE_S),
+            *further_rates("requests", self.requests, f"requests {what}"),
+            *further_rates("tokens", self.tokens, f"tokens {what}"),
         )
-        recharged = nano_of(self.recharged_from, f"recharged_from of tier {self.name}")
-        object.__setattr__(self, "recharged_from_nano", recharged)
-        object.__setattr__(self, "rates", rates)
-        object.__setattr__(self, "requests", tuple(self.requests))
-        object.__setattr__(self, "tokens", tuple(self.tokens))
+        if not isinstance(self.models, Mapping):
+            raise ConfigError(
+                f"models {what} is {self.models!r}; give a mapping from model to limits:"
+                ' {"Qwen/*": {"requests_per_minute": 10}}'
+            )
+        for name, value in (
+            ("recharged_from_nano", nano_of(self.recharged_from, f"recharged_from {what}")),
+            ("_own", LimitGroup("", self.concurrency, rates)),
+            (
+                "_of_models",
+                tuple(
+                    model_group(pattern, given, f"limits {what}")
+                    for pattern, given in self.models.items()
+                ),
+            ),
+            ("requests", tuple(self.requests)),
+            ("tokens", tuple(self.tokens)),
+            ("models", dict(self.models)),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
-    def tokens_max(self) -> int:
-        """The most tokens one request can ever be admitted with."""
-        return min(rate.limit for rate in self.rates if rate.metric == "tokens")
+    def rates(self) -> tuple[Rate, ...]:
+        """The account's own rates, those of a minute first."""
+        return self._own.rates
 
+    def groups_for(self, model: str | None) -> tuple[LimitGroup, ...]:
+        """Return the limits that hold for requests of a model, in the groups that count them."""
+        return groups_for(self._own, self._of_models, model)
 
-def _further(tier: str, metric: Metric, notations: Sequence[str]) -> list[Rate]:
-    if isinstance(notations, str):
-        raise ConfigError(f'{metric} of tier {tier} is {notations!r}; write a list: ["1000/day"]')
-    if not notations:
-        return []
-    import limits  # noqa: PLC0415 - 80 ms at import, needed by few
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], where: str) -> "Tier":
+        """Read a TOML table with the fields of a tier as keys; `where` names it in errors.
 
-    rates = []
-    for notation in notations:
-        try:
-            item = limits.parse(notation)
-        except (TypeError, ValueError):
-            raise ConfigError(
-                f'{metric} of tier {tier} has {notation!r}; write a rate such as "1000/day"'
-            ) from None
-        rates.append(Rate(metric, item.amount, float(item.get_expiry())))
-    return rates
+        Raises:
+            ConfigError: An unknown or missing key, or a limit that cannot hold.
+        """
+        tables.refuse_unknown(row, (*_REQUIRED, *_OPTIONAL), where)
+        missing = [key for key in _REQUIRED if key not in row]
+        if missing:
+            raise ConfigError(f"{where} lacks {', '.join(missing)}")
+        return cls(**row)
 
 
 class Tiers:
@@ -157,12 +167,7 @@ class Tiers:
         tables.refuse_unknown(table, {"tier"}, source)
         tiers = []
         for number, row in enumerate(tables.rows(table, "tier", source), 1):
-            where = f"{source}: tier {number}"
-            tables.refuse_unknown(row, (*_REQUIRED, "recharged_from", "requests", "tokens"), where)
-            missing = [key for key in _REQUIRED if key not in row]
-            if missing:
-                raise ConfigError(f"{where} lacks {', '.join(missing)}")
-            tiers.append(Tier(**row))
+            tiers.append(Tier.from_row(row, f"{source}: tier {number}"))
         return cls(tiers)
 
     @classmethod
@@ -182,6 +187,7 @@ def _is_text(text: str) -> bool:
 
 
 _REQUIRED = ("name", "concurrency", "requests_per_minute", "tokens_per_minute")
+_OPTIONAL = ("recharged_from", "requests", "tokens", "models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +220,22 @@ class Account:
         nano_of(self.recharged, f"recharged of account {self.id}")
         credit_limit_nano = nano_of(self.credit_limit, f"credit_limit of account {self.id}")
         object.__setattr__(self, "credit_limit_nano", credit_limit_nano)
+        if not isinstance(self.suspended, bool):
+            raise ConfigError(
+                f"suspended of account {self.id} is {self.suspended!r}; it must be True or False"
+            )
         try:
             msgspec.json.encode(dict(self.metadata))
         except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"metadata of account {self.id} is not JSON: {error}") from None
+
+
+def looked_up(found: object) -> Account | None:
+    """Return what a look-up returned.
+
+    Raises:
+        TypeError: It is neither an account nor None.
+    """
+    if found is not None and not isinstance(found, Account):
+        raise TypeError(f"the look-up returned a {type(found).__name__}, not an Account or None")
+    return found

@@ -11,6 +11,7 @@ import tiktoken
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.tokens.chat import CHATML_PROFILE, OPENAI_PROFILE, Profile
 from inf_middleware.tokens.counting import Counter
+from inf_middleware.tokens.encodings import ENCODINGS
 
 # Nearest to open models, Chinese above all.
 DEFAULT_COUNTER = "o200k_base"
@@ -52,6 +53,8 @@ class Counters:
                 _check_profile(profile)
             self._rows.append((pattern, Counter(own.counter), profile))
         self._rows.append(("*", Counter(DEFAULT_COUNTER), None))
+        # One encoding's name for all models is nobody's own tokenizer.
+        self._is_own = isinstance(given, Mapping) or given not in ENCODINGS
 
     def of(self, model: str | None) -> Counter:
         """Return the counter of a model."""
@@ -66,6 +69,10 @@ class Counters:
         return next(
             (known for pattern, known in _PROFILES if fnmatchcase(name, pattern)), OPENAI_PROFILE
         )
+
+    def is_own(self, model: str | None) -> bool:
+        """Whether a model's counter is said to be its own, and not an estimate by another's."""
+        return self._is_own and self._row(model) is not self._rows[-1]
 
     async def load(self) -> None:
         """Load what counts, so that the first request need not wait for it.

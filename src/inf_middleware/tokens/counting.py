@@ -108,7 +108,7 @@ class Counter:
     def count_now(self, texts: Sequence[str]) -> Count:
         """Count texts in this thread."""
         counter = load_encoding(self._counter) if isinstance(self._counter, str) else self._counter
-        if sum(map(_utf8_bytes, texts)) > TEXT_BYTES_MAX:
+        if utf8_bytes(texts) > TEXT_BYTES_MAX:
             return Count(sum(map(_estimate, texts)), False)
         if isinstance(counter, tiktoken.Encoding):
             function = _ordinary(counter)
@@ -182,8 +182,13 @@ def _are_small(texts: Sequence[str]) -> bool:
     return (
         len(texts) <= INLINE_TEXTS_MAX
         and sum(map(len, texts)) <= INLINE_BYTES_MAX
-        and sum(map(_utf8_bytes, texts)) <= INLINE_BYTES_MAX
+        and utf8_bytes(texts) <= INLINE_BYTES_MAX
     )
+
+
+def utf8_bytes(texts: Sequence[str]) -> int:
+    """Return how many bytes texts have in UTF-8."""
+    return sum(map(_utf8_bytes, texts))
 
 
 def _utf8_bytes(text: str) -> int:

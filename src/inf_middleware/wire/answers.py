@@ -77,10 +77,11 @@ def retry_headers(retry_after_s: float) -> list[Header]:
 
 def limit_message(tier: str, refusal: Refusal) -> str:
     """Say which limit refuses, how much of it is used and asked for, and when to try again."""
+    of = f" of {refusal.scope}" if refusal.scope else ""
     used, requested = f"{refusal.used:,}", f"{refusal.requested:,}"
     if refusal.code == "concurrency_limit_exceeded":
         return (
-            f"Level {tier} allows {_counted(refusal.limit, 'request')} in progress at a time:"
+            f"Level {tier} allows {_counted(refusal.limit, 'request')}{of} in progress at a time:"
             f" {used} used, {requested} requested. Nobody knows when one ends; as an estimate,"
             f" try again in {refusal.retry_after_s:g} s."
         )
@@ -88,7 +89,7 @@ def limit_message(tier: str, refusal: Refusal) -> str:
     unit = _UNITS.get(refusal.window_s) or f"{refusal.window_s:g} seconds"
     seconds = _ceil(refusal.retry_after_s * 1000) / 1000
     return (
-        f"Level {tier} allows {_counted(refusal.limit, metric)} per {unit}:"
+        f"Level {tier} allows {_counted(refusal.limit, metric)}{of} per {unit}:"
         f" {used} used, {requested} requested. Try again in {seconds:g} s."
     )
 

@@ -8,9 +8,11 @@ import msgspec
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.wire.paths import find
 
+decode = msgspec.json.Decoder().decode
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-_ODD = (msgspec.MsgspecError, UnicodeError, RecursionError)
+# What a JSON body may be that msgspec does not take.
+ODD = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class Fields:
@@ -28,7 +30,7 @@ class Fields:
         self._raw: dict[str, msgspec.Raw] = {}
         try:
             self._raw = _raw_decoder.decode(body)
-        except _ODD:
+        except ODD:
             self._values = read_object(body)
 
     def __contains__(self, name: str) -> bool:
@@ -45,7 +47,7 @@ class Fields:
         if raw is not None:
             try:
                 self._values[name] = msgspec.json.decode(raw)
-            except _ODD:
+            except ODD:
                 self._values, self._raw = read_object(self._body), {}
         return self._values.get(name)
 
@@ -78,8 +80,8 @@ def read_object(body: bytes) -> dict[str, Any]:
 def read_value(data: bytes) -> Any:
     """Read any JSON value that a server sends, NaN and broken characters too; None where none."""
     try:
-        return msgspec.json.decode(data)
-    except _ODD:
+        return decode(data)
+    except ODD:
         pass
     try:
         return json.loads(data.decode("utf-8", "replace"))
@@ -92,7 +94,7 @@ def read_parts(body: bytes, names: frozenset[str]) -> Any:
     try:
         fields = _raw_decoder.decode(body)
         return {name: msgspec.json.decode(fields[name]) for name in names if name in fields}
-    except _ODD:
+    except ODD:
         return read_value(body)
 
 
@@ -110,7 +112,7 @@ def asking_for_usage(body: bytes, *, continuous: bool = False) -> bytes:
         options = msgspec.json.decode(raw) if raw is not None else None
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), **asked}))
         return msgspec.json.encode(fields)
-    except _ODD:
+    except ODD:
         value = read_object(body)
         value["stream_options"] = {**(value.get("stream_options") or {}), **asked}
         return json.dumps(value).encode("ascii")
@@ -120,7 +122,7 @@ def without_usage(data: bytes) -> bytes:
     """Return a JSON object without its `usage`; every other value keeps its very bytes."""
     try:
         fields = _raw_decoder.decode(data)
-    except _ODD:
+    except ODD:
         return data
     fields.pop("usage", None)
     return msgspec.json.encode(fields)

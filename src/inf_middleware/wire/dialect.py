@@ -1,6 +1,6 @@
 """What a dialect is: where model, input, caps, stream, usage and text sit in an API, as data."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -42,6 +42,10 @@ class Request:
         return max(self.choices, self.best_of * self.prompts)
 
 
+# What models may be able to do beside text, in the words of the price list.
+FUNCTION_CALLS, STRUCTURED_OUTPUT = "function calls", "structured output"
+
+
 class Input(NamedTuple):
     """What of a body is input to the model, decoded.
 
@@ -65,8 +69,8 @@ class Dialect:
     `output_cap` that tells holds; `choices` and `best_of` are numbers of answers; `prompts` may
     be a list, each element of which is answered for itself; `streams` tells that a request that
     does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`. `generates`:
-    tokens come out, not only in. `features` is what a model must be able to do for a request that
-    has a field: {"tools": "tools"}.
+    tokens come out, not only in. `features`: which fields ask for what a model must be able to do.
+    `truncation`: fields that let the server shorten the input to its context ("": it always does).
 
     `variants`: other dialects that share the path, by the first field that the body has.
 
@@ -90,6 +94,8 @@ class Dialect:
     streams: bool = False
     asks_usage: bool = False
     generates: bool = True
+    features: tuple[tuple[str, str], ...] = ()
+    truncation: tuple[str, ...] = ()
     answers: Answers = field(default_factory=Answers)
     errors: ErrorForm = "openai"
     variants: tuple[tuple[str, "Dialect"], ...] = ()
@@ -106,9 +112,10 @@ class Dialect:
         """Whether input and output can be counted where no usage is told."""
         return bool(self.messages or self.texts)
 
-    def at(self, *paths: str) -> "Dialect":
-        """Return the same dialect for other paths."""
-        return replace(self, paths=paths)
+    @property
+    def input_name(self) -> str:
+        """The field of a request that holds its input, for errors."""
+        return next(iter((*self.messages, *self.texts)), "messages")
 
     def read(self, body: bytes) -> tuple["Dialect", Request]:
         """Read a request's body; return the variant that it speaks, and what it asks for.
@@ -153,6 +160,26 @@ class Dialect:
             may_ask=streamed and not wants and (options is None or isinstance(options, dict)),
         )
 
+    def features_asked(self, body: bytes) -> list[tuple[str, str]]:
+        """Return the fields of a request that ask for features, each with its feature."""
+        try:
+            fields = Fields(body)
+            return [(path, what) for path, what in self.features if _asks(fields.get(path))]
+        except InvalidRequest:
+            return []
+
+    def truncates(self, body: bytes) -> bool:
+        """Tell whether the server may shorten the input of a request to its context."""
+        if "" in self.truncation:
+            return True
+        try:
+            fields = Fields(body)
+            return any(
+                fields.get(path) not in (None, False, "disabled") for path in self.truncation
+            )
+        except InvalidRequest:
+            return False
+
     def asking_for_usage(self, body: bytes, *, continuous: bool = False) -> bytes:
         """Return the body with a request for usage added, all else as it was."""
         return asking_for_usage(body, continuous=continuous)
@@ -195,6 +222,11 @@ class Dialect:
 def _anthropic_error(message: str, type_: str) -> bytes:
     error = {"type": _ANTHROPIC_TYPES.get(type_, type_), "message": message}
     return msgspec.json.encode({"type": "error", "error": error})
+
+
+def _asks(value: object) -> bool:
+    # {"type": "text"} is how APIs write that no form is asked for.
+    return bool(value) and not (isinstance(value, dict) and value.get("type") == "text")
 
 
 def _number(fields: Fields, path: str) -> int:

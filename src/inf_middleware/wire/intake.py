@@ -81,7 +81,7 @@ class Intake:
             self._readable = False
         return []
 
-    def read(self, frame: Frame) -> Seen:
+    def read(self, frame: Frame) -> int:
         """Read one frame."""
         if frame.data is not None:
             return self._reader.event(frame.data, frame.event)

@@ -6,7 +6,7 @@ name, "a|b" takes the first that is there.
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 
 @cache
@@ -20,42 +20,60 @@ def find(value: object, path: str) -> Any:
     for names in steps_of(path):
         if not isinstance(value, dict):
             return None
-        value = next((value[name] for name in names if value.get(name) is not None), None)
+        for name in names:
+            inner = value.get(name)
+            if inner is not None:
+                break
+        value = inner
     return value
 
 
 class Branch(NamedTuple):
-    """One step of several paths together: where it leads, and whether one of them ends here."""
+    """One step of several paths together.
 
-    names: tuple[str, ...]
+    `is_end`: one of them ends here. `before`: the names that are taken in its place where they are
+    there.
+    """
+
     is_end: bool
-    branches: tuple["Branch", ...]
+    before: tuple[str, ...]
+    tree: "Tree"
 
 
-def tree_of(paths: Iterable[str]) -> tuple[Branch, ...]:
+Tree: TypeAlias = dict[str, Branch]
+
+
+def tree_of(paths: Iterable[str]) -> Tree:
     """Join paths, so that a value is walked once for all of them."""
     heads: dict[tuple[str, ...], list[str]] = {}
     for path in paths:
         head, _, rest = path.partition(".")
         heads.setdefault(steps_of(head)[0], []).append(rest)
-    return tuple(
-        Branch(names, "" in rests, tree_of(rest for rest in rests if rest))
+    return {
+        name: Branch("" in rests, names[:place], tree_of(rest for rest in rests if rest))
         for names, rests in heads.items()
-    )
+        for place, name in enumerate(names)
+    }
 
 
-def collect(value: dict[str, Any], tree: tuple[Branch, ...], found: list[Any]) -> None:
-    """Append all that the paths of a tree lead to, in the order of the paths."""
-    for names, is_end, branches in tree:
-        for name in names:
-            inner = value.get(name)
-            if inner:
-                break
-        else:
+def collect(value: dict[str, Any], tree: Tree, found: list[Any]) -> None:
+    """Append all that the paths of a tree lead to."""
+    for name in tree if len(tree) < len(value) else value:
+        inner = value.get(name)
+        if not inner:
+            continue
+        branch = tree.get(name)
+        if branch is None:
+            continue
+        is_end, before, branches = branch
+        if before and any(value.get(other) for other in before):
             continue
         if is_end:
             found.append(inner)
         if branches:
-            for item in inner if isinstance(inner, list) else (inner,):
-                if isinstance(item, dict):
-                    collect(item, branches, found)
+            if type(inner) is dict:
+                collect(inner, branches, found)
+            elif type(inner) is list:
+                for item in inner:
+                    if type(item) is dict:
+                        collect(item, branches, found)

@@ -3,7 +3,6 @@
 Nothing that a server sends makes it raise: the worst case is a fact not known.
 """
 
-import enum
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,8 +10,10 @@ from typing import Any
 import msgspec
 
 from inf_middleware.domain.usage import Usage
+from inf_middleware.wire.body import ODD as _ODD
+from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
-from inf_middleware.wire.paths import Branch, collect, find, tree_of
+from inf_middleware.wire.paths import Tree, collect, find, tree_of
 from inf_middleware.wire.sse import SSEReader
 from inf_middleware.wire.usage import INPUT, OUTPUT, UsageAt, added
 
@@ -27,12 +28,17 @@ CHOICES_MAX = 4096
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
 
+_BY_INDEX = ("index",)
+
 # The report of the whole answer, in the place of a choice's.
 _WHOLE = -1
 
 
-class Seen(enum.IntFlag):
-    """What an event of a stream was."""
+class Seen:
+    """What an event of a stream was: any of these, or-ed.
+
+    Plain numbers, for the operators of `enum.IntFlag` would cost more than all the reading.
+    """
 
     NOTHING = 0
     USAGE_ONLY = 1  # only usage: what a client that did not ask must not see
@@ -67,7 +73,7 @@ class Answers:
     text: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
     cumulative: bool = False
-    group: tuple[str, ...] = ("index",)
+    group: tuple[str, ...] = _BY_INDEX
     finish: str = "finish_reason"
     by_index: bool = False
     ends: frozenset[str] = frozenset()
@@ -78,14 +84,20 @@ class Answers:
     unfinished: frozenset[str] = frozenset()
 
     @cached_property
-    def text_tree(self) -> tuple[Branch, ...]:
+    def text_tree(self) -> Tree:
         """The paths of a whole body's output, joined."""
         return tree_of(self.text)
 
     @cached_property
-    def delta_tree(self) -> tuple[Branch, ...]:
+    def delta_tree(self) -> Tree:
         """The paths of an event's output, joined."""
         return tree_of(self.delta)
+
+    @cached_property
+    def usage_heads(self) -> tuple[str, ...]:
+        """The fields of which one stands in every event that reports."""
+        heads = {at.at.partition(".")[0] or at.output for at in self.usage}
+        return tuple(sorted(heads))
 
     @cached_property
     def fields(self) -> frozenset[str]:
@@ -216,12 +228,15 @@ class AnswerReader:
         """How much output text was seen."""
         return self._text_bytes + self.text_overflow_bytes
 
-    def event(self, data: bytes, event: bytes | None) -> Seen:
+    def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
-        value = read_value(data)
-        if isinstance(value, dict):
+        try:
+            value = _decode(data)
+        except _ODD:
+            value = read_value(data)
+        if type(value) is dict:
             return self._take_event(value, event)
         if data.lstrip().startswith(b'{"error"'):  # some servers do not escape their errors
             self.failed = True
@@ -267,41 +282,55 @@ class AnswerReader:
         self._take_names(value)
         if value.get("error") or value.get("type") == "error":
             self.failed = True
-        if value.get("status") in form.unfinished:
-            self.deferred = True
+        status = value.get("status")
+        self.deferred = isinstance(status, str) and status in form.unfinished
         for choice in self._choices_of(value):
             own = _index_of(choice) if form.each else max(index, 0)
             self._take_text(choice, form.text_tree, own, (own,))
         self._take_usage(value, index)
 
-    def _take_event(self, value: dict[str, Any], event: bytes | None) -> Seen:
+    def _take_event(self, value: dict[str, Any], event: bytes | None) -> int:
+        # Run for every chunk: what is usually absent is asked for as cheaply as can be.
         form = self._form
         kind = value.get("type")
-        if not isinstance(kind, str):
+        if type(kind) is not str:
             kind = event.decode("latin-1") if event else ""
         if self.response_id is None or self.model is None:
             self._take_names(value)
-        if value.get("error") or kind in form.fails:
+        if value.get("error") or (kind and kind in form.fails):
             self.failed = True
         choices = self._choices_of(value)
-        if kind not in form.silent:
+        if not kind or kind not in form.silent:
             for choice in choices:
                 self._take_choice(choice)
-        end = kind in form.ends or bool(form.end_flag and find(value, form.end_flag))
-        seen = self._take_report(value, choices)
-        if end:
+        seen = Seen.NOTHING
+        for head in form.usage_heads:
+            if value.get(head) is not None:
+                seen = self._take_report(value, choices)
+                break
+        if (kind and kind in form.ends) or (form.end_flag and find(value, form.end_flag)):
             self.usage_final = bool(self._told)
-        return seen | Seen.END if end else seen
+            return seen | Seen.END
+        return seen
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
         form = self._form
-        group = tuple([_number(find(choice, path)) for path in form.group])
-        index = group[0] if form.each or (form.by_index and self._choices > 1) else 0
-        if form.each and choice.get(form.finish) is not None and len(self._finished) < CHOICES_MAX:
-            self._finished.add(index)
+        group = self._group_of(choice)
+        if form.each:
+            index = group[0]
+            if choice.get(form.finish) is not None:
+                self._finished.add(index)
+        else:
+            index = group[0] if form.by_index and self._choices > 1 else 0
         self._take_text(choice, form.delta_tree, index, group)
 
-    def _take_report(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> Seen:
+    def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:
+        paths = self._form.group
+        if paths == _BY_INDEX:
+            return (_number(choice.get("index")),)
+        return tuple([_number(find(choice, path)) for path in paths])
+
+    def _take_report(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> int:
         form = self._form
         if form.each is None:
             index = _WHOLE
@@ -355,17 +384,19 @@ class AnswerReader:
         if self._form.each is None:
             return [value]
         choices = value.get(self._form.each)
-        if not isinstance(choices, list):
+        if type(choices) is not list:
             return []
+        if len(choices) == 1 and type(choices[0]) is dict:
+            return choices
         return [choice for choice in choices if isinstance(choice, dict)]
 
     def _take_text(
-        self, choice: dict[str, Any], tree: tuple[Branch, ...], index: int, group: tuple[int, ...]
+        self, choice: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
     ) -> None:
         found: list[Any] = []
         collect(choice, tree, found)
         for value in found:
-            if isinstance(value, str):
+            if type(value) is str:
                 self._keep(value, index, group)
             elif isinstance(value, list):
                 for part in value:
@@ -377,15 +408,18 @@ class AnswerReader:
 
     def _keep(self, text: str, index: int, group: tuple[int, ...]) -> None:
         self.has_output = True
-        self._stale.add(index if index < CHOICES_MAX else 0)
+        self._stale.add(index)
         self._pieces_seen += 1
-        if len(self._pieces) >= CHOICES_MAX and group not in self._pieces:
-            group = (0,)
-        pieces = self._pieces.setdefault(group, [])
+        pieces = self._pieces.get(group)
+        if pieces is None:
+            if len(self._pieces) >= CHOICES_MAX:
+                group = (0,)
+            pieces = self._pieces.setdefault(group, [])
         if self._form.cumulative and pieces:
             self._text_bytes -= len(pieces.pop())
-        if self._text_bytes + len(text) <= TEXT_BYTES_MAX:
-            self._text_bytes += len(text)
+        size = self._text_bytes + len(text)
+        if size <= TEXT_BYTES_MAX:
+            self._text_bytes = size
             pieces.append(text)
         elif self._form.cumulative:
             self.text_overflow_bytes = max(self.text_overflow_bytes, len(text))

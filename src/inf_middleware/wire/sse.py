@@ -61,13 +61,21 @@ class SSEReader:
         """Take the next bytes; return the events that are whole now."""
         if self.overflowed or not chunk:
             return [Frame(chunk, None, None)] if chunk else []
-        if not self._pieces and self._started and not self._after_cr and _is_one_event(chunk):
+        if (
+            chunk[:6] == b"data: "
+            and not self._pieces
+            and self._started
+            and not self._after_cr
+            and _is_one_event(chunk)
+        ):
             return [Frame(chunk, chunk[6:-2], None)]
         if not self._pieces:
             frames, rest = self._split(chunk, 0)
         else:
             tail = self._tail()
-            if _BLANK_LINE.search(tail + chunk) is None:
+            # Most pieces of a long event have no line end, which is seen much faster.
+            has_ends = b"\n" in chunk or b"\r" in chunk
+            if not has_ends or _BLANK_LINE.search(tail + chunk) is None:
                 frames, rest = [], None
             else:
                 whole = b"".join([*self._pieces, chunk])
@@ -130,10 +138,5 @@ class SSEReader:
 
 
 def _is_one_event(chunk: bytes) -> bool:
-    """Tell the common case: one event of one data line, whole, on LF."""
-    return (
-        chunk.startswith(b"data: ")
-        and chunk.endswith(b"\n\n")
-        and chunk.find(b"\n") == len(chunk) - 2
-        and b"\r" not in chunk
-    )
+    """Tell the common case, of what begins with a data line: just that and a blank line, on LF."""
+    return chunk.find(b"\n") == len(chunk) - 2 and chunk[-1:] == b"\n" and b"\r" not in chunk

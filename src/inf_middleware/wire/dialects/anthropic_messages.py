@@ -9,7 +9,7 @@ answers of vLLM 0.33.0.
 
 from dataclasses import replace
 
-from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
 from inf_middleware.wire.reader import Answers
 from inf_middleware.wire.usage import UsageAt
 
@@ -29,6 +29,11 @@ MESSAGES = Dialect(
     schemas=("tools",),
     output_cap=("max_tokens",),
     errors="anthropic",
+    features=(
+        ("tools", FUNCTION_CALLS),
+        ("output_config.format", STRUCTURED_OUTPUT),
+        ("output_format", STRUCTURED_OUTPUT),
+    ),
     answers=Answers(
         usage=(replace(_USAGE, at="message.usage", output=""), _USAGE),
         id=("message.id", "id"),

@@ -4,7 +4,7 @@ Source: docs.cohere.com/reference/chat (v2, 2026-11); vLLM 0.33.0, entrypoints/c
 those of the model; `billed_units` leave some of them out.
 """
 
-from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
 from inf_middleware.wire.reader import Answers
 from inf_middleware.wire.usage import UsageAt
 
@@ -24,6 +24,10 @@ CHAT = Dialect(
     texts=("documents",),
     schemas=("tools", "response_format"),
     output_cap=("max_tokens",),
+    features=(
+        ("tools", FUNCTION_CALLS),
+        ("response_format", STRUCTURED_OUTPUT),
+    ),
     answers=Answers(
         usage=(*_usage("usage"), *_usage("delta.usage")),
         text=(

@@ -4,7 +4,7 @@ Source: ollama docs/api.md; the ollama client 0.6.3. Where a prompt was cached, 
 `prompt_eval_count` out: then it is counted.
 """
 
-from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
 from inf_middleware.wire.reader import Answers
 from inf_middleware.wire.usage import UsageAt
 
@@ -22,6 +22,8 @@ CHAT = Dialect(
     schemas=("tools", "format"),
     output_cap=("options.num_predict",),
     streams=True,
+    features=(("tools", FUNCTION_CALLS), ("format", STRUCTURED_OUTPUT)),
+    truncation=("",),
     errors="ollama",
     answers=Answers(
         usage=(_USAGE,),
@@ -48,6 +50,8 @@ GENERATE = Dialect(
     schemas=("format",),
     output_cap=("options.num_predict",),
     streams=True,
+    features=(("format", STRUCTURED_OUTPUT),),
+    truncation=("",),
     errors="ollama",
     answers=Answers(
         usage=(_USAGE,),

@@ -4,7 +4,7 @@ Source: platform.openai.com/docs/api-reference/chat (2026-11); recorded answers 
 llama-cpp-python 0.3.36 and transformers 5.23.0.
 """
 
-from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
 from inf_middleware.wire.reader import Answers
 from inf_middleware.wire.usage import OPENAI_USAGE
 
@@ -28,6 +28,17 @@ CHAT = Dialect(
     output_cap=("max_completion_tokens", "max_tokens"),
     choices="n",
     asks_usage=True,
+    features=(
+        ("tools", FUNCTION_CALLS),
+        ("functions", FUNCTION_CALLS),
+        ("response_format", STRUCTURED_OUTPUT),
+        ("guided_json", STRUCTURED_OUTPUT),
+        ("guided_regex", STRUCTURED_OUTPUT),
+        ("guided_choice", STRUCTURED_OUTPUT),
+        ("guided_grammar", STRUCTURED_OUTPUT),
+        ("structured_outputs", STRUCTURED_OUTPUT),
+    ),
+    truncation=("truncate_prompt_tokens",),
     answers=Answers(
         usage=(OPENAI_USAGE,),
         each="choices",

@@ -6,7 +6,7 @@ Source: platform.openai.com/docs/api-reference/completions (2026-11); recorded a
 0.33.0 and llama-cpp-python 0.3.36; llama.cpp tools/server/README.md.
 """
 
-from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialect import STRUCTURED_OUTPUT, Dialect
 from inf_middleware.wire.dialects.llama_cpp import COMPLETION
 from inf_middleware.wire.reader import Answers
 from inf_middleware.wire.usage import OPENAI_USAGE
@@ -22,6 +22,15 @@ COMPLETIONS = Dialect(
     prompts="prompt",
     echo="echo",
     asks_usage=True,
+    features=(
+        ("response_format", STRUCTURED_OUTPUT),
+        ("guided_json", STRUCTURED_OUTPUT),
+        ("guided_regex", STRUCTURED_OUTPUT),
+        ("guided_choice", STRUCTURED_OUTPUT),
+        ("guided_grammar", STRUCTURED_OUTPUT),
+        ("structured_outputs", STRUCTURED_OUTPUT),
+    ),
+    truncation=("truncate_prompt_tokens",),
     answers=Answers(
         usage=(OPENAI_USAGE,),
         each="choices",

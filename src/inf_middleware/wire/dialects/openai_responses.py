@@ -7,7 +7,7 @@ Source: platform.openai.com/docs/api-reference/responses (2026-11); recorded ans
 
 from dataclasses import replace
 
-from inf_middleware.wire.dialect import Dialect
+from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
 from inf_middleware.wire.reader import Answers
 from inf_middleware.wire.usage import UsageAt
 
@@ -26,6 +26,14 @@ RESPONSES = Dialect(
     texts=("instructions",),
     schemas=("tools", "text.format"),
     output_cap=("max_output_tokens",),
+    features=(
+        ("tools", FUNCTION_CALLS),
+        ("text.format", STRUCTURED_OUTPUT),
+    ),
+    truncation=(
+        "truncation",
+        "truncate_prompt_tokens",
+    ),
     answers=Answers(
         usage=(_USAGE, replace(_USAGE, at="response.usage")),
         id=("response.id", "id"),

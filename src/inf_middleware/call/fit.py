@@ -1,0 +1,63 @@
+"""What can never work is refused before the model server works: by context, and by features."""
+
+from inf_middleware.call.admission import count_input
+from inf_middleware.call.record import Call, Parts
+from inf_middleware.call.refuse import Refuse
+from inf_middleware.domain.prices import Price
+
+# How far an encoding that is not the model's own may count too much: 22 % was the most seen
+# (o200k_base on Chinese text of DeepSeek-V3), and a certain refusal must be certain.
+_FOREIGN_MARGIN = 1.25
+
+
+async def refuse_misfit(call: Call, parts: Parts) -> None:
+    """Refuse a call whose model cannot serve it, as far as the price list knows the model.
+
+    Raises:
+        Refuse: Input and declared cap certainly exceed the context, or a feature is missing (400).
+    """
+    if call.request is None or call.body is None:
+        return
+    prices = (call.account.prices if call.account else None) or parts.prices
+    found = prices.find(call.model)
+    if found is None:
+        return
+    if parts.billing is not None and parts.billing.enforce_features:
+        _check_features(call, call.body, found.price)
+    if found.price.context is not None and call.dialect.generates:
+        await _check_context(call, call.body, found.price.context)
+
+
+def _check_features(call: Call, body: bytes, price: Price) -> None:
+    for name, feature in call.dialect.features_asked(body):
+        if feature not in price.features:
+            raise Refuse(
+                400,
+                "unsupported_parameter",
+                f"The model {call.model!r} does not offer {feature}, which `{name}` asks for; leave"
+                " it out, or use a model that does.",
+                param=name,
+            )
+
+
+async def _check_context(call: Call, body: bytes, context: int) -> None:
+    request = call.request
+    assert request is not None
+    cap = request.output_cap or 0
+    # Every token has a byte in the body, so that most requests are decided here.
+    if len(body) + cap <= context or request.prompts > 1 or call.dialect.truncates(body):
+        return
+    tokens = 1 if body else 0
+    if tokens + cap <= context:
+        counters = call.metering.counters
+        counted = await count_input(call, flat=False)
+        tokens = counted if counters.is_own(call.model) else int(counted / _FOREIGN_MARGIN)
+    if tokens + cap > context:
+        raise Refuse(
+            400,
+            "context_length_exceeded",
+            f"The model {call.model!r} has a context of {context:,} tokens, and this request needs"
+            f" at least {tokens + cap:,} ({tokens:,} in the input, {cap:,} as the declared cap of"
+            " the output). Shorten the input, or lower the cap.",
+            param=call.dialect.input_name,
+        )

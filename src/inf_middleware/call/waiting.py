@@ -1,0 +1,227 @@
+"""Waiting for one's turn in this process, instead of being refused.
+
+Within an account first come is first served: who comes while others of the account wait goes to
+the end of their line, and only the first of a line asks the store, so a small request never passes
+a large one. Where the process itself is full, the first of each line wait for a place in the order
+in which they got there, so accounts take turns. Everything is bounded, and a wait is given up when
+its client leaves.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from starlette.types import Message
+
+from inf_middleware.call.ahead import Ahead, ClientGone
+from inf_middleware.domain.limits import Admission, Refusal
+
+Admit: TypeAlias = Callable[[], Awaitable[Admission | Refusal]]
+
+# Requests that may wait in a process: each holds its body in memory and its client's patience.
+WAITING_MAX = 1_000
+
+# An account that is refused for what another process holds is tried again at least so often.
+RETRY_S = 1.0
+
+
+class Full(Exception):  # noqa: N818 - an answer, not a failure
+    """This process serves as many requests as it may."""
+
+
+class Places:
+    """The requests that this process may serve at a time; None: any number."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def try_take(self) -> bool:
+        """Take a place, unless there is none or others wait for one."""
+        if self._most is not None and (self._taken >= self._most or self._waiting):
+            return False
+        self._taken += 1
+        return True
+
+    def take_anyway(self) -> None:
+        """Take a place, free or not."""
+        self._taken += 1
+
+    async def take(self) -> None:
+        """Wait for a place, first come first served."""
+        if self.try_take():
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give()  # it was handed over in the same moment
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            raise
+
+    def give(self) -> None:
+        """Give a place back, to who waits longest."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._taken -= 1
+
+
+class _Line:
+    """Those of one account who wait; `stirred` is set when something of the account ended."""
+
+    def __init__(self) -> None:
+        self.turns: deque[asyncio.Event] = deque()
+        self.stirred = asyncio.Event()
+
+
+class Waiting:
+    """Admits in turn; `max_wait_s` 0 refuses at once."""
+
+    def __init__(self, *, max_in_flight: int | None, max_wait_s: float) -> None:
+        self.places = Places(max_in_flight)
+        self._max_wait_s = max_wait_s
+        self._lines: dict[str, _Line] = {}
+        self._waiting = 0
+
+    async def admit(
+        self,
+        account_id: str,
+        admit: Admit,
+        ahead: Ahead,
+    ) -> Admission | Refusal:
+        """Take a place in this process and an admission by `admit`, waiting where that is asked.
+
+        A refusal leaves no place taken.
+
+        Raises:
+            Full: There is no place, and none came free in time.
+            ClientGone: The client left while it waited.
+        """
+        refusal: Refusal | None = None
+        if account_id not in self._lines and self.places.try_take():
+            answer = await self._try(admit)
+            if isinstance(answer, Admission) or not self._may_wait(answer):
+                return answer
+            refusal = answer
+        elif self._max_wait_s <= 0 or self._waiting >= WAITING_MAX:
+            raise Full
+        line = self._lines.setdefault(account_id, _Line())
+        turn = asyncio.Event()
+        line.turns.append(turn)
+        if line.turns[0] is turn:
+            turn.set()
+        self._waiting += 1
+        try:
+            return await self._in_line(line, turn, admit, ahead, refusal)
+        finally:
+            self._waiting -= 1
+            line.turns.remove(turn)
+            if line.turns:
+                line.turns[0].set()
+            else:
+                del self._lines[account_id]
+
+    def ended(self, account_id: str) -> None:
+        """Give a place back, and tell those who wait that something of the account has ended."""
+        self.places.give()
+        line = self._lines.get(account_id)
+        if line is not None:
+            line.stirred.set()
+
+    def _may_wait(self, refusal: Refusal) -> bool:
+        return self._waiting < WAITING_MAX and _helps(refusal, self._max_wait_s)
+
+    async def _try(self, admit: Admit) -> Admission | Refusal:
+        try:
+            answer = await admit()
+        except BaseException:
+            self.places.give()
+            raise
+        if isinstance(answer, Refusal):
+            self.places.give()
+        return answer
+
+    async def _in_line(
+        self,
+        line: _Line,
+        turn: asyncio.Event,
+        admit: Admit,
+        ahead: Ahead,
+        answer: Refusal | None,
+    ) -> Admission | Refusal:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._max_wait_s
+        if not await _unless_gone(turn.wait(), ahead, until):
+            return _refused(answer)
+        while True:
+            if answer is not None:
+                left_s = until - loop.time()
+                if not _helps(answer, left_s):
+                    return answer
+                pause_s = min(answer.retry_after_s, RETRY_S, left_s)
+                await _unless_gone(line.stirred.wait(), ahead, loop.time() + pause_s)
+            line.stirred.clear()
+            if not await _unless_gone(self.places.take(), ahead, until, self.places.give):
+                return _refused(answer)
+            tried = await self._try(admit)
+            if isinstance(tried, Admission):
+                return tried
+            answer = tried
+
+
+def _helps(refusal: Refusal, left_s: float) -> bool:
+    # Requests never come back before their time; tokens do, and slots.
+    if refusal.code == "requests_limit_exceeded":
+        return refusal.retry_after_s <= left_s
+    return left_s > 0
+
+
+def _refused(refusal: Refusal | None) -> Refusal:
+    if refusal is None:
+        raise Full
+    return refusal
+
+
+async def _unless_gone(
+    step: Awaitable[object], ahead: Ahead, until: float, undo: Callable[[], None] | None = None
+) -> bool:
+    """Await a step until a moment of the loop's clock; False where it was not done by then.
+
+    `undo` takes back a step that was done in the moment in which this was cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(step)
+    message = ahead.look()
+    # What is ahead may be the body, which nobody has read: then its client is not seen to leave.
+    watched = [] if _is_body(message) else [message]
+    try:
+        await asyncio.wait(
+            [task, *watched],
+            timeout=max(until - loop.time(), 0),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+    except asyncio.CancelledError:
+        if not task.cancel() and undo is not None:
+            undo()
+        raise
+    if task.done():
+        return True
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        return True
+    if message.done() and not _is_body(message):
+        raise ClientGone
+    return False
+
+
+def _is_body(message: "asyncio.Task[Message]") -> bool:
+    return message.done() and message.result()["type"] != "http.disconnect"

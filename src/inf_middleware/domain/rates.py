@@ -1,0 +1,168 @@
+"""Rates, and the groups of limits that count together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, Protocol, TypeAlias, TypedDict
+
+from inf_middleware.domain.errors import ConfigError
+
+Metric: TypeAlias = Literal["requests", "tokens"]
+
+MINUTE_S = 60.0
+
+# Far above any real limit, and small enough that sums of limits stay exact in a double (Lua).
+LIMIT_MAX = 10**12
+
+# Further rates of one metric: each is decided at each request, and takes its place in the store.
+FURTHER_RATES_MAX = 8
+
+# The longest window: what is counted must live that long in the store.
+WINDOW_S_MAX = 400 * 86_400.0
+
+
+class RateItem(Protocol):
+    """A rate of the `limits` package: `limits.RateLimitItem`."""
+
+    amount: int
+
+    def get_expiry(self) -> int:
+        """Return the length of its window in seconds."""
+        ...
+
+
+RateNotation: TypeAlias = str | RateItem
+
+
+class ModelLimits(TypedDict, total=False):
+    """Limits of a tier that are another for one model; what is not named stays the tier's.
+
+    The requests of the model count under these limits alone, for each metric named.
+    """
+
+    concurrency: int
+    requests_per_minute: int
+    tokens_per_minute: int
+    requests: Sequence[RateNotation]
+    tokens: Sequence[RateNotation]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `limit` requests or tokens in any `window_s` seconds."""
+
+    metric: Metric
+    limit: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitGroup:
+    """Limits of an account whose counters live together.
+
+    `scope` is "" for the account's own, else the model pattern that has limits of its own.
+    `concurrency` is None where this group does not limit it.
+    """
+
+    scope: str
+    concurrency: int | None
+    rates: tuple[Rate, ...]
+
+
+def tokens_max(groups: Sequence[LimitGroup]) -> int:
+    """Return the most tokens one request can ever be admitted with."""
+    return min(rate.limit for group in groups for rate in group.rates if rate.metric == "tokens")
+
+
+def check_limit(value: object, what: str) -> int:
+    """Return a limit.
+
+    Raises:
+        ConfigError: It is not a whole number of 1 or more.
+    """
+    if type(value) is not int or not 1 <= value <= LIMIT_MAX:
+        raise ConfigError(f"{what} is {value!r}; it must be a whole number from 1 to {LIMIT_MAX:,}")
+    return value
+
+
+def further_rates(metric: Metric, notations: Sequence[RateNotation], what: str) -> list[Rate]:
+    """Read rates in the notation of the `limits` package ("1000/day"), or its objects.
+
+    Raises:
+        ConfigError: One does not parse, is out of range, or there are too many.
+    """
+    if isinstance(notations, str):
+        raise ConfigError(f'{what} is {notations!r}; write a list: ["1000/day"]')
+    if not notations:
+        return []
+    if len(notations) > FURTHER_RATES_MAX:
+        raise ConfigError(f"{what} has {len(notations)} rates; at most {FURTHER_RATES_MAX} can be")
+    rates = []
+    for notation in notations:
+        item = _parsed(notation, what)
+        window_s = float(item.get_expiry())
+        if not 1 <= window_s <= WINDOW_S_MAX:
+            raise ConfigError(f"{what} has {notation!r}; a window is 1 second to 400 days long")
+        rates.append(Rate(metric, check_limit(item.amount, f"{what}: {notation!r}"), window_s))
+    return rates
+
+
+def _parsed(notation: RateNotation, what: str) -> RateItem:
+    if not isinstance(notation, str):
+        if not hasattr(notation, "amount") or not hasattr(notation, "get_expiry"):
+            raise ConfigError(f'{what} has {notation!r}; write a rate such as "1000/day"')
+        return notation
+    import limits  # noqa: PLC0415 - 80 ms at import, needed by few
+
+    try:
+        return limits.parse(notation)
+    except (TypeError, ValueError):
+        raise ConfigError(f'{what} has {notation!r}; write a rate such as "1000/day"') from None
+
+
+def model_group(pattern: object, given: object, what: str) -> LimitGroup:
+    """Read the limits of one model.
+
+    Raises:
+        ConfigError: An unknown key, a limit that cannot hold, or none at all.
+    """
+    where = f"{what} for model {pattern!r}"
+    if not isinstance(pattern, str) or not pattern or not pattern.isprintable():
+        raise ConfigError(f'{where}: write the model\'s name, or a pattern such as "Qwen/*"')
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigError(f"{where} is {given!r}; name a limit: {{'requests_per_minute': 10}}")
+    unknown = sorted(map(str, set(given) - set(ModelLimits.__annotations__)))
+    if unknown:
+        known = ", ".join(ModelLimits.__annotations__)
+        raise ConfigError(f"{where} has unknown {', '.join(unknown)}; known are {known}")
+    concurrency = None
+    if "concurrency" in given:
+        concurrency = check_limit(given["concurrency"], f"concurrency of {where}")
+    rates: list[Rate] = []
+    metrics: tuple[Metric, ...] = ("requests", "tokens")
+    for metric in metrics:
+        per_minute = f"{metric}_per_minute"
+        if per_minute in given:
+            limit = check_limit(given[per_minute], f"{per_minute} of {where}")
+            rates.append(Rate(metric, limit, MINUTE_S))
+        rates += further_rates(metric, given.get(metric, ()), f"{metric} of {where}")
+    return LimitGroup(pattern, concurrency, tuple(rates))
+
+
+def groups_for(
+    own: LimitGroup, models: Sequence[LimitGroup], model: str | None
+) -> tuple[LimitGroup, ...]:
+    """Return the groups that a request for a model counts in: by name first, then by pattern."""
+    found = None
+    if model is not None and models:
+        found = next((group for group in models if group.scope == model), None) or next(
+            (group for group in models if fnmatchcase(model, group.scope)), None
+        )
+    if found is None:
+        return (own,)
+    metrics = {rate.metric for rate in found.rates}
+    kept = tuple(rate for rate in own.rates if rate.metric not in metrics)
+    concurrency = own.concurrency if found.concurrency is None else None
+    if not kept and concurrency is None:
+        return (found,)
+    return (LimitGroup("", concurrency, kept), found)

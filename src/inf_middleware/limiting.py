@@ -1,0 +1,91 @@
+"""From the options of `TierLimiter` to its part of a call: store, leases, turns."""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable
+from typing import Any
+
+from inf_middleware import settings
+from inf_middleware.call.leases import Leases
+from inf_middleware.call.record import Limiting
+from inf_middleware.call.waiting import Waiting
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.ports import LimitStore
+from inf_middleware.stores.memory import MemoryStore
+from inf_middleware.stores.outage import OutageStore
+
+_log = logging.getLogger("inf_middleware.limits")
+
+ENFORCE_VARIABLE = "INF_MIDDLEWARE_ENFORCE"
+
+_SWITCHED = {"0": False, "false": False, "no": False, "off": False}
+_SWITCHED |= {"": True, "1": True, "true": True, "yes": True, "on": True}
+
+
+def build_limiting(option: Callable[[str], Any]) -> Limiting:
+    """Build what limits calls; `option` returns the value in force of an option. Opens nothing."""
+    lease_s = option("lease_s")
+    enforce = option("enforce") and enforces()
+    if option("enforce") and not enforce:
+        _log.warning(
+            "%s=%s: nobody is refused for a limit", ENFORCE_VARIABLE, os.environ[ENFORCE_VARIABLE]
+        )
+    store = _store(option, lease_s)
+    return Limiting(
+        store=store,
+        leases=Leases(store, lease_s),
+        waiting=Waiting(max_in_flight=option("max_in_flight"), max_wait_s=option("max_wait_s")),
+        enforce=enforce,
+    )
+
+
+async def close_limiting(limiting: Limiting) -> None:
+    """Stop renewing, and let go of connections."""
+    await limiting.leases.aclose()
+    await limiting.store.aclose()
+
+
+def enforces() -> bool:
+    """Tell whether the environment lets limits be enforced: the one variable that beats an option.
+
+    Raises:
+        ConfigError: It is set to what is neither yes nor no.
+    """
+    value = os.environ.get(ENFORCE_VARIABLE, "")
+    switched = _SWITCHED.get(value.strip().lower())
+    if switched is None:
+        raise ConfigError(f"{ENFORCE_VARIABLE} is {value!r}; write 0 to refuse nobody, or 1")
+    return switched
+
+
+def _store(option: Callable[[str], Any], lease_s: float) -> LimitStore:
+    storage = option("storage")
+    if storage == settings.MEMORY:
+        _warn_of_many_workers()
+        return MemoryStore(lease_s=lease_s)
+    if settings.is_limit_store(storage):
+        own: LimitStore = storage
+        return own
+    from inf_middleware.stores.redis import (  # noqa: PLC0415 - 100 ms at import, for this alone
+        RedisStore,
+    )
+
+    shared = RedisStore(
+        storage,
+        deployment=option("deployment"),
+        lease_s=lease_s,
+        timeout_s=option("storage_timeout_s"),
+    )
+    return OutageStore(shared, MemoryStore(lease_s=lease_s), policy=option("on_storage_error"))
+
+
+def _warn_of_many_workers() -> None:
+    workers = os.environ.get("WEB_CONCURRENCY", "")
+    several = workers.isdigit() and int(workers) > 1
+    if several or multiprocessing.parent_process() is not None:
+        _log.warning(
+            "limits are counted in the memory of each worker process, so that an account gets them"
+            " once per worker; to share them, give TierLimiter"
+            ' storage="redis://localhost:6379"'
+        )

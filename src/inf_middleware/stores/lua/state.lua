@@ -1,0 +1,231 @@
+-- What the scripts share: the counters of one group of limits of one account, as one string.
+--
+--   header   latest moment 7, earliest end of a lease 7, requests in progress 4, number of
+--            leases 4, number of windows 1
+--   leases   call 8, is lost 1, ends at 7, admitted at 7, reserved 5, taken 5, used 5
+--   windows  metric 1 (1 requests, 2 tokens), length 7, created at 7, sum 7, number of slots 1,
+--            and for each slot: latest addition 7, amount 5
+--
+-- Numbers are unsigned, little endian, so many bytes long; moments and lengths are microseconds by
+-- the server's clock, kept monotonic for the group. The arithmetic is that of `window.py` and
+-- `counters.py`, which say why.
+
+local read, pack = struct.unpack, struct.pack
+local floor, min, max, sub = math.floor, math.min, math.max, string.sub
+
+local HEADER, HEADER_BYTES = '<I7I7I4I4I1', 23
+local LEASE, LEASE_BYTES = '<c8I1I7I7I5I5I5', 38
+local WINDOW, WINDOW_BYTES = '<I1I7I7I7I1', 23
+local SLOT, SLOT_BYTES = '<I7I5', 12
+local SLOTS = 120
+local AMOUNT_MAX = 1099511627775 -- five bytes
+local FORGET_US = 300000000
+local TOKENS = 2
+
+local function new_window(metric, length, now)
+  return { metric = metric, length = length, created = now, total = 0, n = 0, slots = '' }
+end
+
+local function load(key, now)
+  local state = { now = now, earliest = 0, running = 0, n = 0, leases = '', windows = {} }
+  local text = redis.call('GET', key)
+  if not text then return state end
+  local latest, earliest, running, n, windows = read(HEADER, text)
+  state.now = max(now, latest)
+  state.earliest, state.running, state.n = earliest, running, n
+  local at = HEADER_BYTES + 1
+  state.leases = sub(text, at, at + n * LEASE_BYTES - 1)
+  at = at + n * LEASE_BYTES
+  for i = 1, windows do
+    local metric, length, created, total, count = read(WINDOW, text, at)
+    at = at + WINDOW_BYTES
+    local window = { metric = metric, length = length, created = created, total = total, n = count }
+    window.slots = sub(text, at, at + count * SLOT_BYTES - 1)
+    at = at + count * SLOT_BYTES
+    state.windows[i] = window
+  end
+  return state
+end
+
+-- Writes the state, to expire when nothing in it matters any more.
+local function save(key, state, lease)
+  local parts, windows, lives = { '' }, 0, 0
+  for _, w in ipairs(state.windows) do
+    if w.n > 0 or state.n > 0 then
+      windows = windows + 1
+      parts[#parts + 1] = pack(WINDOW, w.metric, w.length, w.created, w.total, w.n)
+      parts[#parts + 1] = w.slots
+      lives = max(lives, w.length)
+    end
+  end
+  if state.n > 0 then lives = max(lives, lease + FORGET_US) end
+  if lives == 0 then
+    redis.call('DEL', key)
+    return
+  end
+  parts[1] = pack(HEADER, state.now, state.earliest, state.running, state.n, windows)
+    .. state.leases
+  redis.call('SET', key, table.concat(parts), 'PX', floor(lives / 1000) + 1000)
+end
+
+local function slot_of(window, moment)
+  return floor(moment / max(floor(window.length / SLOTS), 1))
+end
+
+local function slot_at(window, i) -- counted from 0
+  return read(SLOT, window.slots, i * SLOT_BYTES + 1)
+end
+
+local function put_slot(window, i, latest, amount)
+  window.slots = sub(window.slots, 1, i * SLOT_BYTES)
+    .. pack(SLOT, latest, min(amount, AMOUNT_MAX))
+    .. sub(window.slots, (i + 1) * SLOT_BYTES + 1)
+end
+
+local function leave(window, now)
+  local gone, left = now - window.length, 0
+  while left < window.n do
+    local latest, amount = slot_at(window, left)
+    if latest > gone then break end
+    window.total = window.total - amount
+    left = left + 1
+  end
+  if left > 0 then
+    window.n = window.n - left
+    window.slots = sub(window.slots, left * SLOT_BYTES + 1)
+  end
+end
+
+local function add(window, now, amount)
+  amount = min(amount, AMOUNT_MAX)
+  if window.n > 0 then
+    local latest, had = slot_at(window, window.n - 1)
+    if slot_of(window, latest) == slot_of(window, now) then
+      amount = min(amount, AMOUNT_MAX - had)
+      put_slot(window, window.n - 1, now, had + amount)
+      window.total = window.total + amount
+      return
+    end
+  end
+  window.slots = window.slots .. pack(SLOT, now, amount)
+  window.n = window.n + 1
+  window.total = window.total + amount
+end
+
+-- To the slot that was added to at `added`, unless it has left: a late refund mints nothing.
+local function give_back(window, added, amount)
+  if added < window.created then return end
+  local wanted = slot_of(window, added)
+  local low, high = 0, window.n
+  while low < high do
+    local middle = floor((low + high) / 2)
+    if slot_of(window, (slot_at(window, middle))) < wanted then
+      low = middle + 1
+    else
+      high = middle
+    end
+  end
+  if low == window.n then return end
+  local latest, had = slot_at(window, low)
+  if slot_of(window, latest) ~= wanted then return end
+  amount = min(amount, had)
+  put_slot(window, low, latest, had - amount)
+  window.total = window.total - amount
+end
+
+local function reset(window, now)
+  for i = window.n - 1, 0, -1 do
+    local latest, amount = slot_at(window, i)
+    if amount > 0 then return latest + window.length - now end
+  end
+  return 0
+end
+
+local function wait(window, now, asked, limit)
+  local over = window.total + asked - limit
+  if over <= 0 then return 0 end
+  for i = 0, window.n - 1 do
+    local latest, amount = slot_at(window, i)
+    over = over - amount
+    if over <= 0 then return latest + window.length - now end
+  end
+  return window.length
+end
+
+local function window_of(state, metric, length)
+  for _, window in ipairs(state.windows) do
+    if window.metric == metric and window.length == length then return window end
+  end
+  local window = new_window(metric, length, state.now)
+  state.windows[#state.windows + 1] = window
+  return window
+end
+
+-- Records tokens beyond a reservation (above 0), or returns unused ones (below 0): no more than
+-- were `taken` at admission. Returns what is taken then.
+local function correct(state, admitted, tokens, taken)
+  local back = min(-tokens, taken)
+  for _, window in ipairs(state.windows) do
+    if window.metric == TOKENS then
+      if tokens > 0 then
+        add(window, state.now, tokens)
+      elseif back > 0 then
+        give_back(window, admitted, back)
+      end
+    end
+  end
+  return tokens < 0 and taken - back or taken
+end
+
+local function lease_at(state, i) -- counted from 0
+  return read(LEASE, state.leases, i * LEASE_BYTES + 1)
+end
+
+local function put_lease(state, i, record)
+  state.leases = sub(state.leases, 1, i * LEASE_BYTES)
+    .. record
+    .. sub(state.leases, (i + 1) * LEASE_BYTES + 1)
+end
+
+local function drop_lease(state, i)
+  put_lease(state, i, '')
+  state.n = state.n - 1
+end
+
+local function find_lease(state, call)
+  local from = 1
+  while true do
+    local at = string.find(state.leases, call, from, true)
+    if not at then return nil end
+    if (at - 1) % LEASE_BYTES == 0 then return (at - 1) / LEASE_BYTES end
+    from = at + 1
+  end
+end
+
+local function end_leases(state)
+  local i, earliest = 0, 0
+  while i < state.n do
+    local call, is_lost, ends, admitted, reserved, taken, used = lease_at(state, i)
+    if ends <= state.now and is_lost == 1 then
+      drop_lease(state, i)
+    else
+      if ends <= state.now then
+        taken = correct(state, admitted, used - reserved, taken)
+        ends = state.now + FORGET_US
+        put_lease(state, i, pack(LEASE, call, 1, ends, admitted, used, taken, used))
+        state.running = state.running - 1
+      end
+      earliest = earliest == 0 and ends or min(earliest, ends)
+      i = i + 1
+    end
+  end
+  state.earliest = earliest
+end
+
+-- What every call at a moment begins with.
+local function enter(key, now)
+  local state = load(key, now)
+  for _, window in ipairs(state.windows) do leave(window, state.now) end
+  if state.n > 0 and state.now >= state.earliest then end_leases(state) end
+  return state
+end

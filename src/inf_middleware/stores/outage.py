@@ -1,0 +1,205 @@
+"""What holds while the shared store is away, by the operator's choice, and how it comes back.
+
+Every admission by the shared store is noted in a local one too, unenforced, so that an outage
+begins from what this process admitted in the last minute. While the store is away nothing is asked
+of it but a probe; what is settled meanwhile is owed, and made up when it is back.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+from inf_middleware.domain.errors import LimitsUnavailable
+from inf_middleware.domain.limits import Admission, Ask, Held, Refusal, Standing, Standings
+from inf_middleware.domain.rates import LimitGroup, Rate
+from inf_middleware.ports import LocalStore, SharedStore
+
+_log = logging.getLogger("inf_middleware.limits")
+
+OutagePolicy: TypeAlias = Literal["local", "refuse", "admit"]
+
+# Between two probes of a store that is away: the first comes at once, so that one lost packet
+# costs a moment; a second is soon for people and nothing for a server.
+PROBE_FIRST_S = 0.05
+PROBE_S = 1.0
+
+# Settlements owed to a store that is away, about 1 KB each. Beyond, the oldest are given up: their
+# leases end by themselves, with what they were known to have used.
+OWED_MAX = 10_000
+
+
+class OutageStore:
+    """Decides by the shared store, and by `policy` while that is away.
+
+    "local": this process alone, with its share of each limit (by the processes seen last, rounded
+    up, at least 1); "refuse": nobody is admitted; "admit": everybody. `outages` counts how often
+    the store went away, `is_away` tells whether it is.
+    """
+
+    def __init__(self, shared: SharedStore, local: LocalStore, *, policy: OutagePolicy) -> None:
+        self.is_away = False
+        self.outages = 0
+        self._shared = shared
+        self._local = local
+        self._policy = policy
+        self._workers = 1  # seen before it went away: then each sees only itself
+        self._known: set[str] = set()  # calls that the shared store knows of, or may
+        self._alone: dict[str, Ask] = {}  # admitted without it, and still running
+        self._held: Sequence[Held] = ()  # as last renewed
+        self._owed: OrderedDict[str, tuple[Admission, int | None]] = OrderedDict()
+        self._dropped = 0
+        self._probe: asyncio.Task[None] | None = None
+
+    async def admit(self, ask: Ask) -> Admission | Refusal:
+        """Take a slot, a request and a reservation of tokens: all, or nothing at all.
+
+        Raises:
+            LimitsUnavailable: The store is away, and the policy refuses.
+        """
+        if self.is_away:
+            return self._without(ask)
+        try:
+            answer = await self._shared.admit(ask)
+        except LimitsUnavailable as error:
+            # It may have been taken all the same: then it is settled as every other.
+            self._known.add(ask.call_id)
+            self._fell(error)
+            if self._policy == "refuse":
+                self._owe(Admission(ask, _UNKNOWN), 0)
+                raise
+            return self._without(ask)
+        if isinstance(answer, Admission):
+            self._known.add(ask.call_id)
+            self._local.admit_now(replace(ask, enforce=False))
+        return answer
+
+    async def renew(self, held: Sequence[Held]) -> frozenset[str]:
+        """Lengthen the leases of running calls; return the ids of those that were lost."""
+        await self._local.renew(held)
+        self._held = held = [one for one in held if one.admission.call_id in self._known]
+        if self.is_away:
+            return frozenset()
+        try:
+            return await self._shared.renew(held)
+        except LimitsUnavailable as error:
+            self._fell(error)
+            return frozenset()
+
+    async def settle(self, admission: Admission, tokens: int | None) -> None:
+        """Settle with both; what the shared store does not take now is owed to it."""
+        await self._local.settle(admission, tokens)
+        self._alone.pop(admission.call_id, None)
+        if admission.call_id not in self._known:
+            return
+        if self.is_away:
+            self._owe(admission, tokens)
+            return
+        try:
+            await self._shared.settle(admission, tokens)
+        except LimitsUnavailable as error:
+            self._owe(admission, tokens)
+            self._fell(error)
+        else:
+            self._known.discard(admission.call_id)
+
+    async def aclose(self) -> None:
+        """Stop probing, and let go of connections."""
+        probe, self._probe = self._probe, None
+        if probe is not None and probe.get_loop() is asyncio.get_running_loop():
+            probe.cancel()
+            await asyncio.wait([probe])
+        await self._shared.aclose()
+
+    def _without(self, ask: Ask) -> Admission | Refusal:
+        if self._policy == "refuse":
+            raise LimitsUnavailable("the limits' storage is away")
+        if self._policy == "local":
+            share = tuple(_share(group, self._workers) for group in ask.groups)
+            answer = self._local.admit_now(replace(ask, groups=share))
+        else:
+            answer = self._local.admit_now(replace(ask, enforce=False))
+        if isinstance(answer, Admission):
+            self._alone[ask.call_id] = replace(ask, enforce=False)
+            if self._policy == "admit":
+                answer = replace(answer, would_refuse=None)
+        return answer
+
+    def _fell(self, error: LimitsUnavailable) -> None:
+        if self.is_away:
+            return
+        self.is_away = True
+        self._workers = self._shared.workers
+        self.outages += 1
+        _log.error("%s; until it is back: %s", error, _MEANINGS[self._policy])
+        self._probe = asyncio.get_running_loop().create_task(
+            self._probe_until_back(time.monotonic()), name="inf-middleware-limits-probe"
+        )
+
+    async def _probe_until_back(self, since: float) -> None:
+        wait_s = PROBE_FIRST_S
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = PROBE_S
+            try:
+                await self._shared.ping()
+                made_up = await self._make_up()
+            except LimitsUnavailable:
+                continue
+            break
+        self.is_away = False
+        dropped, self._dropped = self._dropped, 0
+        _log.warning(
+            "the limits' storage is back after %.1f s; %d settlements were made up%s",
+            time.monotonic() - since,
+            made_up,
+            f", {dropped} more were given up: their leases end by themselves" if dropped else "",
+        )
+
+    async def _make_up(self) -> int:
+        await self._shared.renew(
+            [one for one in self._held if one.admission.call_id in self._known]
+        )
+        # What runs without its knowledge is told it, so that it counts from now on.
+        while self._alone:
+            call_id, ask = next(iter(self._alone.items()))
+            self._known.add(call_id)
+            await self._shared.admit(ask)
+            self._alone.pop(call_id, None)
+        made_up = 0
+        while self._owed:
+            call_id, (admission, tokens) = next(iter(self._owed.items()))
+            await self._shared.settle(admission, tokens)
+            self._owed.pop(call_id, None)
+            self._known.discard(call_id)
+            made_up += 1
+        return made_up
+
+    def _owe(self, admission: Admission, tokens: int | None) -> None:
+        self._owed[admission.call_id] = (admission, tokens)
+        if len(self._owed) > OWED_MAX:
+            call_id, _ = self._owed.popitem(last=False)
+            self._known.discard(call_id)
+            self._dropped += 1
+
+
+# Of a request whose admission got no answer: only its ask matters for what is owed.
+_UNKNOWN = Standings(*[Standing(0, 0, 0.0)] * 3)
+
+_MEANINGS: dict[OutagePolicy, str] = {
+    "local": "this process goes on alone, with its share of each limit",
+    "refuse": "requests are refused with 503",
+    "admit": "requests are admitted without limits",
+}
+
+
+def _share(group: LimitGroup, workers: int) -> LimitGroup:
+    def share(limit: int) -> int:
+        return max(1, -(-limit // max(workers, 1)))
+
+    rates = tuple(Rate(rate.metric, share(rate.limit), rate.window_s) for rate in group.rates)
+    concurrency = None if group.concurrency is None else share(group.concurrency)
+    return LimitGroup(group.scope, concurrency, rates)

@@ -1,0 +1,108 @@
+"""A response that is made in the background is billed once, however often it is fetched."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inf_middleware.call.deferred import Deferred
+from tests.apps import read_all
+from tests.call.test_any_order import cases
+from tests.driver import post, scope_of
+from tests.kit import House
+
+USAGE = {"input_tokens": 15, "output_tokens": 12}
+
+
+class Background:
+    """Makes responses later: the third time that one is fetched it is there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fetched = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        answer = {"id": self.name, "model": "m", "status": "queued", "usage": None}
+        if scope["method"] == "GET":
+            self.fetched += 1
+            answer["status"] = "in_progress" if self.fetched < 3 else "completed"
+            answer["usage"] = USAGE if self.fetched >= 3 else None
+        body = json.dumps(answer).encode()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def get(app: Any, path: str, *, key: str) -> Any:
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    await app(scope_of(path, method="GET", key=key), receive, send)
+    return json.loads(messages[1]["body"])
+
+
+@pytest.mark.parametrize(("order", "between"), cases())
+def test_a_background_response_is_billed_once_to_who_asked(
+    order: Any, between: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = f"resp_{request.node.name}".replace("[", "-").replace("]", "")
+    house = House(Background(name), tmp_path, order=order, between=between)
+    body = {"model": "inf-chat-v1", "input": "Hello", "background": True}
+
+    async def go() -> None:
+        answered = await post(house.app, body, key="sk-one", path="/v1/responses")
+        assert answered.json["status"] == "queued"
+        assert house.in_progress("acme") == 0
+        for _ in range(6):
+            got = await get(house.app, f"/v1/responses/{name}", key="sk-five")
+        assert got["usage"] == USAGE
+        await house.close()
+
+    asyncio.run(go())
+    asked, made = house.records
+    assert (asked["amount_nano"], asked["response_id"]) == (0, name)
+    assert (made["amount_nano"], made["response_id"]) == (27 * 10_000, name)
+    assert (made["account"], made["model"], made["basis"]) == ("acme", "inf-chat-v1", "reported")
+
+
+def test_a_response_that_was_billed_at_once_is_not_billed_again_when_fetched(
+    tmp_path: Path,
+) -> None:
+    app = Background("resp_at_once")
+    app.fetched = 5
+    house = House(app, tmp_path)
+
+    async def go() -> None:
+        await get(house.app, "/v1/responses/resp_at_once", key="sk-one")
+        await house.close()
+
+    asyncio.run(go())
+    assert house.records == []
+
+
+def test_what_is_waited_for_is_bounded() -> None:
+    class Reader:
+        deferred = True
+
+        def __init__(self, name: str) -> None:
+            self.response_id = name
+
+    class Deferring:
+        body = input_texts = None
+
+        def __init__(self, name: str) -> None:
+            self.reader = Reader(name)
+
+    waiting = Deferred(calls_max=2)
+    for name in ("a", "b", "c"):
+        waiting.note(Deferring(name))  # type: ignore[arg-type]
+    assert waiting.fetched_by("/v1/responses/a") is None
+    assert waiting.fetched_by("/v1/responses/c/") is not None

@@ -1,0 +1,109 @@
+"""Real processes for tests: started with their output in a file, always stopped by their pid."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# Below the ephemeral range of Linux (32768 and up): no outgoing connection takes the port of a
+# server that is down for a moment, and no client of it connects to itself.
+_PORTS = range(15_000, 32_000)
+
+# Slow machines under the load of other tests start a server in a second or two.
+START_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
+
+# To the kernel the parent of a process is the thread that started it: this one lives to the end.
+_SPAWNER = ThreadPoolExecutor(1)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    with contextlib.ExitStack() as stack:
+        found: list[int] = []
+        while len(found) < count:
+            taken = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                taken.bind(("127.0.0.1", random.choice(_PORTS)))
+                found.append(taken.getsockname()[1])
+        return found
+
+
+def wait_until(
+    is_true: Callable[[], bool], what: str, *, timeout_s: float = START_TIMEOUT_S
+) -> None:
+    """Return as soon as something is true; fail, saying what was awaited, when it is not."""
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+class Running:
+    """A process and its output; what it started itself is its own to stop."""
+
+    def __init__(
+        self, command: Sequence[str], output: Path, *, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.output = output
+        # The kernel kills it should this process be killed before it can: util-linux has setpriv
+        # on every Debian, and elsewhere the tests only lose this last resort.
+        guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+        with output.open("ab") as file:
+            self._process = _SPAWNER.submit(
+                subprocess.Popen,
+                [*guard, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+            ).result()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def said(self) -> str:
+        """What it has written, for the message of a failure."""
+        return self.output.read_text("utf-8", "replace")[-4_000:]
+
+    def pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill -9, and see it gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Ask it to end, then make it."""
+        if self.is_alive:
+            self.resume()
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_TIMEOUT_S)
+        self.kill()
+
+
+@contextlib.contextmanager
+def paused(process: Running) -> Iterator[None]:
+    """Stop a process in its tracks (SIGSTOP), and let it go on afterwards."""
+    process.pause()
+    try:
+        yield
+    finally:
+        process.resume()

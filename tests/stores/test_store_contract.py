@@ -1,0 +1,411 @@
+"""Promises 1 to 3 and 8 in every store, on a clock that the test moves."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inf_middleware import Tier
+from inf_middleware.domain.limits import Admission, Refusal
+from tests.stores.backends import LARGE, LEASE_S, SMALL, Driver
+
+
+def test_the_wait_of_a_refusal_is_exact_over_all_limits_at_once(driver: Driver) -> None:
+    for later in (0.0, 1.5, 0.25, 3.0, 0.1):
+        driver.now += later
+        driver.settle(driver.admitted(tokens=190), 190)
+    driver.now += 2.0
+    refusal = driver.refused(tokens=300)
+    # The requests fit when the first leaves, at 60 s; the tokens only when the second does too.
+    assert refusal.code == "tokens_limit_exceeded"
+    assert (refusal.limit, refusal.used, refusal.requested) == (1_000, 950, 300)
+    assert refusal.retry_after_s == pytest.approx(61.75 - driver.now, abs=1e-6)
+    driver.now += refusal.retry_after_s - 0.000_001
+    assert isinstance(driver.admit(tokens=300), Refusal)
+    driver.now += 0.000_001
+    driver.admitted(tokens=300)
+
+
+def test_a_refusal_takes_nothing_from_any_limit(driver: Driver) -> None:
+    held = driver.admitted(tokens=900)
+    before = driver.refused(tokens=200).standings
+    for _ in range(50):
+        assert driver.refused(tokens=200).standings == before
+    driver.settle(held, 0)
+    after = driver.admitted(tokens=1_000).standings
+    assert (after.requests.remaining, after.tokens.remaining) == (3, 0)
+
+
+def test_an_admitted_request_counts_whatever_becomes_of_it(driver: Driver) -> None:
+    for _ in range(5):
+        driver.settle(driver.admitted(), 0)
+    assert driver.refused().code == "requests_limit_exceeded"
+
+
+def test_unused_reservation_returns_and_an_overrun_is_recorded(driver: Driver) -> None:
+    driver.settle(driver.admitted(tokens=800), 100)
+    driver.settle(driver.admitted(tokens=100), 950)
+    refusal = driver.refused(tokens=1)
+    assert refusal.used == 1_050
+    assert refusal.standings.tokens.remaining == 0
+    # The overrun became known now, and stays for a whole window from now.
+    driver.now += 59.999
+    assert driver.refused(tokens=1_000).used == 1_050
+    driver.now += 0.001
+    driver.admitted(tokens=1_000)
+
+
+def test_an_aborted_call_keeps_its_reservation(driver: Driver) -> None:
+    driver.settle(driver.admitted(tokens=700), None)
+    assert driver.in_progress() == 0
+    assert driver.refused(tokens=400).used == 700
+
+
+def test_a_late_refund_mints_nothing(driver: Driver) -> None:
+    late = driver.admitted(tokens=1_000)
+    driver.now += 61.0
+    fresh = driver.admitted(tokens=600)
+    driver.settle(late, 0)
+    assert driver.refused(tokens=401).used == 600
+    driver.settle(fresh, 600)
+
+
+def test_settling_twice_does_nothing(driver: Driver) -> None:
+    first, second = driver.admitted(tokens=100), driver.admitted(tokens=100)
+    driver.settle(first, 50)
+    driver.settle(first, 0)
+    driver.settle(first, 10_000)
+    assert driver.in_progress() == 1
+    driver.settle(second, 100)
+    assert driver.admitted(tokens=850).standings.tokens.remaining == 0
+
+
+def test_only_concurrency_full_is_one_second_called_an_estimate(driver: Driver) -> None:
+    held = [driver.admitted() for _ in range(3)]
+    refusal = driver.refused()
+    assert (refusal.code, refusal.retry_after_s) == ("concurrency_limit_exceeded", 1.0)
+    assert (refusal.limit, refusal.used, refusal.requested) == (3, 3, 1)
+    driver.settle(held[0], 10)
+    driver.admitted()
+
+
+def test_a_level_changed_between_two_requests_counts_from_the_next(driver: Driver) -> None:
+    for _ in range(5):
+        driver.settle(driver.admitted(SMALL), 10)
+    assert isinstance(driver.admit(SMALL), Refusal)
+    assert driver.admitted(LARGE).standings.requests.remaining == 2
+    assert isinstance(driver.admit(SMALL), Refusal)
+
+
+def test_further_rates_bind_in_the_same_step(driver: Driver) -> None:
+    tier = Tier("Daily", 10, 100, 10_000, requests=["3/hour"], tokens=["500/day"])
+    driver.settle(driver.admitted(tier, 400), 400)
+    refusal = driver.refused(tier, 101)
+    assert (refusal.code, refusal.window_s, refusal.limit) == (
+        "tokens_limit_exceeded",
+        86_400.0,
+        500,
+    )
+    assert refusal.standings.tokens.limit == 500
+    for _ in range(2):
+        driver.settle(driver.admitted(tier, 50), 50)
+    refusal = driver.refused(tier, 0)
+    assert (refusal.code, refusal.window_s) == ("requests_limit_exceeded", 3_600.0)
+    driver.now += 3_600.0
+    assert driver.refused(tier, 1).window_s == 86_400.0
+    driver.admitted(tier, 0)
+
+
+def test_a_clock_that_goes_back_lets_nothing_leave_early_or_stay_longer(driver: Driver) -> None:
+    driver.now = 100.0
+    for _ in range(5):
+        driver.settle(driver.admitted(), 1)
+    driver.now = 50.0
+    assert driver.refused().retry_after_s == 60.0
+    driver.now = 160.0
+    driver.admitted()
+
+
+def test_more_tokens_than_the_level_holds_wait_the_whole_window(driver: Driver) -> None:
+    assert driver.refused(tokens=1_001).retry_after_s == 60.0
+
+
+def test_of_many_at_once_only_as_many_as_fit_are_admitted(driver: Driver) -> None:
+    async def at_once() -> list[Any]:
+        asks = [driver.ask(SMALL, 300) for _ in range(9)]
+        return await asyncio.gather(*map(driver.store.admit, asks))
+
+    admitted = [answer for answer in driver.run(at_once()) if isinstance(answer, Admission)]
+    assert len(admitted) == 3
+
+
+def test_asked_again_for_what_it_has_a_call_takes_nothing(driver: Driver) -> None:
+    ask = driver.ask(SMALL, 400)
+    first = driver.run(driver.store.admit(ask))
+    for _ in range(10):
+        again = driver.run(driver.store.admit(ask))
+        assert isinstance(again, Admission)
+        assert again.standings == first.standings
+    driver.settle(first, 400)
+    assert driver.in_progress() == 0
+    assert driver.admitted(tokens=600).standings.requests.remaining == 3
+
+
+def test_a_lease_that_is_not_renewed_gives_back_what_was_not_used(driver: Driver) -> None:
+    driver.now = 5.0
+    held = driver.admitted(tokens=900)
+    driver.now = 20.0
+    assert driver.renew((held, 250)) == frozenset()
+    driver.now = 20.0 + LEASE_S - 0.000_001
+    assert driver.refused(tokens=101).used == 900
+    driver.now = 20.0 + LEASE_S
+    # Its request counts, its slot is free, and so are the tokens it is not known to have used.
+    assert driver.admitted(tokens=750).standings.tokens.remaining == 0
+    assert driver.in_progress() == 1
+
+
+def test_a_lost_lease_is_not_taken_back_and_gives_nothing_back_twice(driver: Driver) -> None:
+    lost = driver.admitted(tokens=900)
+    driver.now = LEASE_S
+    others = [driver.admitted(tokens=300) for _ in range(3)]
+    assert driver.renew((lost, 100), (others[0], 0)) == {lost.call_id}
+    assert driver.in_progress() == 3
+    # What it used after all is recorded where it becomes known.
+    driver.settle(lost, 80)
+    assert driver.in_progress() == 3
+    assert driver.refused(tokens=21).used == 980
+    driver.settle(lost, 80)
+    driver.settle(lost, 0)
+    assert driver.refused(tokens=21).used == 980
+    for other in others:
+        driver.settle(other, 0)
+    assert driver.admitted(tokens=920).standings.tokens.remaining == 0
+
+
+def test_a_lost_lease_that_is_settled_as_reserved_keeps_what_was_known(driver: Driver) -> None:
+    held = driver.admitted(tokens=900)
+    driver.renew((held, 50))
+    driver.now = LEASE_S
+    driver.admitted(tokens=1)
+    driver.settle(held, None)
+    assert driver.refused(tokens=1_000).used == 51
+
+
+def test_a_request_longer_than_a_minute_keeps_its_slot_and_its_tokens_count(
+    driver: Driver,
+) -> None:
+    held = driver.admitted(tokens=600)
+    for used in (100, 250, 500, 700, 900, 1_000, 1_050, 1_100, 1_200):
+        driver.now += 10.0
+        assert driver.renew((held, used)) == frozenset()
+        assert driver.in_progress() == 1
+    # The reservation dates from admission and has left; what went beyond it has not.
+    assert driver.refused(tokens=401).used == 600
+    driver.settle(held, 1_250)
+    assert driver.refused(tokens=351).used == 650
+    assert driver.in_progress() == 0
+
+
+def test_renewals_tell_sums_and_never_add(driver: Driver) -> None:
+    held = driver.admitted(tokens=100)
+    for used in (150, 150, 140, 200, 200):
+        driver.renew((held, used))
+    assert driver.refused(tokens=801).used == 200
+    driver.settle(held, 200)
+    assert driver.refused(tokens=801).used == 200
+
+
+OWN_LIMITS = Tier(
+    "Own",
+    4,
+    10,
+    1_000,
+    models={
+        "big-*": {"concurrency": 1, "tokens_per_minute": 300},
+        "small": {"requests_per_minute": 2},
+    },
+)
+
+
+def test_a_model_with_limits_of_its_own_counts_under_these_alone(driver: Driver) -> None:
+    held = driver.admitted(OWN_LIMITS, 300, model="big-1")
+    assert held.standings.tokens.limit == 300
+    assert (held.standings.concurrency.limit, held.standings.concurrency.remaining) == (1, 0)
+    assert (held.standings.requests.limit, held.standings.requests.remaining) == (10, 9)
+    refusal = driver.refused(OWN_LIMITS, 1, model="big-2")
+    assert (refusal.code, refusal.scope) == ("tokens_limit_exceeded", "big-*")
+    assert refusal.retry_after_s == 60.0
+    # Its tokens and its slot leave the account's own alone; its request does not.
+    other = driver.admitted(OWN_LIMITS, 1_000, model="other")
+    assert other.standings.requests.remaining == 8
+    assert other.standings.concurrency.remaining == 4 - driver.in_progress()
+    for admission in (held, other):
+        driver.settle(admission, 0)
+    assert driver.admitted(OWN_LIMITS, 300, model="big-2").standings.tokens.remaining == 0
+    for _ in range(2):
+        driver.settle(driver.admitted(OWN_LIMITS, 0, model="small"), 0)
+    refusal = driver.refused(OWN_LIMITS, 0, model="small")
+    assert (refusal.code, refusal.limit) == ("requests_limit_exceeded", 2)
+
+
+def test_a_refusal_by_one_group_takes_nothing_from_the_other(driver: Driver) -> None:
+    driver.admitted(OWN_LIMITS, 300, model="big-1")
+    for _ in range(20):
+        driver.refused(OWN_LIMITS, 1, model="big-1")
+    assert driver.admitted(OWN_LIMITS, 1, model="other").standings.requests.remaining == 8
+
+
+def test_unenforced_limits_admit_and_say_what_would_have_refused(driver: Driver) -> None:
+    for _ in range(3):
+        driver.admitted(tokens=400, enforce=False)
+    fourth = driver.admitted(tokens=400, enforce=False)
+    assert fourth.would_refuse is not None
+    assert fourth.would_refuse.code == "tokens_limit_exceeded"
+    assert (fourth.would_refuse.used, fourth.would_refuse.requested) == (1_200, 400)
+    assert fourth.standings.tokens.remaining == 0
+    assert driver.in_progress() == 4
+    # It counts: those that are enforced see it.
+    assert driver.refused(tokens=1).used == 1_600
+
+
+STEP = st.tuples(
+    st.sampled_from(["admit", "admit", "settle", "renew", "wait"]),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from([SMALL, LARGE]),
+    st.integers(0, 1_500),
+    st.sampled_from([0.001, 0.2, 0.5, 3.0, 20.0, 29.9, 59.5, 60.0, -7.0]),
+)
+
+
+class Reference:
+    """Keeps every event of an account: what is added counts until 60 s after its slot's latest."""
+
+    def __init__(self) -> None:
+        self.added: list[tuple[int, str, list[int]]] = []  # moment in us, metric, [amount]
+        self.leases: dict[str, dict[str, Any]] = {}
+
+    def total(self, metric: str, now: int) -> int:
+        of = [(moment, amount[0]) for moment, kind, amount in self.added if kind == metric]
+        slots = {m // 500_000 for m, _ in of}
+        latest = {slot: max(m for m, _ in of if m // 500_000 == slot) for slot in slots}
+        return sum(amount for m, amount in of if latest[m // 500_000] + 60_000_000 > now)
+
+    def add(self, metric: str, amount: int, now: int) -> list[int]:
+        entry = [amount]
+        if amount:
+            self.added.append((now, metric, entry))
+        return entry
+
+    def correct(self, lease: dict[str, Any], tokens: int, now: int) -> None:
+        if tokens < lease["reserved"]:
+            lease["entry"][0] -= min(lease["reserved"] - tokens, lease["entry"][0])
+        else:
+            self.add("tokens", tokens - lease["reserved"], now)
+        lease["reserved"] = tokens
+
+    def expire(self, now: int) -> None:
+        for lease in self.leases.values():
+            if not lease["lost"] and lease["until"] <= now:
+                self.correct(lease, lease["used"], now)
+                lease["lost"] = True
+
+    @property
+    def running(self) -> int:
+        return sum(not lease["lost"] for lease in self.leases.values())
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(STEP, max_size=50))
+def test_decisions_are_those_of_a_reference_that_keeps_every_event(
+    new_driver: Callable[[], Driver], steps: list[tuple[str, str, Tier, int, float]]
+) -> None:
+    driver = new_driver()
+    references: dict[str, Reference] = defaultdict(Reference)
+    held: dict[str, list[Admission]] = defaultdict(list)
+    latest: dict[str, int] = defaultdict(int)
+    driver.now = 100.0
+    for kind, account, tier, amount, later in steps:
+        reference = references[account]
+        if kind == "wait":
+            driver.now = round(driver.now + later, 6)
+            continue
+        # The clock of an account never goes back.
+        now = latest[account] = max(latest[account], round(driver.now * 1_000_000))
+        reference.expire(now)
+        if kind == "admit":
+            fits = (
+                reference.running < tier.concurrency
+                and reference.total("requests", now) + 1 <= tier.requests_per_minute
+                and reference.total("tokens", now) + amount <= tier.tokens_per_minute
+            )
+            answer = driver.admit(tier, amount, account)
+            assert isinstance(answer, Admission) is fits
+            if isinstance(answer, Admission):
+                reference.add("requests", 1, now)
+                reference.leases[answer.call_id] = {
+                    "entry": reference.add("tokens", amount, now),
+                    "reserved": amount,
+                    "used": 0,
+                    "until": now + 30_000_000,
+                    "lost": False,
+                }
+                held[account].append(answer)
+            for metric in ("requests", "tokens"):
+                standing = getattr(answer.standings, metric)
+                assert standing.remaining == max(standing.limit - reference.total(metric, now), 0)
+            free = max(tier.concurrency - reference.running, 0)
+            assert answer.standings.concurrency.remaining == free
+        elif held[account]:
+            place = amount % len(held[account])
+            admission = held[account][place]
+            lease = reference.leases[admission.call_id]
+            if kind == "renew":
+                lost = driver.renew((admission, amount))
+                assert bool(lost) is lease["lost"]
+                if not lease["lost"]:
+                    lease["until"] = now + 30_000_000
+                    lease["used"] = max(lease["used"], amount)
+                    if amount > lease["reserved"]:
+                        reference.correct(lease, amount, now)
+            else:
+                driver.settle(held[account].pop(place), amount)
+                reference.correct(lease, amount, now)
+                del reference.leases[admission.call_id]
+
+
+def test_no_minute_whatever_holds_more_than_the_limits(driver: Driver) -> None:
+    """Never over: an independent log of admissions, looked at in every window of 60 s."""
+    rng = random.Random(8)
+    admitted: list[tuple[float, int]] = []
+    running: list[tuple[Admission, int]] = []
+    for _ in range(5_000):
+        driver.now += rng.choice([0.0, 0.01, 0.3, 2.0])
+        tokens = rng.randint(0, 400)
+        answer = driver.admit(SMALL, tokens)
+        if isinstance(answer, Admission):
+            admitted.append((driver.now, tokens))
+            running.append((answer, tokens))
+            assert len(running) <= SMALL.concurrency
+        if running and rng.random() < 0.5:
+            admission, tokens = running.pop(rng.randrange(len(running)))
+            driver.settle(admission, tokens)
+        elif running:
+            driver.renew(*running)
+    start = total = 0
+    most_requests = most_tokens = 0
+    for end, (moment, tokens) in enumerate(admitted):
+        total += tokens
+        while admitted[start][0] <= moment - 60.0 + 1e-9:
+            total -= admitted[start][1]
+            start += 1
+        most_requests = max(most_requests, end - start + 1)
+        most_tokens = max(most_tokens, total)
+    assert most_requests == SMALL.requests_per_minute
+    assert 0.9 * SMALL.tokens_per_minute < most_tokens <= SMALL.tokens_per_minute
