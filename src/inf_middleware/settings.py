@@ -10,7 +10,7 @@ from inf_middleware.call.record import Asked, OnUsage
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
-from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink
 from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.stores.outage import OutagePolicy
@@ -28,8 +28,9 @@ class LimitsStorage(Protocol):
 class CommonOptions(TypedDict, total=False):
     """Options of all; given to one of the three they hold for its whole stack.
 
-    `accounts`: a mapping from key to level name or `Account`, the path of a TOML file, or an
-    `AccountLookup`; none: each network address is an account on the level `anonymous` (None: 401).
+    `accounts`: a mapping from key to level name or `Account`, the path of a TOML file, the
+    URI of a ledger that keeps them, or an `AccountLookup`; none: each network address is an account
+    on the level `anonymous` (None: 401).
     `accounts_ttl_s`: how long the answer of a look-up is remembered. `trusted_proxies`: addresses
     and networks whose forwarded headers are believed. `exempt`: path patterns that pass untouched;
     everything but POST and WebSocket does anyway. `body_bytes_max`: of a request. `websockets`:
@@ -94,11 +95,14 @@ class LedgerOptions(CommonOptions, total=False):
     """Options of `CostLedger`.
 
     `prices`: the price list, as `Prices` or the path of a TOML file. `serves`: the models this
-    server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0, "refuse", or
-    a `Price` for models without one. `ledger`: "sqlite:///PATH", or a `Ledger`. `mode`:
-    "postpaid". `sinks`: from a name, which is its place in the outbox and stays, to an async
-    function, "jsonl:PATH", "https://HOST/PATH" or "redis://HOST:PORT?stream=NAME".
-    `settle_timeout_s`: how long a failing ledger is tried again.
+    server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0 (postpaid),
+    "refuse" (prepaid), or a `Price` for models without one. `ledger`: "sqlite:///PATH", or a
+    `Ledger`. `mode`: "postpaid" bills at the end, whatever the balance; "prepaid" holds the money
+    before the app is called, and answers 402 where there is none. `sinks`: from a name, which is
+    its place in the outbox and stays, to an async function, "jsonl:PATH", "https://HOST/PATH" or
+    "redis://HOST:PORT?stream=NAME". `settle_timeout_s`: how long a failing ledger is tried again;
+    `on_ledger_error` then: "spool" (postpaid) keeps the bill in a bounded, durable file on this
+    host until the ledger is back, "refuse" (prepaid) fails the call unbilled.
     `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
     then; "drain" lets it finish, and bills what the server reports. `enforce_features`: refuse
     tools and structured output on models whose price does not list them.
@@ -108,8 +112,9 @@ class LedgerOptions(CommonOptions, total=False):
     serves: Sequence[str] | None
     unpriced: Literal["record", "refuse"] | Price
     ledger: str | Ledger
-    mode: Literal["postpaid"]
+    mode: Literal["postpaid", "prepaid"]
     sinks: Mapping[str, Sink | str]
+    on_ledger_error: Literal["spool", "refuse"]
     settle_timeout_s: float
     on_disconnect: Literal["produced", "drain"]
     enforce_features: bool
@@ -144,10 +149,11 @@ DEFAULTS: dict[str, Any] = {
     "enforce": True,
     "prices": None,
     "serves": None,
-    "unpriced": "record",
+    "unpriced": None,
     "ledger": "sqlite:///inf-ledger.db",
     "mode": "postpaid",
     "sinks": {},
+    "on_ledger_error": None,
     "settle_timeout_s": 2.0,
     "on_disconnect": "produced",
     "enforce_features": False,
@@ -251,9 +257,13 @@ def _accounts(name: str, value: Any) -> Any:
         return value
     if callable(value) and not isinstance(value, type):
         return value
+    if isinstance(value, str) and "://" in value:
+        ledger_of(value)
+        return value
     raise ConfigError(
         f"{name} is {value!r}; give a mapping from key to level name or Account, such as"
-        ' {"sk-demo": "free"}, the path of a file that ends in .toml, or an async function'
+        ' {"sk-demo": "free"}, the path of a file that ends in .toml, the URI of a ledger,'
+        " or an async function"
         " (key, connection) -> Account | None"
     )
 
@@ -331,7 +341,7 @@ def _dialects(name: str, value: Any) -> tuple[Dialect, ...]:
 
 def _ledger(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        SqliteLedger.from_uri(value)
+        ledger_of(value)
     elif not callable(getattr(value, "settle", None)):
         raise ConfigError(f'{name} is {value!r}; give "sqlite:///inf-ledger.db" or a Ledger')
     return value
@@ -390,8 +400,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "serves": _texts_or_none,
     "unpriced": _unpriced,
     "ledger": _ledger,
-    "mode": _one_of("postpaid"),
+    "mode": _one_of("postpaid", "prepaid"),
     "sinks": _sinks,
+    "on_ledger_error": _one_of("spool", "refuse"),
     "settle_timeout_s": _seconds,
     "on_disconnect": _one_of("produced", "drain"),
     "enforce_features": _flag,

@@ -4,23 +4,28 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware import settings
 from inf_middleware.accounts.address import Networks
+from inf_middleware.accounts.ledger import LedgerAccounts
 from inf_middleware.call.failed_keys import FailedKeys
+from inf_middleware.call.health import LedgerHealth
 from inf_middleware.call.record import Billing, Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.base import LedgerBase
+from inf_middleware.ledgers.spool import SpoolingLedger
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.limiting import build_limiting, close_limiting, enforces
 from inf_middleware.lookups import build_lookup
-from inf_middleware.ports import Ledger, Outbox, Sink
+from inf_middleware.ports import Claims, Holds, Ledger, Outbox, Sink
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.tokens.counters import Counters
@@ -77,6 +82,7 @@ class Stack:
         self._app = app
         self._kinds: set[str] = set()
         self._given: dict[str, tuple[Any, str]] = {}
+        self._ledgers: dict[str, LedgerBase] = {}
 
     def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
         """Take the options of one more middleware.
@@ -142,19 +148,23 @@ class Stack:
             limiting = build_limiting(option)
             shutdown.append(partial(close_limiting, limiting))
         if LEDGER in self._kinds:
-            ledger = self._ledger(startup, shutdown)
+            ledger, kept, spool = self._ledger(startup, shutdown)
             serves = option("serves")
             billing = Billing(
                 ledger=ledger,
                 serves=None if serves is None else frozenset(serves),
-                unpriced=option("unpriced"),
+                unpriced=self._by_mode("unpriced", "record", "refuse"),
                 settle_timeout_s=option("settle_timeout_s"),
+                spool=spool,
+                health=LedgerHealth(getattr(kept, "probe", None)),
+                holds=self._holds(kept),
+                claims=kept if isinstance(kept, Claims) else None,
                 drains=option("on_disconnect") == "drain",
                 enforce_features=option("enforce_features"),
             )
         networks = Networks(option("trusted_proxies"))
         lookup = build_lookup(
-            option("accounts"),
+            self._accounts(shutdown),
             anonymous=option("anonymous"),
             ttl_s=option("accounts_ttl_s"),
             networks=networks,
@@ -188,19 +198,56 @@ class Stack:
         self,
         startup: list[Callable[[], Awaitable[None]]],
         shutdown: list[Callable[[], Awaitable[None]]],
-    ) -> Ledger:
+    ) -> tuple[Ledger, Ledger, SpoolingLedger | None]:
         given = self._option("ledger")
-        ledger = SqliteLedger.from_uri(given) if isinstance(given, str) else given
+        kept: Ledger = self._ledger_at(given) if isinstance(given, str) else given
+        ledger, spool = kept, None
+        if self._by_mode("on_ledger_error", "spool", "refuse") == "spool":
+            ledger = spool = SpoolingLedger(kept, self._spool_directory(kept))
+            startup.append(spool.start)
         sinks = {
             name: sink_from_uri(sink) if isinstance(sink, str) else sink
             for name, sink in self._option("sinks").items()
         }
         if sinks:
-            delivering = _DeliveringLedger(ledger, sinks)
+            delivering = _DeliveringLedger(ledger, kept, sinks)
             startup.append(delivering.start)
             ledger = delivering
         shutdown.append(ledger.aclose)
-        return ledger
+        return ledger, kept, spool
+
+    def _accounts(self, shutdown: list[Callable[[], Awaitable[None]]]) -> Any:
+        """Return the accounts, those that a ledger keeps as a look-up."""
+        accounts = self._option("accounts")
+        if not isinstance(accounts, str):
+            return accounts
+        book = self._ledger_at(accounts)
+        shutdown.append(book.aclose)
+        return LedgerAccounts(book, (self._option("prices") or Prices.default()).currency)
+
+    def _by_mode(self, name: str, postpaid: str, prepaid: str) -> Any:
+        """Return an option whose default depends on the mode."""
+        default = prepaid if self._option("mode") == "prepaid" else postpaid
+        given = self._option(name)
+        return default if given is None else given
+
+    def _holds(self, kept: Ledger) -> Holds | None:
+        if self._option("mode") != "prepaid":
+            return None
+        if not (isinstance(kept, Holds) and isinstance(kept, Claims)):
+            raise ConfigError(f'mode is "prepaid", and the ledger {kept!r} cannot hold money')
+        return kept
+
+    def _spool_directory(self, ledger: Ledger) -> Path:
+        # A user's own ledger tells no place: the deployment tells it from others.
+        own = f"inf-ledger-{self._option('deployment')}.spool"
+        return Path(getattr(ledger, "spool_directory", own))
+
+    def _ledger_at(self, uri: str) -> LedgerBase:
+        """Return the ledger of a URI: one for all that name it."""
+        if uri not in self._ledgers:
+            self._ledgers[uri] = ledger_of(uri)
+        return self._ledgers[uri]
 
     def _option(self, name: str) -> Any:
         given = self._given.get(name)
@@ -219,13 +266,13 @@ class Stack:
 class _DeliveringLedger:
     """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
 
-    def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink]) -> None:
-        if not isinstance(ledger, Outbox):
+    def __init__(self, ledger: Ledger, kept: Ledger, sinks: Mapping[str, Sink]) -> None:
+        if not isinstance(kept, Outbox):
             raise ConfigError(
-                f"sinks are given, and the ledger {ledger!r} has no outbox for them to read"
+                f"sinks are given, and the ledger {kept!r} has no outbox for them to read"
             )
         self._ledger = ledger
-        self._relay = Relay(ledger, sinks)
+        self._relay = Relay(kept, sinks)
 
     async def start(self) -> None:
         """Begin to deliver, what an earlier run left included."""

@@ -233,6 +233,7 @@ def test_a_stream_that_cannot_be_recorded_ends_with_an_error_in_its_dialect(
         Sends([last], media),
         ledger=Broken(),
         settle_timeout_s=0,
+        on_ledger_error="refuse",
         accounts={"sk-five": "Tier5"},
     )
     answered = asyncio.run(post(app, STREAM, key="sk-five", path=path))

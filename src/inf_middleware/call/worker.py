@@ -15,12 +15,15 @@ from inf_middleware.call.admission import admit, input_to_reserve
 from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import read_body, replayed, with_length
+from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
+from inf_middleware.call.hold import take_hold, void_lost
 from inf_middleware.call.record import (
     CALL_KEY,
     METERING_KEY,
+    Billing,
     Call,
     CurrentCall,
     Metering,
@@ -32,6 +35,7 @@ from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Request
 
 # Longer than any model's name; names go into records, logs and metrics.
@@ -100,10 +104,16 @@ class Worker:
             body = await self._enter(call, inner, receive, ahead)
         except Refuse as refuse:
             call.refused = True
+            await abandon(call)
             await send_refusal(call, refuse, send)
             return
         except ClientGone:
             return
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await release(call, 0)
+                await abandon(call)
+            raise
         if call.asked and body is not None:
             inner = with_length(inner, len(body))
         if call.input_tokens is not None and call.metering.is_given:
@@ -114,7 +124,8 @@ class Worker:
             await answer.finish()
         except BaseException as error:
             call.failure = error
-            raise
+            if not (call.exhausted and isinstance(error, Exception)):  # that is how it is stopped
+                raise
         finally:
             self._metering = call.metering
             ahead.close()
@@ -152,7 +163,7 @@ class Worker:
                 await read_body(scope, receive, self._parts.body_bytes_max + _ASKING_BYTES)
                 scope = with_length(scope, len(body))
             await self._identify(call, scope)
-            await self._take_part(call, ahead)
+            await self._take_part(call, scope, ahead)
         except Refuse as refuse:
             call.refused = True
             await send_refusal(call, refuse, send)
@@ -175,7 +186,8 @@ class Worker:
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
         await self._identify(call, scope)
         body = await self._read(call, scope, receive)
-        await self._take_part(call, ahead)
+        fingerprint_of(call, scope["headers"], body)
+        await self._take_part(call, scope, ahead)
         return body if body is None else _asking(call, body)
 
     def _take_over_metering(self, call: Call) -> bytes | None:
@@ -230,18 +242,21 @@ class Worker:
             )
         return call.body
 
-    async def _take_part(self, call: Call, ahead: Ahead) -> None:
+    async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
         if parts.billing is not None and call.billing is None:
             _check_model(call, parts)
+            await _check_ledger(parts.billing)
             call.billing = parts.billing
+            await take_claim(call, scope["headers"])
         limiting = parts.limiting if call.limiting is None else None
         if limiting is not None:
             await input_to_reserve(call, limiting)  # what no level holds is said of the level
         await refuse_misfit(call, parts)
         if limiting is not None:
             await admit(call, limiting, ahead)
+        await take_hold(call)
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)
@@ -300,6 +315,7 @@ async def _close(call: Call) -> None:
         try:
             if call.refused:
                 await release(call, 0)  # admitted further out, refused further in
+                await abandon(call)
             elif not call.settled:
                 await settle(call)
             if call.metering.on_usage is not None and call.usage is not None and not call.refused:
@@ -310,6 +326,17 @@ async def _close(call: Call) -> None:
             log.exception("call %s could not be closed", call.id)
         finally:
             drains.end(call)
+
+
+async def _check_ledger(billing: Billing) -> None:
+    if not await billing.health.ready():
+        raise Refuse(
+            503,
+            "ledger_unavailable",
+            "Calls cannot be recorded just now, and none is served; try again shortly.",
+            headers=answers.retry_headers(1.0),
+        )
+    await void_lost(billing)
 
 
 def _check_model(call: Call, parts: Parts) -> None:

@@ -3,6 +3,7 @@
 MiddlewareError
 ├── ConfigError            the operator's: an option that cannot hold; says what would be right
 ├── InvalidRequest         the caller's: a body that the path cannot mean
+├── BookingRefused         a movement of money, or a change of an account, that cannot be
 └── Unavailable            a part of ours cannot do its work now
     ├── AccountsUnavailable
     ├── LimitsUnavailable
@@ -34,6 +35,10 @@ class InvalidRequest(MiddlewareError):  # noqa: N818 - a fact about a request, n
         self.message = message
         self.status = status
         self.code = code
+
+
+class BookingRefused(MiddlewareError, ValueError):  # noqa: N818 - the ledger works, and says no
+    """What was asked of the ledger cannot be; nothing was changed, the message says why."""
 
 
 class Unavailable(MiddlewareError):  # noqa: N818 - names the state, not the exception

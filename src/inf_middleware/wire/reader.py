@@ -164,6 +164,24 @@ class AnswerReader:
         self._catch_up()
         return self._texts.overflow_bytes
 
+    @property
+    def unfinished(self) -> list[int]:
+        """The choices that have not been told to be finished."""
+        self._catch_up()
+        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
+
+    @property
+    def open_groups(self) -> list[int]:
+        """The number of the text that grew last, where there was any."""
+        self._catch_up()
+        return self._texts.last_group
+
+    @property
+    def text_characters(self) -> int:
+        """How much output text was seen."""
+        self._catch_up()
+        return self._texts.characters
+
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:

@@ -47,6 +47,16 @@ class Texts:
                 self._keep(_compact(value), group)
         return self.seen > before
 
+    @property
+    def characters(self) -> int:
+        """How much text was seen."""
+        return self._size + self.overflow_bytes
+
+    @property
+    def last_group(self) -> list[int]:
+        """The first number of the group that began last, where there is any."""
+        return [group[0] for group in list(self._groups)[-1:]]
+
     def joined(self) -> list[str]:
         """Return the texts."""
         return ["".join(pieces) for pieces in self._groups.values()]
