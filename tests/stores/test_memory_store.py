@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from inf_middleware.domain.limits import Admission
 from tests.stores.backends import LEASE_S, SMALL, Driver, InMemory
 
@@ -11,12 +13,9 @@ def test_answers_never_wait_so_that_one_loop_decides_in_one_step() -> None:
     with asyncio.Runner() as runner:
         driver = Driver(InMemory(), runner)
         step: Any = driver.store.admit(driver.ask())
-        try:
+        with pytest.raises(StopIteration) as ended:
             step.send(None)
-        except StopIteration as done:
-            assert isinstance(done.value, Admission)
-        else:
-            raise AssertionError("it waited")
+        assert isinstance(ended.value.value, Admission)
 
 
 def test_idle_accounts_are_dropped_on_the_way() -> None:
