@@ -334,6 +334,33 @@ def test_many_at_once_share_a_bounded_number_of_connections(
     assert all(isinstance(answer, Admission) for answer in asyncio.run(go()))
 
 
+def test_a_crowd_that_waits_for_its_turn_is_no_outage_and_ends_with_one(
+    server: RedisServer,
+) -> None:
+    tier = Tier("Wide", 10**4, 10**6, 10**9)
+
+    async def go(port: int, proxy: Any) -> None:
+        async with store_at(
+            f"redis://127.0.0.1:{port}", deployment="crowd", timeout_s=0.5
+        ) as store:
+            proxy.delay_s = 0.02
+            asks = [ask(f"{number}", f"{number % 7}", tier=tier) for number in range(1_500)]
+            # Each round of 64 takes 0.04 s at least: the last waits longer than any deadline.
+            answers = await asyncio.gather(*map(store.admit, asks))
+            assert all(isinstance(answer, Admission) for answer in answers)
+            proxy.partition()
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            found = await asyncio.gather(*map(store.admit, asks), return_exceptions=True)
+            assert all(isinstance(answer, LimitsUnavailable) for answer in found)
+            # One deadline for all, not one for each round: 23 of them would be 12 s.
+            assert loop.time() - begun < 6.0
+            proxy.heal()
+
+    with proxying(server.port) as proxy:
+        asyncio.run(go(proxy.port, proxy))
+
+
 def test_one_store_serves_event_loops_one_after_another(server: RedisServer) -> None:
     store = RedisStore(server.uri, deployment="loops", timeout_s=5.0)
 
