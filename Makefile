@@ -51,13 +51,14 @@ $(VENV)/.test-installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test
 	@touch $@ $(VENV)/.demo-installed
 
-# torch for the CPU; elsewhere it is in the index https://download.pytorch.org/whl/cpu.
+# torch for the CPU alone where pip can find it: the other kind is some gigabytes more.
 TORCH ?= torch==2.13.0+cpu
 
 $(VENV)-real/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-real
 	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test "$(TORCH)" "transformers[serving]>=5.20,<6"
+	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" || $(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check torch
+	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test "transformers[serving]>=5.20,<6"
 	@touch $@
 
 $(VENV)/.check-installed: $(VENV)/.test-installed

@@ -15,7 +15,7 @@ LAYERS = [
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
     {"settings", "lookups", "sharing", "following"},
-    {"limiting"},
+    {"limiting", "billing"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
     {"gate", "cli"},

@@ -83,7 +83,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Gate, {"unpriced": "free"}, '"record" or "refuse"'),
     (Gate, {"ledger": "inf.db"}, 'write "sqlite:///inf-ledger.db"'),
     (Gate, {"ledger": 5}, "sqlite:///"),
-    (Gate, {"mode": "prepaid"}, 'must be "postpaid"'),
+    (Gate, {"mode": "free"}, '"postpaid" or "prepaid"'),
     (Gate, {"sinks": [print]}, "give a mapping"),
     (Gate, {"sinks": {"a": 5}}, "give an async function"),
     (Gate, {"sinks": {"a": Windowed("a day")}}, "dedupe_window_s of sinks['a'] is 'a day'"),

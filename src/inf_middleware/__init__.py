@@ -18,6 +18,7 @@ from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage
 from inf_middleware.gate import Gate
+from inf_middleware.ledgers.book import open_ledger
 from inf_middleware.tier_limiter import TierLimiter
 from inf_middleware.token_meter import TokenMeter
 
@@ -38,4 +39,5 @@ __all__ = [
     "TokenMeter",
     "Usage",
     "current_call",
+    "open_ledger",
 ]

@@ -72,6 +72,11 @@ class TableFile(Generic[T]):
             ) from None
 
 
+def value_of(option: Any) -> Any:
+    """Return the value of an option: of a file, what was taken over last."""
+    return option.value if isinstance(option, TableFile) else option
+
+
 def stamp_of(path: str) -> Stamp:
     """Return what changes with a file: time, size and place; None where it is not to be seen."""
     try:

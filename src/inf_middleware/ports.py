@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from starlette.requests import HTTPConnection
 
+from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
 from inf_middleware.domain.tiers import Account
@@ -159,6 +160,84 @@ class Ledger(Protocol):
 
     async def aclose(self) -> None:
         """Finish what was handed over, and close."""
+        ...
+
+
+@runtime_checkable
+class Holds(Protocol):
+    """Holds money for running calls; settling a call's event in the ledger ends its hold."""
+
+    async def hold(
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
+    ) -> int | None:
+        """Hold an amount durably; return None, or what is available where that is less.
+
+        `event` is the call's bill as it stands: what is charged should this process be gone.
+
+        Raises:
+            LedgerUnavailable: The ledger could not decide.
+        """
+        ...
+
+    async def extend(self, event: BillingEvent, amount_nano: int) -> int | None:
+        """Hold more for a call, whose bill now stands at `event`; answers as `hold`.
+
+        Raises:
+            LedgerUnavailable: The ledger could not decide.
+        """
+        ...
+
+
+@runtime_checkable
+class Claims(Protocol):
+    """Keeps the idempotency keys of clients; settling a call's event says what became of it."""
+
+    async def claim(self, claimed: Claim) -> Claimed:
+        """Claim a client's key for a request, or say whose it is, in one atomic step.
+
+        Raises:
+            LedgerUnavailable: The ledger could not decide.
+        """
+        ...
+
+    async def void(self, request_id: str) -> None:
+        """End what a request holds and claims, without a bill.
+
+        Raises:
+            LedgerUnavailable: The ledger did not take it.
+        """
+        ...
+
+
+class Spool(Protocol):
+    """Keeps settlements on this host while the ledger is away."""
+
+    async def keep(self, event: BillingEvent) -> None:
+        """Keep a settlement durably, until the ledger takes it.
+
+        Raises:
+            LedgerUnavailable: It cannot be kept.
+        """
+        ...
+
+
+class AccountBook(Protocol):
+    """The accounts that a ledger keeps, as a look-up reads them."""
+
+    async def accounts_version(self) -> int:
+        """Return a number that grows with every change of accounts, keys and recharges.
+
+        Raises:
+            LedgerUnavailable: The ledger cannot be read.
+        """
+        ...
+
+    async def account_of_key(self, sha256: str, currency: str) -> tuple[int, Account | None]:
+        """Return the account of a key in force (None: there is none), and of which version it is.
+
+        Raises:
+            LedgerUnavailable: The ledger cannot be read.
+        """
         ...
 
 

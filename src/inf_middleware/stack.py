@@ -4,40 +4,32 @@ import logging
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware import settings
 from inf_middleware.accounts.address import Networks
+from inf_middleware.billing import Ledgers, build_accounts, build_billing
 from inf_middleware.call.failed_keys import FailedKeys
-from inf_middleware.call.record import Billing, Metering, Parts
+from inf_middleware.call.record import Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
-from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.files import TableFile
+from inf_middleware.files import TableFile, value_of
 from inf_middleware.following import Following, Read
-from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.limiting import build_limiting, enforces
 from inf_middleware.lookups import build_lookup, check_levels
-from inf_middleware.ports import Ledger, Outbox, Sink
-from inf_middleware.settings import Setting, Sources
-from inf_middleware.sharing import Shared, User, identity, share
-from inf_middleware.sinks.relay import Relay
-from inf_middleware.sinks.uris import sink_from_uri
+from inf_middleware.settings import DEFAULT, Setting, Sources
+from inf_middleware.sharing import User, identity, share
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialects import Dialects
 
 log = logging.getLogger("inf_middleware")
 
 METER, LIMITER, LEDGER = "TokenMeter", "TierLimiter", "CostLedger"
-
-# How long a server that shuts down waits for sinks to take what is left; the rest goes out at the
-# next start, by the cursor.
-DRAIN_TIMEOUT_S = 5.0
 
 # Deeper than any real chain of middlewares: a guard against a chain that bites its tail.
 _DEPTH_MAX = 1000
@@ -151,13 +143,13 @@ class Stack:
         tiers, prices, accounts = map(self._option, ("tiers", "prices", "accounts"))
 
         def check(read: Read) -> None:
-            levels = read.get(tiers) or _value_of(tiers) or parts.tiers
+            levels = read.get(tiers) or value_of(tiers) or parts.tiers
             check_levels(accounts, parts.lookup, read, levels)
 
         def taken() -> None:
             found = worker()
             if found is not None:
-                found.take_over(_value_of(tiers) or parts.tiers, _value_of(prices) or parts.prices)
+                found.take_over(value_of(tiers) or parts.tiers, value_of(prices) or parts.prices)
 
         options = (getattr(accounts, "file", None), tiers, prices)
         files = [option for option in options if isinstance(option, TableFile)]
@@ -169,40 +161,35 @@ class Stack:
         shutdown: list[Callable[[], Awaitable[None]]],
     ) -> Parts:
         option = self._option
-        tiers: Tiers = _value_of(option("tiers")) or Tiers.default()
+        tiers: Tiers = value_of(option("tiers")) or Tiers.default()
         given = option("counter")
         counters = share(("counter", identity(given)), self._user, lambda: Counters(given)).thing
         startup.append(counters.load)
+        ledgers = Ledgers(self._user)
         limiting = billing = None
         if LIMITER in self._kinds:
             limiting, close = build_limiting(option, self._user)
             shutdown.append(close)
         if LEDGER in self._kinds:
-            ledger = self._ledger(startup, shutdown)
-            serves = option("serves")
-            billing = Billing(
-                ledger=ledger,
-                serves=None if serves is None else frozenset(serves),
-                unpriced=option("unpriced"),
-                settle_timeout_s=option("settle_timeout_s"),
-                drains=option("on_disconnect") == "drain",
-                enforce_features=option("enforce_features"),
-            )
+            billing, start, close = build_billing(option, self._user, ledgers)
+            startup.append(start)
+            shutdown.append(close)
         networks = Networks(option("trusted_proxies"))
         lookup = build_lookup(
-            option("accounts"),
+            build_accounts(option, ledgers),
             anonymous=option("anonymous"),
             ttl_s=option("accounts_ttl_s"),
             networks=networks,
             tiers=tiers,
         )
+        shutdown.append(ledgers.aclose)
         return Parts(
             lookup=lookup,
             names_accounts=option("accounts") is not None,
             network=networks,
             failed_keys=FailedKeys(),
             tiers=tiers,
-            prices=_value_of(option("prices")) or Prices.default(),
+            prices=value_of(option("prices")) or Prices.default(),
             metering=Metering(
                 is_given=METER in self._kinds,
                 dialects=Dialects(option("dialects")),
@@ -220,54 +207,15 @@ class Stack:
             now_ns=time.time_ns,
         )
 
-    def _ledger(
-        self,
-        startup: list[Callable[[], Awaitable[None]]],
-        shutdown: list[Callable[[], Awaitable[None]]],
-    ) -> Ledger:
-        given, user = self._option("ledger"), self._user
-        made = SqliteLedger.from_uri(given) if isinstance(given, str) else given
-        place = made.path.absolute() if isinstance(given, str) else identity(given)
-        shared = share(("ledger", place), user, lambda: made)
-        ledger: Ledger = shared.thing
-        sinks: Mapping[str, Sink | str] = self._option("sinks")
-        if sinks:
-            for name, sink in sinks.items():
-                self._name_sink(ledger, name, sink, shutdown)
-            key = ("relay", id(ledger), identity(sinks))
-            relaying = share(key, user, lambda: _DeliveringLedger(shared.thing, sinks))
-            startup.append(relaying.thing.start)
-            shutdown.append(partial(_close, relaying))
-            ledger = relaying.thing
-        shutdown.append(partial(_close, shared))
-        return ledger
-
-    def _name_sink(
-        self,
-        ledger: Ledger,
-        name: str,
-        sink: Sink | str,
-        shutdown: list[Callable[[], Awaitable[None]]],
-    ) -> None:
-        shared = share(("sink", id(ledger), name), self._user, lambda: sink)
-        if identity(shared.thing) != identity(sink):
-            shared.let_go()
-            raise ConfigError(
-                f"sink {name} is another one in another stack of this process, with the same"
-                " ledger; a name is one place in its outbox: choose another"
-            )
-
-        async def let_go() -> None:
-            shared.let_go()
-
-        shutdown.append(let_go)
-
     def _option(self, name: str) -> Any:
         return self._setting(name).value
 
     def _setting(self, name: str) -> Setting:
-        default = Setting(settings.DEFAULTS[name], "default")
-        return self._given.get(name) or self._found.get(name) or default
+        setting = self._given.get(name) or self._found.get(name)
+        if setting is None or setting.origin == DEFAULT:
+            mode = settings.DEFAULTS["mode"] if name == "mode" else self._option("mode")
+            setting = Setting(settings.default(name, mode), DEFAULT)
+        return setting
 
     def _log_options(self) -> None:
         shown = []
@@ -275,47 +223,6 @@ class Stack:
             value, origin = self._setting(name)
             shown.append(f"{name}={settings.shown(name, value)} ({origin})")
         log.info("%s in force: %s", " + ".join(sorted(self._kinds)), ", ".join(shown))
-
-
-class _DeliveringLedger:
-    """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
-
-    def __init__(self, ledger: Ledger, sinks: Mapping[str, Sink | str]) -> None:
-        if not isinstance(ledger, Outbox):
-            raise ConfigError(
-                f"sinks are given, and the ledger {ledger!r} has no outbox for them to read"
-            )
-        self._ledger = ledger
-        self._relay = Relay(
-            ledger,
-            {
-                name: sink_from_uri(sink) if isinstance(sink, str) else sink
-                for name, sink in sinks.items()
-            },
-        )
-
-    async def start(self) -> None:
-        """Begin to deliver, what an earlier run left included."""
-        self._relay.start()
-
-    def settle(self, event: BillingEvent) -> Awaitable[None]:
-        """Hand a settlement over, and see that it will be delivered."""
-        self._relay.start()
-        return self._ledger.settle(event)
-
-    async def aclose(self) -> None:
-        """Deliver what can be delivered; the ledger itself may have other users."""
-        await self._relay.drain(DRAIN_TIMEOUT_S)
-        await self._relay.aclose()
-
-
-async def _close(shared: Shared[Any]) -> None:
-    if shared.let_go():
-        await shared.thing.aclose()
-
-
-def _value_of(option: Any) -> Any:
-    return option.value if isinstance(option, TableFile) else option
 
 
 def _quoted(name: str, value: Any) -> str:

@@ -377,7 +377,12 @@ def test_a_ledger_that_fails_for_a_moment_is_tried_again() -> None:
 
 def test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited_later() -> None:
     ledger = Failing(1)
-    app = CostLedger(JsonApp(completion(usage=usage_of(10, 5))), ledger=ledger, settle_timeout_s=0)
+    app = CostLedger(
+        JsonApp(completion(usage=usage_of(10, 5))),
+        ledger=ledger,
+        settle_timeout_s=0,
+        on_ledger_error="refuse",
+    )
     refused = asyncio.run(post(app, CHAT))
     assert refused.status == 503
     assert error_of(refused)["code"] == "ledger_unavailable"
@@ -388,7 +393,7 @@ def test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited_later() 
 def test_a_ledger_that_cannot_record_ends_a_stream_with_an_error_in_its_dialect() -> None:
     ledger = Failing(1)
     pieces = [event(delta("Hi", finish="stop")), event(usage_chunk(9, 1)), event("[DONE]")]
-    app = CostLedger(StreamApp(pieces), ledger=ledger, settle_timeout_s=0)
+    app = CostLedger(StreamApp(pieces), ledger=ledger, settle_timeout_s=0, on_ledger_error="refuse")
     answered = asyncio.run(post(app, STREAM))
     assert answered.bodies[0] == pieces[0]
     (error,) = answered.bodies[1:]

@@ -10,8 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from inf_middleware.cli import main
+from inf_middleware.ledgers.connection import version_of
 from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
 from tests.events import event_of
+from tests.ledgers.postgres_server import serving_postgres
+from tests.ledgers.test_migration import old_ledger
 from tests.redis_servers import RedisServer
 
 HASH = "sha256:" + "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
@@ -41,6 +45,10 @@ WRONG: list[tuple[dict[str, str] | str, str]] = [
     ({"ACCOUNTS": "sk-secret"}, "INF_MIDDLEWARE_ACCOUNTS: accounts is a str; give a mapping"),
     ({"ACCOUNTS": '{ "sk-secret" = "gold" }'}, "INF_MIDDLEWARE_ACCOUNTS: there is no tier 'gold'"),
     ({"ACCOUNTS": '{ "sk-secret" = 5 }'}, "accounts has a int for a key; give a level's name"),
+    ({"ACCOUNTS": "oracle://me:pw@db/x"}, "INF_MIDDLEWARE_ACCOUNTS: ledger is 'oracle://…@db/x'"),
+    ({"MODE": "free"}, '"postpaid" or "prepaid"'),
+    ({"ON_LEDGER_ERROR": "ignore"}, '"spool" or "refuse"'),
+    ({"TIMEZONE": "Peking"}, "INF_MIDDLEWARE_TIMEZONE: timezone is 'Peking'; write a name such as"),
     ({"ANONYMOUS": "gold"}, "INF_MIDDLEWARE_ANONYMOUS: anonymous: there is no tier 'gold'"),
     ({"TIERS": "none.toml"}, "INF_MIDDLEWARE_TIERS: tiers: none.toml cannot be read"),
     ({"PRICES": "none.toml"}, "prices: none.toml cannot be read"),
@@ -206,3 +214,36 @@ def test_the_doctor_misses_a_folder_and_makes_no_file(tmp_path: Path) -> None:
     assert "1 thing is wrong." in done.stdout
     assert run("doctor").exit_code == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_asks_a_ledger_in_postgresql_and_makes_nothing_there() -> None:
+    with serving_postgres() as server:
+        uri = server.uri()
+        done = run("doctor", LEDGER=uri, ACCOUNTS=uri)
+        assert done.exit_code == 0, done.output
+        assert done.stdout.count("answers, and a ledger is made at first use") == 1
+
+        async def record() -> None:
+            ledger = ledger_of(uri)
+            await ledger.settle(event_of(0))
+            await ledger.aclose()
+
+        asyncio.run(record())
+        assert "opens, 1 requests" in run("doctor", LEDGER=uri).stdout
+    done = run("doctor", LEDGER=uri)
+    assert done.exit_code == 1
+    assert "cannot be used: the ledger cannot be reached" in done.stdout
+
+
+def test_the_doctor_leaves_a_ledger_of_an_older_version_as_it_is(tmp_path: Path) -> None:
+    old_ledger(tmp_path / "l.db")
+    done = run("doctor", LEDGER="sqlite:///l.db")
+    assert (done.exit_code, "run `inf-middleware ledger migrate`" in done.stdout) == (1, True)
+    assert version_of(tmp_path / "l.db") == 1
+
+
+def test_defaults_that_follow_from_the_mode_are_shown_as_they_are() -> None:
+    for mode, unpriced, on_error in (("postpaid", "record", "spool"), ("prepaid", *["refuse"] * 2)):
+        said = json.loads(run("config", "show", "--json", MODE=mode).stdout)
+        assert said["unpriced"] == {"value": unpriced, "from": "default"}
+        assert said["on_ledger_error"] == {"value": on_error, "from": "default"}

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from inf_middleware import BillingEvent
+from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import Rejected
 from tests.events import event_of
 from tests.kit import reading
+from tests.ledgers.test_migration import old_ledger
 from tests.sinks.kit import DRAIN_S, Taking, dead_letters, relaying, until
 
 
@@ -244,12 +246,16 @@ def test_an_id_that_is_not_there_leaves_the_others_unsent_too(ledger: Path) -> N
     assert rows(ledger, "SELECT * FROM replay") == []
 
 
-def test_a_ledger_of_an_earlier_version_is_read_and_replayed(ledger: Path) -> None:
-    with reading(ledger) as db:
-        db.execute("DROP TABLE replay; DROP TABLE sink_attempt")
-    (state,) = told("status", cwd=ledger.parent)
-    assert state["replaying"] == 0
-    assert replayed(ledger, "--id", IDS[0]) == (1, IDS[:1])
+def test_a_ledger_of_an_earlier_version_is_one_clear_line_until_it_is_migrated(
+    tmp_path: Path,
+) -> None:
+    old_ledger(tmp_path / "inf-ledger.db")
+    refused = events("status", cwd=tmp_path)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "inf-middleware ledger migrate" in refused.stderr
+    connect(tmp_path / "inf-ledger.db").close()
+    (state,) = told("status", cwd=tmp_path)
+    assert (state["sink"], state["replaying"]) == ("mine", 0)
 
 
 def test_a_ledger_without_deliveries_says_so(tmp_path: Path) -> None:

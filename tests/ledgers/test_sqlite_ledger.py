@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from inf_middleware import BillingEvent, ConfigError, Usage
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers.sqlite import BATCH_MAX, SqliteLedger
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.writer import BATCH_MAX
 from tests.events import event_of
 from tests.kit import reading, records_of
 

@@ -21,6 +21,7 @@ from inf_middleware import (
     TokenMeter,
     Usage,
     current_call,
+    open_ledger,
 )
 from inf_middleware.accounts.header import HeaderAccounts
 from inf_middleware.accounts.jwt import JWTAccounts
@@ -93,6 +94,14 @@ async def chat(request: Request) -> dict[str, str]:
     usage: Usage | None = call.usage
     call.report(input_tokens=1, output_tokens=usage.output_tokens if usage else 0)
     return {"account": call.account.id if call.account else ""}
+
+
+async def top_up() -> str:
+    async with await open_ledger("sqlite:///x.db") as ledger:
+        await ledger.create_account("acme", tier="Tier2", credit_limit="10")
+        receipt = await ledger.recharge("acme", "500.00", reference="alipay:8812")
+        key: str | None = (await ledger.issue_key("acme")).key
+        return f"{receipt.account.tier} {key}"
 
 
 level: str = Tiers.default().for_recharge("500").name

@@ -16,6 +16,7 @@ from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.wire.body import without_usage
+from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
 from inf_middleware.wire.reader import Seen
 from inf_middleware.wire.sse import Frame
@@ -58,18 +59,24 @@ class Answer:
 
     async def send(self, message: Message) -> None:
         """Take one message from the app."""
+        if self._call.exhausted and self._ended:
+            raise OSError("the stream was ended: the balance is used up")  # as of a client gone
         if self._broken:
             return
         kind = message["type"]
         if kind == "http.response.body":
             if self._is_stream and self._intake is not None:
-                # The way of every chunk: no more awaits on it than this one.
                 out = self._read_stream(message, self._intake)
-                if not self._ending or self._ended or await self._end():
-                    if out is not None:
-                        await self._send(out)
-                else:
+                if self._call.hold is not None and out is not None and await self._is_unpaid():
+                    await self._cut(out, self._intake)
+                elif self._ending and not self._ended and not await self._end():
                     await self._send_error_event()
+                elif out is not None and not self._call.draining:
+                    try:  # as in `_send`, but for its cost per chunk
+                        await self._server_send(out)
+                    except OSError:
+                        if not self._drains():
+                            raise
             else:
                 await self._whole_body(message)
         elif kind == "http.response.start":
@@ -92,13 +99,17 @@ class Answer:
             return
         try:
             await self._server_send(message)
-        except OSError:  # how servers of ASGI spec 2.4 and later tell that the client has left
-            call = self._call
-            if not call.ended:
-                call.disconnected = True
-                if self._settle is not None and drains.begin(call):
-                    return
-            raise
+        except OSError:
+            if not self._drains():
+                raise
+
+    def _drains(self) -> bool:
+        """Take note that a send failed: so servers of ASGI 2.4 and later tell of a disconnect."""
+        call = self._call
+        if call.ended:
+            return False
+        call.disconnected = True
+        return self._settle is not None and drains.begin(call)
 
     async def _start(self, message: Message) -> None:
         call = self._call
@@ -167,9 +178,16 @@ class Answer:
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""
         more = message.get("more_body", False)
+        body = bytes(message.get("body", b""))
         strip = self._strip
+        if more and strip != "continuous":
+            seen = intake.read_one(body)
+            if seen is not None:
+                if seen & Seen.END:
+                    self._ending = True
+                return None if strip and seen & Seen.USAGE_ONLY else message
         changed = bool(strip) and (intake.is_pending or intake.is_decoded)
-        frames = intake.feed(bytes(message.get("body", b"")))
+        frames = intake.feed(body)
         if not more:
             self._closed = self._ending = True
             frames += intake.close()
@@ -184,6 +202,34 @@ class Answer:
                 return None
             return {**message, "body": b"".join(out)}
         return message
+
+    async def _is_unpaid(self) -> bool:
+        call, intake = self._call, self._intake
+        if self._ending or self._settle is None or call.hold is None or call.reader is None:
+            return False
+        if intake is not None and intake.is_pending:  # nothing is cut in the middle of an event
+            return False
+        return not await call.hold.covers(call.reader)
+
+    async def _cut(self, message: Message, intake: Intake) -> None:
+        """End a stream that is not paid for any further, with what was made until then."""
+        call = self._call
+        plain = bool(self._strip) or not intake.is_decoded
+        call.exhausted = self._closed = True
+        if not await self._end():
+            await self._send_error_event()
+            return
+        body = message.get("body", b"")
+        if plain and call.reader is not None and call.request is not None:
+            body += clean_end(
+                call.dialect,
+                call.request,
+                call.reader,
+                call_id=call.id,
+                created=call.started_ns // 10**9,
+                usage=call.usage,
+            )
+        await self._send({**message, "body": body, "more_body": False})
 
     def _read_frames(self, frames: list[Frame], intake: Intake) -> tuple[list[bytes], bool]:
         """Read frames; return what is left of them, and whether that is less than there was."""

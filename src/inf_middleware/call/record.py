@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from inf_middleware.call.failed_keys import FailedKeys
+from inf_middleware.call.health import LedgerHealth
 from inf_middleware.call.leases import Leases
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
@@ -17,7 +18,7 @@ from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
-from inf_middleware.ports import AccountLookup, Ledger, LimitStore
+from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, LimitStore, Spool
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
@@ -67,15 +68,25 @@ class Limiting:
 
 @dataclass(frozen=True, slots=True)
 class Billing:
-    """How calls are priced and kept: the part of `CostLedger`."""
+    """How calls are priced and kept: the part of `CostLedger`.
+
+    `spool` keeps the bills that the ledger does not take in time; None: nobody does.
+    """
 
     ledger: Ledger
     serves: frozenset[str] | None
     unpriced: Literal["record", "refuse"] | Price
     settle_timeout_s: float
+    spool: Spool | None
+    health: LedgerHealth
+    holds: Holds | None  # of prepaid calls
+    claims: Claims | None  # None: the ledger keeps no idempotency keys
     drains: bool  # the app finishes for a client that has left
     enforce_features: bool
     warned: set[str] = field(default_factory=set)
+    lost: list[str] = field(
+        default_factory=list
+    )  # calls whose holds and claims are still to be ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +113,18 @@ class Parts:
     now_ns: Callable[[], int]
 
 
+class Held(Protocol):
+    """What a prepaid call holds, as its answer and its settlement see it."""
+
+    async def covers(self, reader: AnswerReader) -> bool:
+        """Tell whether the output so far is paid for and more may follow."""
+        ...
+
+    async def settled(self) -> None:
+        """Let what is still under way end."""
+        ...
+
+
 @dataclass(slots=True)
 class Call:
     """One request with its response, as far as it is known; each field has one writer.
@@ -118,6 +141,7 @@ class Call:
     limiting: Limiting | None = None
     billing: Billing | None = None
     body: bytes | None = None
+    is_read: bool = False  # its body was read whole, and is replayed as one message
     request: Request | None = None
     asked: Asked = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
@@ -129,6 +153,11 @@ class Call:
     input_exact: bool = True
     input_reserved: int | None = None  # counted, or a bound that is good enough
     admission: Admission | None = None
+    hold: Held | None = None  # of a prepaid call
+    fingerprint: str | None = None  # of a request with an idempotency key
+    idempotency_key: str | None = None  # claimed for this call
+    retry_of: str | None = None  # an earlier call of that key, not delivered whole
+    exhausted: bool = False  # its stream was ended, because nothing more could be held
     would_refuse: str | None = None  # the code of what is not enforced
     refused: bool = False
     status: int | None = None

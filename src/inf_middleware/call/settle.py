@@ -5,6 +5,7 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 
@@ -15,6 +16,7 @@ from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Found
+from inf_middleware.domain.tiers import Account
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.reader import AnswerReader
 
@@ -23,6 +25,9 @@ _RETRY_S = 0.05
 
 # Names of models and paths come from callers: their warnings must not fill memory or logs.
 WARNINGS_MAX = 100
+
+# Calls remembered with a hold that is still to be ended; those beyond end with the process.
+LOST_MAX = 10_000
 
 # Of text that was too long to keep only the bytes are known; English and code run near this.
 _BYTES_PER_TOKEN = 4
@@ -34,13 +39,15 @@ async def settle(call: Call) -> bool:
     Shielded from cancellation, and safe to be called again: what is told already stays told.
     """
     with anyio.CancelScope(shield=True):
+        if call.hold is not None:
+            await call.hold.settled()
         usage = call.usage or await _usage_of(call)
         call.usage = usage = call.usage or usage  # an earlier settlement may have ended meanwhile
         deferred.note(call)
         billing = call.billing
         durable = None
         if billing is not None and not call.recorded:
-            call.event = call.event or _event_of(call, billing, usage)
+            call.event = call.event or event_of(call, billing, usage)
             durable = billing.ledger.settle(call.event)
         await release(call, None if _keeps_reservation(call, usage) else usage.total_tokens)
         if billing is not None and durable is not None and call.event is not None:
@@ -80,6 +87,16 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
             error = again
         else:
             return True
+    if billing.spool is not None:
+        try:
+            await billing.spool.keep(event)
+        except LedgerUnavailable as again:
+            error = again
+        else:
+            return True
+    billing.health.failed()
+    if billing.claims is not None:
+        lose(event.id, billing)
     log.error(
         "call %s of account %s could not be recorded within %g s and is not billed: %s",
         event.id,
@@ -88,6 +105,12 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
         error,
     )
     return False
+
+
+def lose(call_id: str, billing: Billing) -> None:
+    """Remember a call whose hold the ledger would not end: it is ended when the ledger is back."""
+    if len(billing.lost) < LOST_MAX:
+        billing.lost.append(call_id)
 
 
 async def _usage_of(call: Call) -> Usage:
@@ -153,6 +176,8 @@ def _keeps_reservation(call: Call, usage: Usage) -> bool:
 
 def outcome_of(call: Call) -> str:
     """Say how a call ended, by what happened to its answer."""
+    if call.exhausted:
+        return "balance_exhausted"
     if call.status is not None and call.status >= 400:
         return "upstream_error"
     if call.reader is not None and call.reader.failed:
@@ -166,22 +191,33 @@ def outcome_of(call: Call) -> str:
     return "upstream_error"
 
 
-def _event_of(call: Call, billing: Billing, usage: Usage) -> BillingEvent:
+def price_of(call: Call, billing: Billing) -> Found | None:
+    """Return the price a call is charged by; None where it has none."""
+    assert call.account is not None
+    prices = call.account.prices or call.parts.prices
+    found = prices.find(call.model, datetime.fromtimestamp(call.started_ns / 1e9, UTC))
+    if found is None and not isinstance(billing.unpriced, str):
+        return Found(billing.unpriced, f"unpriced/{billing.unpriced.model}")
+    return found
+
+
+def event_of(
+    call: Call, billing: Billing, usage: Usage, outcome: str | None = None
+) -> BillingEvent:
+    """Make the billing event of a call, as it stands."""
     assert call.account is not None
     assert call.tier is not None
     prices = call.account.prices or call.parts.prices
     started = datetime.fromtimestamp(call.started_ns / 1e9, UTC)
     settled = datetime.fromtimestamp(call.parts.now_ns() / 1e9, UTC)
-    found = prices.find(call.model, started)
-    unpriced = found is None
+    found = price_of(call, billing)
+    unpriced = found is None or found.price is billing.unpriced
     if unpriced:
         _warn_once(
             billing, f"model {call.model!a} has no price: its calls are recorded as unpriced"
         )
     if not call.dialect.has_text and not usage.total_tokens and outcome_of(call) == "complete":
         _warn_once(billing, f"calls of {call.endpoint!a} tell no usage: recorded with 0 tokens")
-    if found is None and not isinstance(billing.unpriced, str):
-        found = Found(billing.unpriced, f"unpriced/{billing.unpriced.model}")
     lines = found.price.lines(usage) if found else ()
     amount_nano = sum(line.amount_nano for line in lines)
     reader = call.reader
@@ -205,14 +241,22 @@ def _event_of(call: Call, billing: Billing, usage: Usage) -> BillingEvent:
         amount=decimal_string(amount_nano),
         currency=prices.currency,
         price_version=found.version if found else None,
-        outcome=outcome_of(call),
+        outcome=outcome or outcome_of(call),
         would_refuse=call.would_refuse,
         unpriced=unpriced,
         started_at=_rfc3339(started),
         settled_at=_rfc3339(settled),
-        metadata=dict(call.account.metadata),
+        idempotency_key=call.idempotency_key,
+        metadata=_metadata(call, call.account),
         source=f"urn:inf-middleware:{call.parts.deployment}",
     )
+
+
+def _metadata(call: Call, account: Account) -> dict[str, Any]:
+    metadata = dict(account.metadata)
+    if call.retry_of is not None:
+        metadata["retry_of"] = call.retry_of
+    return metadata
 
 
 def _warn_once(billing: Billing, message: str) -> None:

@@ -16,12 +16,15 @@ from inf_middleware.call.admission import admit, input_to_reserve
 from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.body import read_body, replayed, with_length
+from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
+from inf_middleware.call.hold import take_hold, void_lost
 from inf_middleware.call.record import (
     CALL_KEY,
     METERING_KEY,
+    Billing,
     Call,
     CurrentCall,
     Metering,
@@ -35,6 +38,7 @@ from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Request
 
 # Longer than any model's name; names go into records, logs and metrics.
@@ -113,10 +117,17 @@ class Worker:
             body = await self._enter(call, inner, receive, ahead)
         except Refuse as refuse:
             call.refused = True
+            await abandon(call)
             await send_refusal(call, refuse, send)
             return
         except ClientGone:
+            await abandon(call)
             return
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await release(call, 0)
+                await abandon(call)
+            raise
         if call.asked and body is not None:
             inner = with_length(inner, len(body))
         if call.input_tokens is not None and call.metering.is_given:
@@ -127,7 +138,8 @@ class Worker:
             await answer.finish()
         except BaseException as error:
             call.failure = error
-            raise
+            if not (call.exhausted and isinstance(error, Exception)):  # that is how it is stopped
+                raise
         finally:
             self._metering = call.metering
             ahead.close()
@@ -158,19 +170,22 @@ class Worker:
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission
-        ahead = Ahead(receive)
+        # Past the body that the opener replays, so that a client is seen to leave.
+        ahead = Ahead(receive, await receive() if call.is_read else None)
         try:
             body = self._take_over_metering(call)
             if body is not None:
-                await read_body(scope, receive, self._parts.body_bytes_max + _ASKING_BYTES)
+                limit = self._parts.body_bytes_max + _ASKING_BYTES
+                await read_body(scope, ahead.receive, limit)
                 scope = with_length(scope, len(body))
             await self._identify(call, scope)
-            await self._take_part(call, ahead)
+            await self._take_part(call, scope, ahead)
         except Refuse as refuse:
             call.refused = True
             await send_refusal(call, refuse, send)
             return
         except ClientGone:
+            call.refused = True  # it was not admitted: there is nothing to bill
             return
         strip = call.asked if call.asked != asked else False
         headers = _limit_headers(call) if call.admission is not admission else []
@@ -188,7 +203,8 @@ class Worker:
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
         await self._identify(call, scope)
         body = await self._read(call, scope, receive)
-        await self._take_part(call, ahead)
+        fingerprint_of(call, scope["headers"], body)
+        await self._take_part(call, scope, ahead)
         return body if body is None else _asking(call, body)
 
     def _take_over_metering(self, call: Call) -> bytes | None:
@@ -196,8 +212,13 @@ class Worker:
         metering = self._parts.metering
         if call.metering.is_given or not metering.is_given:
             return None
+        dialect = metering.dialects.of(call.endpoint)
+        if dialect is not call.metering.dialects.of(call.endpoint):
+            call.dialect = dialect
+            if call.body is not None:
+                _read_request(call, call.body)
         call.metering = metering
-        call.input_tokens = None
+        call.input_tokens = call.input_texts = None
         call.input_exact = True
         call.input_reserved = None
         asked = call.asked
@@ -227,10 +248,8 @@ class Worker:
                 "The request body is compressed; send it without content-encoding.",
             )
         call.body = await read_body(scope, receive, self._parts.body_bytes_max)
-        try:
-            call.dialect, call.request = dialect.read(call.body)
-        except InvalidRequest as error:
-            raise Refuse(error.status, error.code, error.message) from error
+        call.is_read = True
+        _read_request(call, call.body)
         if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
             raise Refuse(
                 400,
@@ -241,18 +260,21 @@ class Worker:
             )
         return call.body
 
-    async def _take_part(self, call: Call, ahead: Ahead) -> None:
+    async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
         if parts.billing is not None and call.billing is None:
             _check_model(call, parts)
+            await _check_ledger(parts.billing)
             call.billing = parts.billing
+            await take_claim(call, scope["headers"])
         limiting = parts.limiting if call.limiting is None else None
         if limiting is not None:
             await input_to_reserve(call, limiting)  # what no level holds is said of the level
         await refuse_misfit(call, parts)
         if limiting is not None:
             await admit(call, limiting, ahead)
+        await take_hold(call)
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)
@@ -286,6 +308,13 @@ class Worker:
         return watching
 
 
+def _read_request(call: Call, body: bytes) -> None:
+    try:
+        call.dialect, call.request = call.dialect.read(body)
+    except InvalidRequest as error:
+        raise Refuse(error.status, error.code, error.message) from error
+
+
 def _asking(call: Call, body: bytes) -> bytes:
     """Return the body that the app is to see, and note on the call whether it asks for usage."""
     request = call.request
@@ -304,6 +333,7 @@ async def _close(call: Call) -> None:
         try:
             if call.refused:
                 await release(call, 0)  # admitted further out, refused further in
+                await abandon(call)
             elif not call.settled:
                 await settle(call)
             if call.metering.on_usage is not None and call.usage is not None and not call.refused:
@@ -314,6 +344,17 @@ async def _close(call: Call) -> None:
             log.exception("call %s could not be closed", call.id)
         finally:
             drains.end(call)
+
+
+async def _check_ledger(billing: Billing) -> None:
+    if not await billing.health.ready():
+        raise Refuse(
+            503,
+            "ledger_unavailable",
+            "Calls cannot be recorded just now, and none is served; try again shortly.",
+            headers=answers.retry_headers(1.0),
+        )
+    await void_lost(billing)
 
 
 def _check_model(call: Call, parts: Parts) -> None:

@@ -2,10 +2,15 @@
 
 import click
 
+from inf_middleware.cli.accounts import account, key
+from inf_middleware.cli.catalogue import prices, tiers
 from inf_middleware.cli.config import config
 from inf_middleware.cli.doctor import doctor
 from inf_middleware.cli.events import events
-from inf_middleware.cli.usage import usage
+from inf_middleware.cli.ledger import ledger
+from inf_middleware.cli.limits import limits
+from inf_middleware.cli.movements import credit, grant, recharge, reverse, withdraw
+from inf_middleware.cli.usage import statement, usage
 
 
 @click.group()
@@ -14,7 +19,22 @@ def main() -> None:
     """Look after metering, limits and bills of a model server."""
 
 
-main.add_command(config)
-main.add_command(doctor)
-main.add_command(events)
-main.add_command(usage)
+for _command in (
+    account,
+    key,
+    recharge,
+    grant,
+    credit,
+    withdraw,
+    reverse,
+    usage,
+    statement,
+    ledger,
+    events,
+    limits,
+    prices,
+    tiers,
+    config,
+    doctor,
+):
+    main.add_command(_command)

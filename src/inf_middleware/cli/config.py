@@ -7,7 +7,7 @@ import msgspec
 
 from inf_middleware.cli.in_force import InForce, with_settings
 from inf_middleware.cli.table import printable, width
-from inf_middleware.settings import shown
+from inf_middleware.settings import DEFAULT, shown
 
 
 @click.group()
@@ -22,7 +22,7 @@ def check(in_force: InForce) -> None:
 
     Exit code 0, or 2 and one line that says where the mistake is and what would be right.
     """
-    given = [s for s in in_force.settings.values() if s.origin != "default"]
+    given = [s for s in in_force.settings.values() if s.origin != DEFAULT]
     where = "no settings file is named" if in_force.config is None else in_force.config
     noun = "setting" if len(given) == 1 else "settings"
     click.echo(f"Right: {printable(where)}; {len(given)} {noun}, all others are defaults.")

@@ -13,10 +13,18 @@ from typing import NamedTuple
 import apsw
 
 from inf_middleware.cli.in_force import InForce
-from inf_middleware.domain.errors import ConfigError, LedgerUnavailable, LimitsUnavailable
+from inf_middleware.domain.errors import (
+    ConfigError,
+    LedgerMissing,
+    LedgerUnavailable,
+    LimitsUnavailable,
+)
 from inf_middleware.files import TableFile
-from inf_middleware.ledgers.connection import SQLITE_MIN, connect
+from inf_middleware.ledgers.connection import SQLITE_MIN, connect_to_read
+from inf_middleware.ledgers.filesystem import network_filesystem
 from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.steps import Ask, Steps
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.settings import MEMORY, shown
 from inf_middleware.tokens.counters import Counters
 
@@ -26,6 +34,9 @@ CLOCK_APART_MAX_S = 2.0
 
 # A server that takes longer than this to say anything is not one for every request.
 REDIS_TIMEOUT_S = 5.0
+
+# A database that counts many requests takes a while; one that says nothing is away.
+LEDGER_TIMEOUT_S = 30.0
 
 # A busy service writes some 1 KB per request: a million of them.
 DISK_FREE_MIN = 1024**3
@@ -55,7 +66,8 @@ async def examine(in_force: InForce) -> AsyncIterator[Finding]:
     yield Finding("settings", True, in_force.config or "no settings file is named")
     yield _clock()
     yield await _storage(in_force)
-    yield await asyncio.to_thread(_ledger, in_force)
+    for uri in _ledgers(in_force):
+        yield await _ledger(uri)
     yield await _counter(in_force)
     yield _accounts(in_force)
     yield _sinks(in_force)
@@ -117,14 +129,49 @@ async def _storage(in_force: InForce) -> Finding:
     return Finding("storage", True, words)
 
 
-def _ledger(in_force: InForce) -> Finding:
-    name = shown("ledger", in_force["ledger"])
-    path = SqliteLedger.from_uri(in_force["ledger"]).path
+def _ledgers(in_force: InForce) -> list[str]:
+    """Return the ledger's URI, and that of the accounts where it is another."""
+    accounts = in_force["accounts"]
+    uris = [in_force["ledger"], *([accounts] if isinstance(accounts, str) else [])]
+    return list(dict.fromkeys(uris))
+
+
+async def _ledger(uri: str) -> Finding:
+    name = shown("ledger", uri)
+    made = ledger_of(uri)
+    if isinstance(made, SqliteLedger):
+        return await asyncio.to_thread(_ledger_file, name, made.path)
+    try:
+        async with asyncio.timeout(LEDGER_TIMEOUT_S):
+            await made.check()
+            count, latest = await made.read(_requests)
+    except TimeoutError:
+        return Finding("ledger", False, f"{name} did not answer within {LEDGER_TIMEOUT_S:g} s")
+    except LedgerMissing:
+        return Finding("ledger", True, f"{name} answers, and a ledger is made at first use")
+    except LedgerUnavailable as error:
+        return Finding("ledger", False, f"{name} cannot be used: {error}")
+    finally:
+        await made.aclose()
+    return Finding("ledger", True, f"{name} opens, {count:,} requests, latest {latest}")
+
+
+def _requests() -> Steps[tuple[int, str | None]]:
+    rows = yield Ask("SELECT count(*), max(settled_at) FROM request")
+    count, latest = rows[0]
+    return int(count), latest
+
+
+def _ledger_file(name: str, path: Path) -> Finding:
     folder = path.absolute().parent
     if not folder.is_dir():
         return Finding("ledger", False, f"{name}: there is no folder {folder}; make it")
     if not os.access(folder, os.W_OK):
         return Finding("ledger", False, f"{name}: the folder {folder} cannot be written")
+    where = network_filesystem(path)
+    if where is not None:
+        words = f"{name} is on a network file system ({where}), whose locks do not hold"
+        return Finding("ledger", False, words)
     free = shutil.disk_usage(folder).free
     room = f"{free / 1024**3:,.1f} GiB are free"
     if free < DISK_FREE_MIN:
@@ -136,9 +183,9 @@ def _ledger(in_force: InForce) -> Finding:
 
 def _open_ledger(name: str, path: Path, room: str) -> Finding:
     try:
-        db = connect(path)
+        db = connect_to_read(path)
     except LedgerUnavailable as error:
-        return Finding("ledger", False, str(error))
+        return Finding("ledger", False, f"{name} cannot be used: {error}")
     try:
         ((count, latest),) = db.execute("SELECT count(*), max(settled_at) FROM request")
         broken = "ok"

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from inf_middleware.accounts.address import Networks
+from inf_middleware.cli.common import config_option
 from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.files import TableFile
+from inf_middleware.files import value_of
 from inf_middleware.limiting import enforces
 from inf_middleware.lookups import build_lookup
 from inf_middleware.settings import DEFAULTS, Setting, Sources
@@ -37,8 +38,7 @@ class InForce:
     @property
     def tiers(self) -> Tiers:
         """The levels."""
-        value = self["tiers"]
-        return value.value if isinstance(value, TableFile) else value or Tiers.default()
+        return value_of(self["tiers"]) or Tiers.default()
 
     def _check_accounts(self) -> None:
         try:
@@ -57,11 +57,7 @@ class InForce:
 def with_settings(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--config`; a wrong setting is one line, and exit code 2."""
 
-    @click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        help="The settings file; without it the one that INF_MIDDLEWARE_CONFIG names.",
-    )
+    @config_option
     @functools.wraps(function)
     def wrapped(config: Path | None, **options: Any) -> None:
         try:

@@ -4,10 +4,12 @@ import unicodedata
 from collections.abc import Sequence
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, total: bool = True
+) -> str:
     """Return a table whose first `left` columns are aligned to the left, the others to the right.
 
-    The last row is set apart by a line.
+    A last row of totals is set apart by a line.
     """
     shown = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(width, column)) for column in zip(*shown, strict=True)]
@@ -19,7 +21,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) ->
             cells.append(cell + padding if number < left else padding + cell)
         lines.append("  ".join(cells).rstrip())
     rule = "  ".join("-" * wide for wide in widths)
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    body = [*lines[1:-1], rule, lines[-1]] if total else lines[1:]
+    return "\n".join([lines[0], rule, *body])
 
 
 def printable(text: str) -> str:

@@ -1,44 +1,85 @@
-"""`inf-middleware usage`: who used how much, and what it costs."""
+"""`inf-middleware usage` and `statement`: who used how much, and what it costs."""
+
+from collections.abc import Sequence
 
 import click
-import msgspec
 
+from inf_middleware.cli.common import (
+    Chosen,
+    command,
+    moment_of,
+    money,
+    month_of,
+    print_json,
+    read,
+    record_of,
+)
 from inf_middleware.cli.table import table
-from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
-from inf_middleware.domain.money import NANO, decimal_string
-from inf_middleware.ledgers.reports import AccountUsage, usage_by_account
-from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.domain.money import decimal_string
+from inf_middleware.ledgers import reports
+from inf_middleware.ledgers.reports import By, Period, Statement, UsageRow
 
-_HEADER = ("account", "tier", "requests", "input", "output", "tokens", "cost")
+_FIELDS: dict[By, str] = {"account": "account", "day": "day", "model": "model", "key": "key_id"}
 
-_SIGNS = {"CNY": "¥"}
+_SUMMED = ("requests", "input_tokens", "output_tokens")
 
 
 @click.command()
 @click.option(
-    "--ledger", default="sqlite:///inf-ledger.db", show_default=True, help="The ledger's URI."
+    "--by",
+    multiple=True,
+    type=click.Choice(["account", "day", "model", "key"]),
+    help="What to sum up by; may be given several times.  [default: account]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print records as JSON.")
-def usage(ledger: str, as_json: bool) -> None:
-    """Show requests, tokens and cost of each account."""
-    try:
-        rows = usage_by_account(SqliteLedger.from_uri(ledger).path)
-    except (ConfigError, LedgerUnavailable) as error:
-        click.echo(f"inf-middleware: {error}", err=True)
-        raise SystemExit(2) from None
-    if as_json:
-        records = [_record(row) for row in rows]
-        click.echo(msgspec.json.format(msgspec.json.encode(records)).decode())
+@click.option("--account", metavar="ACCOUNT", help="Only this account.")
+@click.option("--from", "start", metavar="WHEN", help="From this day or moment on.")
+@click.option("--to", "end", metavar="WHEN", help="Up to, but without, this day or moment.")
+@command
+def usage(
+    chosen: Chosen, by: tuple[By, ...], account: str | None, start: str | None, end: str | None
+) -> None:
+    """Show requests, tokens and cost, less what was credited."""
+    names = list(dict.fromkeys(by or ("account",)))
+    period = Period(moment_of(start, chosen.zone, "--from"), moment_of(end, chosen.zone, "--to"))
+    rows = read(
+        chosen, lambda: reports.usage(names, account=account, period=period, zone=chosen.zone)
+    )
+    if chosen.as_json:
+        print_json([_record(row, names) for row in rows])
     elif rows:
-        click.echo(_table(rows))
-    else:
+        click.echo(_table(rows, names))
+    elif account is None and start is None and end is None:
         click.echo("The ledger is empty: no request has been recorded yet.")
+    else:
+        click.echo("No request has been recorded that this asks for.")
 
 
-def _record(row: AccountUsage) -> dict[str, object]:
-    return {
-        "account": row.account,
-        "tier": row.tier,
+@click.command()
+@click.argument("account")
+@click.option("--month", metavar="YYYY-MM", help="Which month.  [default: this one]")
+@command
+def statement(chosen: Chosen, account: str, month: str | None) -> None:
+    """Show what an account had, got, used and has, over a month."""
+    start, end = month_of(month, chosen.zone)
+    currency = chosen.prices.currency
+    found = read(chosen, lambda: reports.statement(account, currency, start, end))
+    if chosen.as_json:
+        print_json(
+            {
+                **record_of(found),
+                "movements": [reports.flat(event) for event in found.movements],
+                "usage": [_record(row, ["model"]) for row in found.usage],
+            }
+        )
+    else:
+        click.echo(_statement(found))
+
+
+def _record(row: UsageRow, by: Sequence[By]) -> dict[str, object]:
+    record: dict[str, object] = {_FIELDS[name]: getattr(row, _FIELDS[name]) for name in by}
+    if row.tier is not None:
+        record["tier"] = row.tier
+    return record | {
         "requests": row.requests,
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
@@ -50,41 +91,69 @@ def _record(row: AccountUsage) -> dict[str, object]:
     }
 
 
-def _table(rows: list[AccountUsage]) -> str:
-    shown = [_cells(row) for row in rows]
+def _table(rows: Sequence[UsageRow], by: Sequence[By]) -> str:
+    tiered = any(row.tier is not None for row in rows)
+    header = (*by, *(["tier"] if tiered else []), *_HEADER)
+    shown = [_cells(row, by, tiered) for row in rows]
     costs = [
-        _money(sum(row.amount_nano for row in rows if row.currency == currency), currency)
+        money(sum(row.amount_nano for row in rows if row.currency == currency), currency)
         for currency in sorted({row.currency for row in rows})
     ]
     sums = [sum(getattr(row, name) for row in rows) for name in _SUMMED]
-    shown.append(
-        ("TOTAL", "", *(f"{number:,}" for number in (*sums, sums[1] + sums[2])), " + ".join(costs))
-    )
-    text = table(_HEADER, shown, left=2)
+    left = len(by) + tiered
+    names = ["TOTAL", *[""] * (left - 1)]
+    numbers = [f"{number:,}" for number in (*sums, sums[1] + sums[2])]
+    shown.append((*names, *numbers, " + ".join(costs)))
+    text = table(header, shown, left=left)
     unpriced = sum(row.unpriced_requests for row in rows)
     if unpriced:
         text += f"\n* {unpriced:,} of these requests had no price and are recorded at 0."
     return text
 
 
-_SUMMED = ("requests", "input_tokens", "output_tokens")
+_HEADER = ("requests", "input", "output", "tokens", "cost")
 
 
-def _cells(row: AccountUsage) -> tuple[str, ...]:
-    mark = "*" if row.unpriced_requests else ""
+def _cells(row: UsageRow, by: Sequence[By], tiered: bool) -> tuple[str, ...]:
+    names = [str(getattr(row, _FIELDS[name]) or "–") for name in by]
+    if row.unpriced_requests:
+        names[0] += "*"
     return (
-        row.account + mark,
-        row.tier,
+        *names,
+        *([row.tier or ""] if tiered else []),
         f"{row.requests:,}",
         f"{row.input_tokens:,}",
         f"{row.output_tokens:,}",
         f"{row.input_tokens + row.output_tokens:,}",
-        _money(row.amount_nano, row.currency),
+        money(row.amount_nano, row.currency),
     )
 
 
-def _money(nano: int, currency: str) -> str:
-    whole, fraction = divmod(nano, NANO)
-    digits = f"{fraction:09d}"
-    amount = f"{whole:,}.{digits[:4]}{digits[4:].rstrip('0')}"
-    return f"{_SIGNS[currency]}{amount}" if currency in _SIGNS else f"{amount} {currency}"
+def _statement(found: Statement) -> str:
+    rows = [("", "balance before", money(found.opening_nano, found.currency))]
+    rows += [
+        (
+            event.settled_at[:10],
+            f"{event.metadata.get('operation')} {event.metadata.get('reference') or event.id}",
+            money(_signed(event.kind, event.metadata, int(event.amount_nano)), found.currency),
+        )
+        for event in found.movements
+    ]
+    rows += [
+        (
+            "",
+            (
+                f"{row.model or '–'}: {row.requests:,} requests,"
+                f" {row.input_tokens + row.output_tokens:,} tokens"
+            ),
+            money(-row.amount_nano, found.currency),
+        )
+        for row in found.usage
+    ]
+    rows.append(("", "balance after", money(found.closing_nano, found.currency)))
+    return table(("day", f"statement of {found.account}", "amount"), rows, left=2)
+
+
+def _signed(kind: str, metadata: dict[str, object], amount: int) -> int:
+    gives = kind in ("recharge", "grant") or metadata.get("operation") == "credit"
+    return amount if gives else -amount

@@ -3,10 +3,12 @@
 MiddlewareError
 ├── ConfigError            the operator's: an option that cannot hold; says what would be right
 ├── InvalidRequest         the caller's: a body that the path cannot mean
+├── BookingRefused         a movement of money, or a change of an account, that cannot be
 └── Unavailable            a part of ours cannot do its work now
     ├── AccountsUnavailable
     ├── LimitsUnavailable
     └── LedgerUnavailable
+        └── LedgerMissing  there is none yet
 
 None of these is ever raised into the model app: they become answers (design: "What the caller
 sees") or stop the server at construction.
@@ -36,6 +38,10 @@ class InvalidRequest(MiddlewareError):  # noqa: N818 - a fact about a request, n
         self.code = code
 
 
+class BookingRefused(MiddlewareError, ValueError):  # noqa: N818 - the ledger works, and says no
+    """What was asked of the ledger cannot be; nothing was changed, the message says why."""
+
+
 class Unavailable(MiddlewareError):  # noqa: N818 - names the state, not the exception
     """A part of ours cannot do its work now; the cause is chained."""
 
@@ -50,3 +56,7 @@ class LimitsUnavailable(Unavailable):
 
 class LedgerUnavailable(Unavailable):
     """The ledger could not make a settlement durable."""
+
+
+class LedgerMissing(LedgerUnavailable):
+    """There is no ledger yet where one was to be read."""

@@ -184,7 +184,9 @@ class Tiers:
         return cls.from_toml(tables.shipped("tiers.toml"), source="tiers.toml")
 
 
-def _is_unicode(text: str) -> bool:
+def _is_text(text: str) -> bool:
+    if "\0" in text:  # which ends a text in many a database
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:  # lone surrogates, which no database takes
@@ -201,26 +203,31 @@ class Account:
     """Who is limited and billed; all keys of an account share its limits.
 
     `tier` is a level's name or a `Tier` and beats `recharged`, the cumulative recharge in ¥ as a
-    decimal string. `prices` are this account's own. `metadata` goes into its billing events.
-    `suspended`: its calls are refused with 403.
+    decimal string. `prices` are this account's own. `credit_limit` is how far below 0 its balance
+    may go, in ¥ as a decimal string. `metadata` goes into its billing events. A `suspended` account
+    is known and served nothing.
 
     Raises:
-        ConfigError: No id, or a recharge that is not an exact amount.
+        ConfigError: No id, or an amount that is not exact.
     """
 
     id: str
     tier: str | Tier | None = None
     recharged: Decimal | str | int = "0"
     prices: Prices | None = None
+    credit_limit: Decimal | str | int = "0"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     suspended: bool = field(default=False, kw_only=True)
+    credit_limit_nano: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not self.id or not _is_unicode(self.id):
+        if not isinstance(self.id, str) or not self.id or not _is_text(self.id):
             raise ConfigError(
                 f"account id is {self.id!r}; it must be a text of 1 or more characters"
             )
         nano_of(self.recharged, f"recharged of account {self.id}")
+        credit_limit_nano = nano_of(self.credit_limit, f"credit_limit of account {self.id}")
+        object.__setattr__(self, "credit_limit_nano", credit_limit_nano)
         if not isinstance(self.suspended, bool):
             raise ConfigError(
                 f"suspended of account {self.id} is {self.suspended!r}; it must be True or False"

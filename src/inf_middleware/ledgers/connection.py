@@ -7,14 +7,20 @@ from pathlib import Path
 import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers.filesystem import network_filesystem
 
-SCHEMA_VERSION = 1
+# One file per version, `sqlite-N.sql`, run in order: a new ledger by all, an old one by the rest.
+SCHEMA_VERSION = 2
 
 # Before it two writing processes can corrupt a file: sqlite.org/wal.html, "The WAL-Reset Bug".
 SQLITE_MIN = (3, 51, 3)
 
 # How long one process waits for another's commit: many fsyncs, and below a caller's patience.
 BUSY_TIMEOUT_S = 2.0
+
+# Between two tries: about one fsync. SQLite's own waits grow to 100 ms, and whoever has waited for
+# long then misses every gap that a busy neighbour leaves between its commits.
+_BUSY_WAIT_S = 0.0005
 
 
 def connect(path: Path) -> apsw.Connection:
@@ -29,16 +35,20 @@ def connect(path: Path) -> apsw.Connection:
             f"SQLite {apsw.sqlite_lib_version()} can corrupt a file that two processes write;"
             f" {'.'.join(map(str, SQLITE_MIN))} or later is needed: install a current apsw"
         )
+    where = network_filesystem(path)
+    if where is not None:
+        raise LedgerUnavailable(
+            f"the ledger {path} is on a network file system ({where}), whose locks do not hold:"
+            " keep it on a disk of this host, or use postgresql:// for several hosts"
+        )
     try:
         db = apsw.Connection(str(path))
     except apsw.Error as error:
         raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from error
     try:
-        db.set_busy_timeout(round(BUSY_TIMEOUT_S * 1000))
+        db.set_busy_handler(_wait)
         _configure(db, path)
-        _create(db, path)
-        # Made where they are missing: a file of an earlier version gets them so.
-        db.execute((files("inf_middleware") / "ledgers" / "deliveries.sql").read_text("utf-8"))
+        _migrate(db, path)
     except apsw.Error as error:
         db.close()
         raise LedgerUnavailable(f"the ledger {path} cannot be used: {error}") from error
@@ -52,20 +62,42 @@ def connect_to_read(path: Path) -> apsw.Connection:
     """Open an existing ledger's file for reading only.
 
     Raises:
-        LedgerUnavailable: It is not there, or is no ledger of a version known here.
+        LedgerUnavailable: It is not there, or is no ledger of this version.
     """
-    if not path.is_file():
-        raise LedgerUnavailable(f"there is no ledger at {path}")
-    try:
-        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-        db.set_busy_timeout(round(BUSY_TIMEOUT_S * 1000))
-        found = _version(db)
-    except apsw.Error as error:
-        raise LedgerUnavailable(f"{path} is no ledger: {error}") from error
+    db, found = _open_to_read(path)
     if found != SCHEMA_VERSION:
         db.close()
         raise LedgerUnavailable(_wrong_version(path, found))
     return db
+
+
+def version_of(path: Path) -> int:
+    """Return the schema version of an existing ledger's file.
+
+    Raises:
+        LedgerUnavailable: It is not there, or is no ledger.
+    """
+    db, found = _open_to_read(path)
+    db.close()
+    if found is None:
+        raise LedgerUnavailable(_wrong_version(path, found))
+    return found
+
+
+def _open_to_read(path: Path) -> tuple[apsw.Connection, int | None]:
+    if not path.is_file():
+        raise LedgerUnavailable(f"there is no ledger at {path}")
+    try:
+        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        db.set_busy_handler(_wait)
+        return db, _version(db)
+    except apsw.Error as error:
+        raise LedgerUnavailable(f"{path} is no ledger: {error}") from error
+
+
+def _wait(tries: int) -> bool:
+    time.sleep(_BUSY_WAIT_S)
+    return tries * _BUSY_WAIT_S < BUSY_TIMEOUT_S
 
 
 def _configure(db: apsw.Connection, path: Path) -> None:
@@ -89,17 +121,18 @@ def _configure(db: apsw.Connection, path: Path) -> None:
         )
 
 
-def _create(db: apsw.Connection, path: Path) -> None:
+def _migrate(db: apsw.Connection, path: Path) -> None:
     found = _version(db)
-    if found is None:
+    if found is None or found < SCHEMA_VERSION:
         db.execute("BEGIN IMMEDIATE")
         try:
-            if _version(db) is None:  # nobody was faster
-                schema = files("inf_middleware") / "ledgers" / "schema.sql"
+            for version in range((_version(db) or 0) + 1, SCHEMA_VERSION + 1):
+                schema = files("inf_middleware") / "ledgers" / f"sqlite-{version}.sql"
                 db.execute(schema.read_text("utf-8"))
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if not db.get_autocommit():  # some errors have rolled back already
+                db.execute("ROLLBACK")
             raise
         found = _version(db)
     if found != SCHEMA_VERSION:
@@ -117,6 +150,11 @@ def _version(db: apsw.Connection) -> int | None:
 def _wrong_version(path: Path, found: int | None) -> str:
     if found is None:
         return f"{path} is no ledger"
+    if found < SCHEMA_VERSION:
+        return (
+            f"the ledger {path} has schema version {found}, and version {SCHEMA_VERSION} is read"
+            " here: run `inf-middleware ledger migrate`"
+        )
     return (
         f"the ledger {path} has schema version {found}, and this library writes version"
         f" {SCHEMA_VERSION}: use the version of inf-middleware that wrote it, or a later one"

@@ -164,25 +164,21 @@ def _state(db: apsw.Connection, sink: str, seq: int, last: int) -> SinkState:
     row: Any = db.execute(
         "SELECT body FROM outbox WHERE seq > ? ORDER BY seq LIMIT 1", (seq,)
     ).fetchone()
-    replaying, in_doubt_since = 0, None
-    if _one(db, "SELECT count(*) FROM sqlite_schema WHERE name IN ('replay', 'sink_attempt')") == 2:
-        replaying = _one(
-            db,
-            "SELECT coalesce(sum(last_seq - next_seq + 1), 0) FROM replay WHERE sink = ?",
-            sink,
-        )
-        began: Any = db.execute(
-            "SELECT began_at FROM sink_attempt WHERE sink = ? AND seq > ?", (sink, seq)
-        ).fetchone()
-        in_doubt_since = began[0] if began else None
+    began: Any = db.execute(
+        "SELECT began_at FROM sink_attempt WHERE sink = ? AND seq > ?", (sink, seq)
+    ).fetchone()
     return SinkState(
         sink=sink,
         delivered=seq,
         pending=last - seq,
         oldest_pending_at=BillingEvent.decode(row[0]).settled_at if row else None,
         dead_letters=_one(db, "SELECT count(*) FROM dead_letter WHERE sink = ?", sink),
-        replaying=replaying,
-        in_doubt_since=in_doubt_since,
+        replaying=_one(
+            db,
+            "SELECT coalesce(sum(last_seq - next_seq + 1), 0) FROM replay WHERE sink = ?",
+            sink,
+        ),
+        in_doubt_since=began[0] if began else None,
     )
 
 

@@ -1,12 +1,13 @@
-"""From events to rows: what one settlement writes."""
+"""From events to rows: what one settlement, or one movement of money, writes."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import apsw
 import msgspec
 
+from inf_middleware.domain.books import HOUSE
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.steps import Ask, Steps
 
 _COLUMNS = (
     "request_id",
@@ -36,25 +37,34 @@ _COLUMNS = (
 
 # A repeated id changes nothing: a settlement may be handed over again.
 _INSERT_REQUEST = (
-    f"INSERT INTO request ({', '.join(_COLUMNS)},"  # noqa: S608 - names of ours
+    f"INSERT INTO request ({', '.join(_COLUMNS)},"
     " amount_nano, overdrawn_nano, unpriced, lines, metadata)"
     f" VALUES ({', '.join('?' * (len(_COLUMNS) + 5))}) ON CONFLICT (request_id) DO NOTHING"
 )
+# Only of the record that is there: one that was written before stays as it is, amount included.
 _INSERT_POSTING = (
     "INSERT INTO posting (request_id, debit, credit, amount_nano, currency)"
-    " VALUES (?, ?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING"
+    " SELECT request_id, CAST(? AS TEXT), CAST(? AS TEXT), amount_nano, currency FROM request"
+    " WHERE request_id = ? AND amount_nano = ? ON CONFLICT (request_id) DO NOTHING"
 )
 _INSERT_EVENT = "INSERT INTO outbox (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
+
+# A call's posting: the customer owes more, and the house has earned as much.
+_EARNED = ("revenue:usage", False)
 
 INTEGER_MAX = 2**63 - 1
 
 
 class Rows(msgspec.Struct):
-    """What one settlement writes: its record, its posting where it costs anything, its event."""
+    """What one settlement writes: its record, its posting where it costs anything, its event.
+
+    `state` is what becomes of the client's idempotency key, where there is one.
+    """
 
     request: tuple[Any, ...]
     posting: tuple[Any, ...] | None
     event: tuple[str, bytes]
+    state: str | None = None
 
 
 def rows_of(event: BillingEvent) -> Rows:
@@ -76,25 +86,22 @@ def rows_of(event: BillingEvent) -> Rows:
     )
     posting = None
     if amount:
-        # The customer owes more, and the house has earned as much.
-        debit, credit = f"account:{event.account}", "revenue:usage"
-        posting = (event.id, debit, credit, amount, event.currency)
-    return Rows(request, posting, (event.id, event.encode()))
+        house, gives = HOUSE[event.metadata["operation"]] if event.kind != "usage" else _EARNED
+        sides = (house, f"account:{event.account}")
+        posting = (event.id, *(sides if gives else reversed(sides)), amount, event.currency)
+    state = None
+    if event.idempotency_key is not None:
+        state = "complete" if event.outcome == "complete" else "partial"
+    return Rows(request, posting, (event.id, event.encode()), state)
 
 
-def write(db: apsw.Connection, rows: Sequence[Rows]) -> None:
-    """Write settlements in one transaction.
-
-    Raises:
-        apsw.Error: Nothing was written.
-    """
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        db.executemany(_INSERT_REQUEST, [row.request for row in rows])
-        db.executemany(_INSERT_POSTING, [row.posting for row in rows if row.posting])
-        db.executemany(_INSERT_EVENT, [row.event for row in rows])
-        db.execute("COMMIT")
-    except BaseException:
-        if not db.get_autocommit():  # some errors have rolled back already
-            db.execute("ROLLBACK")
-        raise
+def write(rows: Sequence[Rows]) -> Steps[None]:
+    """Write records, postings and events; what is written already stays as it is."""
+    yield Ask(_INSERT_REQUEST, [row.request for row in rows], many=True)
+    postings = [row.posting for row in rows if row.posting]
+    yield Ask(
+        _INSERT_POSTING,
+        [(debit, credit, request_id, amount) for request_id, debit, credit, amount, _ in postings],
+        many=True,
+    )
+    yield Ask(_INSERT_EVENT, [row.event for row in rows], many=True)

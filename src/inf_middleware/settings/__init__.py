@@ -9,11 +9,13 @@ from inf_middleware.settings.options import (
     LimiterOptions,
     MeterOptions,
     check,
+    default,
 )
 from inf_middleware.settings.shown import shown
-from inf_middleware.settings.sources import Setting, Sources
+from inf_middleware.settings.sources import DEFAULT, Setting, Sources
 
 __all__ = [
+    "DEFAULT",
     "DEFAULTS",
     "MEMORY",
     "CommonOptions",
@@ -24,6 +26,7 @@ __all__ = [
     "Setting",
     "Sources",
     "check",
+    "default",
     "is_limit_store",
     "shown",
 ]

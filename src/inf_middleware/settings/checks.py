@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.files import TableFile
-from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialect import Dialect
@@ -119,11 +120,13 @@ def accounts(name: str, value: Any) -> Any:
         return value
     if callable(value) and not isinstance(value, type):
         return value
+    if isinstance(value, str) and "://" in value:
+        ledger_of(value)
+        return value
     raise ConfigError(
         f"{name} is a {type(value).__name__}; give a mapping from key to level name or Account,"
-        " such as"
-        ' {"sk-demo": "free"}, the path of a file that ends in .toml, or an async function'
-        " (key, connection) -> Account | None"
+        ' such as {"sk-demo": "free"}, the path of a file that ends in .toml, the URI of a ledger,'
+        " or an async function (key, connection) -> Account | None"
     )
 
 
@@ -205,10 +208,17 @@ def dialects(name: str, value: Any) -> tuple[Dialect, ...]:
 def ledger(name: str, value: Any) -> Any:
     """A ledger, or its URI; opens nothing."""
     if isinstance(value, str):
-        SqliteLedger.from_uri(value)
+        ledger_of(value)
     elif not callable(getattr(value, "settle", None)):
         raise ConfigError(f'{name} is {value!r}; give "sqlite:///inf-ledger.db" or a Ledger')
     return value
+
+
+def timezone(name: str, value: Any) -> str:
+    """The name of a time zone."""
+    zone = text(name, value)
+    zone_of(zone)
+    return zone
 
 
 def unpriced(name: str, value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The options: their names, kinds and defaults, each checked when it is given."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -26,8 +26,9 @@ class LimitsStorage(Protocol):
 class CommonOptions(TypedDict, total=False):
     """Options of all; given to one of the three they hold for its whole stack.
 
-    `accounts`: a mapping from key to level name or `Account`, the path of a TOML file, or an
-    `AccountLookup`; none: each network address is an account on the level `anonymous` (None: 401).
+    `accounts`: a mapping from key to level name or `Account`, the path of a TOML file, the
+    URI of a ledger that keeps them, or an `AccountLookup`; none: each network address is an account
+    on the level `anonymous` (None: 401).
     `accounts_ttl_s`: how long the answer of a look-up is remembered. `trusted_proxies`: addresses
     and networks whose forwarded headers are believed. `exempt`: path patterns that pass untouched;
     everything but POST and WebSocket does anyway. `body_bytes_max`: of a request. `websockets`:
@@ -92,25 +93,31 @@ class LedgerOptions(CommonOptions, total=False):
     """Options of `CostLedger`.
 
     `prices`: the price list, as `Prices` or the path of a TOML file. `serves`: the models this
-    server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0, "refuse", or
-    a `Price` for models without one. `ledger`: "sqlite:///PATH", or a `Ledger`. `mode`:
-    "postpaid". `sinks`: from a name, which is its place in the outbox and stays, to an async
-    function, "jsonl:PATH", "https://HOST/PATH" or "redis://HOST:PORT?stream=NAME".
-    `settle_timeout_s`: how long a failing ledger is tried again.
+    server really serves (None: any name); others are 404. `unpriced`: "record" at ¥0 (postpaid),
+    "refuse" (prepaid), or a `Price` for models without one. `ledger`: "sqlite:///PATH", or a
+    `Ledger`. `mode`: "postpaid" bills at the end, whatever the balance; "prepaid" holds the money
+    before the app is called, and answers 402 where there is none. `sinks`: from a name, which is
+    its place in the outbox and stays, to an async function, "jsonl:PATH", "https://HOST/PATH" or
+    "redis://HOST:PORT?stream=NAME". `settle_timeout_s`: how long a failing ledger is tried again;
+    `on_ledger_error` then: "spool" (postpaid) keeps the bill in a bounded, durable file on this
+    host until the ledger is back, "refuse" (prepaid) fails the call unbilled.
     `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
     then; "drain" lets it finish, and bills what the server reports. `enforce_features`: refuse
-    tools and structured output on models whose price does not list them.
+    tools and structured output on models whose price does not list them. `timezone`: of the days
+    and months in reports; records are in UTC whatever it is.
     """
 
     prices: Prices | str | Path
     serves: Sequence[str] | None
     unpriced: Literal["record", "refuse"] | Price
     ledger: str | Ledger
-    mode: Literal["postpaid"]
+    mode: Literal["postpaid", "prepaid"]
     sinks: Mapping[str, Sink | str]
+    on_ledger_error: Literal["spool", "refuse"]
     settle_timeout_s: float
     on_disconnect: Literal["produced", "drain"]
     enforce_features: bool
+    timezone: str
 
 
 class GateOptions(MeterOptions, LimiterOptions, LedgerOptions, total=False):
@@ -142,17 +149,30 @@ DEFAULTS: dict[str, Any] = {
     "enforce": True,
     "prices": None,
     "serves": None,
-    "unpriced": "record",
+    "unpriced": None,
     "ledger": "sqlite:///inf-ledger.db",
     "mode": "postpaid",
     "sinks": {},
+    "on_ledger_error": None,
     "settle_timeout_s": 2.0,
     "on_disconnect": "produced",
     "enforce_features": False,
+    "timezone": "UTC",
+}
+
+# Defaults that follow from the mode.
+BY_MODE: dict[str, dict[str, str]] = {
+    "unpriced": {"postpaid": "record", "prepaid": "refuse"},
+    "on_ledger_error": {"postpaid": "spool", "prepaid": "refuse"},
 }
 
 
-def check(name: str, value: Any, known: Mapping[str, Any]) -> Any:
+def default(name: str, mode: str) -> Any:
+    """Return the default of an option in a mode."""
+    return BY_MODE[name][mode] if name in BY_MODE else DEFAULTS[name]
+
+
+def check(name: str, value: Any, known: Collection[str]) -> Any:
     """Check one option and return it as it is kept.
 
     Raises:
@@ -196,9 +216,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "serves": checks.texts_or_none,
     "unpriced": checks.unpriced,
     "ledger": checks.ledger,
-    "mode": checks.one_of("postpaid"),
+    "mode": checks.one_of("postpaid", "prepaid"),
     "sinks": checks.sinks,
+    "on_ledger_error": checks.one_of("spool", "refuse"),
     "settle_timeout_s": checks.seconds,
     "on_disconnect": checks.one_of("produced", "drain"),
     "enforce_features": checks.flag,
+    "timezone": checks.timezone,
 }

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.settings.config import Written, read_config, section_of
 from inf_middleware.settings.kinds import value_of_text
-from inf_middleware.settings.options import DEFAULTS, check
+from inf_middleware.settings.options import DEFAULTS, check, default
 from inf_middleware.settings.variables import CONFIG_VARIABLE, Given, given_by_variables
+
+# Where the value of an option comes from that nobody gives.
+DEFAULT = "default"
 
 
 class Setting(NamedTuple):
@@ -54,7 +57,8 @@ class Sources:
             section = section_of(option)
             where = f"{written.place}, [{section}]" if section else str(written.place)
             return Setting(_checked(where, option, written.value), str(written.place))
-        return Setting(DEFAULTS[option], "default")
+        mode = DEFAULTS["mode"] if option == "mode" else self.setting("mode").value
+        return Setting(default(option, mode), DEFAULT)
 
 
 def _checked(where: str, option: str, value: Any) -> Any:

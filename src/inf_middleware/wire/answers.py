@@ -21,7 +21,7 @@ _TYPES = {401: "authentication_error", 402: "billing_error", 403: "permission_er
 # Source: docs.anthropic.com/en/api/errors (2026-11).
 _ANTHROPIC_TYPES = {404: "not_found_error", 413: "request_too_large", 503: "overloaded_error"}
 
-_UNITS = {60.0: "minute", 3_600.0: "hour", 86_400.0: "day"}
+UNITS = {60.0: "minute", 3_600.0: "hour", 86_400.0: "day"}
 
 
 def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[Header]:
@@ -86,7 +86,7 @@ def limit_message(tier: str, refusal: Refusal) -> str:
             f" try again in {refusal.retry_after_s:g} s."
         )
     metric = "request" if refusal.code == "requests_limit_exceeded" else "token"
-    unit = _UNITS.get(refusal.window_s) or f"{refusal.window_s:g} seconds"
+    unit = UNITS.get(refusal.window_s) or f"{refusal.window_s:g} seconds"
     seconds = _ceil(refusal.retry_after_s * 1000) / 1000
     return (
         f"Level {tier} allows {_counted(refusal.limit, metric)}{of} per {unit}:"

@@ -7,7 +7,8 @@ import msgspec
 
 from inf_middleware.domain.errors import ConfigError, InvalidRequest
 from inf_middleware.wire.body import Fields, asking_for_usage, whole_number
-from inf_middleware.wire.reader import AnswerReader, Answers
+from inf_middleware.wire.form import Answers
+from inf_middleware.wire.reader import AnswerReader
 
 ErrorForm = Literal["openai", "anthropic", "ollama"]
 

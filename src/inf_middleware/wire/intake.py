@@ -49,6 +49,13 @@ class Intake:
         """Whether an event is unfinished."""
         return self._cutter is not None and self._cutter.is_pending
 
+    def read_one(self, piece: bytes) -> int | None:
+        """Read a piece that is just one event, the common case; None where it must be fed."""
+        if self._cutter is None or self._decoder is not None or not self._readable:
+            return None
+        data = self._cutter.data_of(piece)
+        return None if data is None else self._reader.event(data, None)
+
     def feed(self, piece: bytes) -> list[Frame]:
         """Take the next bytes; return the frames of a stream that are whole now."""
         if self._decoder is not None and self._readable:

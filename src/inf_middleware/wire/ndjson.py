@@ -33,6 +33,15 @@ class NDJSONReader:
         """Return the bytes of the unfinished line."""
         return b"".join(self._pieces)
 
+    def data_of(self, chunk: bytes) -> bytes | None:
+        """Return the data of a chunk that is just one line, the common case; else None.
+
+        Such a chunk need not be fed: it would change nothing.
+        """
+        if self._pieces or self.overflowed or chunk.find(b"\n") != len(chunk) - 1:
+            return None
+        return chunk.strip() or None
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next bytes; return the lines that are whole now."""
         if self.overflowed or not chunk:

@@ -3,32 +3,29 @@
 Nothing that a server sends makes it raise: the worst case is a fact not known.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+import re
 from typing import Any
-
-import msgspec
 
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
-from inf_middleware.wire.paths import Tree, collect, find, tree_of
+from inf_middleware.wire.form import BY_INDEX, Answers
+from inf_middleware.wire.paths import Tree, collect, find
 from inf_middleware.wire.sse import SSEReader
+from inf_middleware.wire.texts import CHOICES_MAX, Texts
 from inf_middleware.wire.usage import INPUT, OUTPUT, UsageAt, added
 
-# Output text kept for counting, of one answer: eight times the longest output known. What is
-# beyond is only measured.
-TEXT_BYTES_MAX = 4 * 1024 * 1024
+# Events that are kept unread at most: some 2,000, of a longer answer than most. Reading them all at
+# once then takes 7 ms; from there on each is read as it comes.
+LATE_BYTES_MAX = 512 * 1024
 
-# Choices of one answer that are told apart, far above what servers allow (128 of `n`); the text of
-# those beyond goes into one.
-CHOICES_MAX = 4096
+# What makes an event of choices one to be read at once; none of it can stand in a text, where
+# quotation marks are escaped.
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
-
-_BY_INDEX = ("index",)
 
 # The report of the whole answer, in the place of a choice's.
 _WHOLE = -1
@@ -46,97 +43,34 @@ class Seen:
     RUNNING_USAGE = 4  # a running total beside other things
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """Where the facts of an API's answers sit, as paths (see `wire.paths`).
-
-    `usage`: the places and words of usage reports; a later report replaces an earlier one, count by
-    count. `id` and `model`: the first that is told holds.
-
-    `each`: the list of choices, where there is one; `text`, `delta`, `group` and `finish` then
-    start at a choice. `text`: output in a whole body; `delta`: output in an event, where
-    `cumulative` says that each repeats all before it. `group`: the numbers that tell apart texts
-    which grow side by side. `finish`: tells that a choice is finished. `by_index`: without such a
-    list, an event is of the choice that the first of `group` says.
-
-    By an event's type (its `type`, else its `event:` field): `ends` end the answer, `fails` say
-    that it failed, `silent` carry no text whatever they hold. `end_flag`: what is true in the last
-    event only. `usage_ends`: the report of the whole answer ends a stream.
-
-    `unfinished`: values of `status` that say that the answer is to be fetched later.
-    """
-
-    usage: tuple[UsageAt, ...] = ()
-    id: tuple[str, ...] = ("id",)
-    model: tuple[str, ...] = ("model",)
-    each: str | None = None
-    text: tuple[str, ...] = ()
-    delta: tuple[str, ...] = ()
-    cumulative: bool = False
-    group: tuple[str, ...] = _BY_INDEX
-    finish: str = "finish_reason"
-    by_index: bool = False
-    ends: frozenset[str] = frozenset()
-    fails: frozenset[str] = frozenset({"error"})
-    silent: frozenset[str] = frozenset()
-    end_flag: str = ""
-    usage_ends: bool = False
-    unfinished: frozenset[str] = frozenset()
-
-    @cached_property
-    def text_tree(self) -> Tree:
-        """The paths of a whole body's output, joined."""
-        return tree_of(self.text)
-
-    @cached_property
-    def delta_tree(self) -> Tree:
-        """The paths of an event's output, joined."""
-        return tree_of(self.delta)
-
-    @cached_property
-    def usage_heads(self) -> tuple[str, ...]:
-        """The fields of which one stands in every event that reports."""
-        heads = {at.at.partition(".")[0] or at.output for at in self.usage}
-        return tuple(sorted(heads))
-
-    @cached_property
-    def fields(self) -> frozenset[str]:
-        """The fields of a whole body that are read."""
-        paths = [*self.id, *self.model, self.each or "", "error", "type", "status", "usage"]
-        if self.each is None:
-            paths += [*self.text, *self.group]
-        for at in self.usage:
-            counts = (at.input, at.output, at.cached_input, at.cache_write, *at.beside_input)
-            paths += [at.at] if at.at else [path for path in counts if isinstance(path, str)]
-        return frozenset(path.partition(".")[0] for path in paths if path)
-
-
 class AnswerReader:
     """Reads one answer; `event` for each event of a stream, or `whole` once for a body.
 
-    `failed`: an error stands in the answer. `has_output`: at least one token of output was seen.
-    `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `text_overflow_bytes` of output came after more text than is kept, and of
-    the answer `unread_bytes` could not be read.
+    An event of choices that has text only is not even read before somebody asks for it: where a
+    report follows, nobody does.
+
+    `failed`: an error stands in the answer. `deferred`: what was asked for is made later and
+    fetched by its id. `usage_final`: the report is of the whole answer. `unread_bytes` of the
+    answer could not be read.
     """
 
     __slots__ = (
         "_choices",
         "_finished",
         "_form",
+        "_has_output",
+        "_late",
+        "_late_bytes",
+        "_late_covered",
         "_per_prompt",
-        "_pieces",
-        "_pieces_seen",
         "_prompts",
         "_stale",
-        "_text_bytes",
+        "_texts",
         "_told",
         "deferred",
         "failed",
-        "has_output",
         "model",
         "response_id",
-        "text_overflow_bytes",
         "unread_bytes",
         "usage_final",
     )
@@ -149,17 +83,24 @@ class AnswerReader:
         self._finished: set[int] = set()
         self._stale: set[int] = set()  # choices with text that no report contains yet
         self._told: dict[int, tuple[UsageAt, dict[str, int]]] = {}
-        self._pieces: dict[tuple[int, ...], list[str]] = {}
-        self._pieces_seen = 0
-        self._text_bytes = 0
+        self._texts = Texts(cumulative=form.cumulative)
         self.usage_final = False
         self.model: str | None = None
         self.response_id: str | None = None
         self.failed = False
         self.deferred = False
-        self.has_output = False
-        self.text_overflow_bytes = 0
+        self._has_output = False
+        self._late: list[bytes] = []  # events not read yet
+        self._late_bytes = 0
+        self._late_covered = 0  # how many of them a report of the whole contains
         self.unread_bytes = 0
+
+    @property
+    def has_output(self) -> bool:
+        """Whether at least one token of output was seen."""
+        if not self._has_output:
+            self._catch_up()
+        return self._has_output
 
     @property
     def usage(self) -> Usage | None:
@@ -196,6 +137,8 @@ class AnswerReader:
     @property
     def tells_output(self) -> bool:
         """Whether the report contains all the output that was seen."""
+        if len(self._late) > self._late_covered:
+            self._catch_up()
         if self._stale or not self._told:
             return False
         return all(OUTPUT in counts for _, counts in self._told.values())
@@ -210,18 +153,51 @@ class AnswerReader:
     @property
     def output_so_far(self) -> int:
         """A lower estimate of the output in tokens, without counting text."""
+        self._catch_up()
         told = sum(counts.get(OUTPUT, 0) for _, counts in self._told.values())
-        return max(told, self._pieces_seen) if self._stale else told or self._pieces_seen
+        pieces = self._texts.seen
+        return max(told, pieces) if self._stale else told or pieces
+
+    @property
+    def text_overflow_bytes(self) -> int:
+        """Bytes of output that came after more text than is kept."""
+        self._catch_up()
+        return self._texts.overflow_bytes
+
+    @property
+    def unfinished(self) -> list[int]:
+        """The choices that have not been told to be finished."""
+        self._catch_up()
+        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
+
+    @property
+    def open_groups(self) -> list[int]:
+        """The number of the text that grew last, where there was any."""
+        self._catch_up()
+        return self._texts.last_group
+
+    @property
+    def text_characters(self) -> int:
+        """How much output text was seen."""
+        self._catch_up()
+        return self._texts.characters
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
+        if self._form.each and self._is_text(data, event):
+            self._late.append(data)
+            self._late_bytes += len(data)
+            return Seen.NOTHING
         try:
             value = _decode(data)
         except _ODD:
             value = read_value(data)
         if type(value) is dict:
+            if value.get(self._form.each) == [] and not self._late_covered:
+                return self._take_last(value, event)
+            self._catch_up()
             return self._take_event(value, event)
         if data.lstrip().startswith(b'{"error"'):  # some servers do not escape their errors
             self.failed = True
@@ -243,13 +219,45 @@ class AnswerReader:
     def unread(self, size: int) -> None:
         """Note bytes of the answer that could not be read: only their number is known."""
         if self._form.text and size:
-            self.has_output = True
+            self._has_output = True
             self._stale.add(0)
             self.unread_bytes += size
 
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
-        return ["".join(pieces) for pieces in self._pieces.values()]
+        self._catch_up()
+        return self._texts.joined()
+
+    def _is_text(self, data: bytes, event: bytes | None) -> bool:
+        return (
+            event is None
+            and self._late_bytes <= LATE_BYTES_MAX
+            and self.model is not None
+            and self.response_id is not None
+            and b'"error"' not in data
+            and _USAGE.search(data) is None
+        )
+
+    def _take_last(self, value: dict[str, Any], event: bytes | None) -> int:
+        # A report of the whole contains what was not read yet; one that is none changes nothing.
+        seen = self._take_event(value, event)
+        if seen & Seen.USAGE_ONLY and _WHOLE in self._told:
+            self._late_covered = len(self._late)
+        return seen
+
+    def _catch_up(self) -> None:
+        late, covered = self._late, self._late_covered
+        if not late:
+            return
+        self._late, self._late_covered = [], 0
+        for place, data in enumerate(late):
+            if place == covered and covered:
+                self._stale.clear()
+            value = read_value(data)
+            if type(value) is dict:
+                self._take_event(value, None)
+        if covered >= len(late):
+            self._stale.clear()
 
     def _take_stream(self, body: bytes) -> None:
         sse = SSEReader()
@@ -285,7 +293,7 @@ class AnswerReader:
         if value.get("error") or (kind and kind in form.fails):
             self.failed = True
         choices = self._choices_of(value)
-        if not kind or kind not in form.silent:
+        if kind not in form.silent:
             for choice in choices:
                 self._take_choice(choice)
         seen = Seen.NOTHING
@@ -307,11 +315,23 @@ class AnswerReader:
                 self._finished.add(index)
         else:
             index = group[0] if form.by_index and self._choices > 1 else 0
-        self._take_text(choice, form.delta_tree, index, group)
+        head, tree = form.delta_head
+        source = choice.get(head) if head else choice
+        if type(source) is dict:
+            self._take_text(source, tree, index, group)
+        elif source:
+            self._take_text(choice, form.delta_tree, index, group)
+
+    def _take_text(
+        self, source: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
+    ) -> None:
+        if self._texts.take(source, tree, group):
+            self._has_output = True
+            self._stale.add(index)
 
     def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:
         paths = self._form.group
-        if paths == _BY_INDEX:
+        if paths == BY_INDEX:
             return (_number(choice.get("index")),)
         return tuple([_number(find(choice, path)) for path in paths])
 
@@ -345,7 +365,7 @@ class AnswerReader:
                 continue
             self._told[index] = (at, {**known[1], **counts} if known else counts)
             if counts.get(OUTPUT):
-                self.has_output = True
+                self._has_output = True
         if found and index == _WHOLE:
             self._told = {_WHOLE: self._told[_WHOLE]}
             self._stale.clear()
@@ -375,42 +395,6 @@ class AnswerReader:
             return choices
         return [choice for choice in choices if isinstance(choice, dict)]
 
-    def _take_text(
-        self, choice: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
-    ) -> None:
-        found: list[Any] = []
-        collect(choice, tree, found)
-        for value in found:
-            if type(value) is str:
-                self._keep(value, index, group)
-            elif isinstance(value, list):
-                for part in value:
-                    text = part.get("text") if isinstance(part, dict) else part
-                    if isinstance(text, str) and text:
-                        self._keep(text, index, group)
-            elif isinstance(value, dict):
-                self._keep(_compact(value), index, group)
-
-    def _keep(self, text: str, index: int, group: tuple[int, ...]) -> None:
-        self.has_output = True
-        self._stale.add(index)
-        self._pieces_seen += 1
-        pieces = self._pieces.get(group)
-        if pieces is None:
-            if len(self._pieces) >= CHOICES_MAX:
-                group = (0,)
-            pieces = self._pieces.setdefault(group, [])
-        if self._form.cumulative and pieces:
-            self._text_bytes -= len(pieces.pop())
-        size = self._text_bytes + len(text)
-        if size <= TEXT_BYTES_MAX:
-            self._text_bytes = size
-            pieces.append(text)
-        elif self._form.cumulative:
-            self.text_overflow_bytes = max(self.text_overflow_bytes, len(text))
-        else:
-            self.text_overflow_bytes += len(text)
-
 
 def _index_of(choice: dict[str, Any]) -> int:
     return _number(choice.get("index"))
@@ -424,10 +408,3 @@ def _is_empty(choice: dict[str, Any], form: Answers) -> bool:
     found: list[Any] = []
     collect(choice, form.delta_tree, found)
     return not found and choice.get(form.finish) is None and not choice.get("delta")
-
-
-def _compact(value: object) -> str:
-    try:
-        return msgspec.json.encode(value).decode("utf-8")
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return repr(value)

@@ -57,18 +57,29 @@ class SSEReader:
         """Return the bytes of the unfinished event."""
         return b"".join(self._pieces)
 
+    def data_of(self, chunk: bytes) -> bytes | None:
+        """Return the data of a chunk that is just one event, the common case; else None.
+
+        Such a chunk need not be fed: it would change nothing.
+        """
+        if (
+            chunk[:6] == b"data: "
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk[-1:] == b"\n"
+            and self._started
+            and not (self._pieces or self._after_cr or self.overflowed)
+            and b"\r" not in chunk
+        ):
+            return chunk[6:-2]
+        return None
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next bytes; return the events that are whole now."""
         if self.overflowed or not chunk:
             return [Frame(chunk, None, None)] if chunk else []
-        if (
-            chunk[:6] == b"data: "
-            and not self._pieces
-            and self._started
-            and not self._after_cr
-            and _is_one_event(chunk)
-        ):
-            return [Frame(chunk, chunk[6:-2], None)]
+        data = self.data_of(chunk)
+        if data is not None:
+            return [Frame(chunk, data, None)]
         if not self._pieces:
             frames, rest = self._split(chunk, 0)
         else:
@@ -135,8 +146,3 @@ class SSEReader:
             elif name == b"event":
                 event = value.removeprefix(b" ")
         return Frame(raw, b"\n".join(data) if data else None, event)
-
-
-def _is_one_event(chunk: bytes) -> bool:
-    """Tell the common case, of what begins with a data line: just that and a blank line, on LF."""
-    return chunk.find(b"\n") == len(chunk) - 2 and chunk[-1:] == b"\n" and b"\r" not in chunk

@@ -10,7 +10,7 @@ answers of vLLM 0.33.0.
 from dataclasses import replace
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
 _USAGE = UsageAt(

@@ -5,7 +5,7 @@ Source: llama.cpp tools/server/README.md. Its counters can be left out by a requ
 """
 
 from inf_middleware.wire.dialect import Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
 COMPLETION = Dialect(

@@ -5,7 +5,7 @@ Source: ollama docs/api.md; the ollama client 0.6.3. Where a prompt was cached, 
 """
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
 _USAGE = UsageAt(

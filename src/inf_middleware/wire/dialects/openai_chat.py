@@ -5,7 +5,7 @@ llama-cpp-python 0.3.36 and transformers 5.23.0.
 """
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import OPENAI_USAGE
 
 _OUTPUT = (

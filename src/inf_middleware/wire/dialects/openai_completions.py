@@ -8,7 +8,7 @@ Source: platform.openai.com/docs/api-reference/completions (2026-11); recorded a
 
 from inf_middleware.wire.dialect import STRUCTURED_OUTPUT, Dialect
 from inf_middleware.wire.dialects.llama_cpp import COMPLETION
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import OPENAI_USAGE
 
 COMPLETIONS = Dialect(

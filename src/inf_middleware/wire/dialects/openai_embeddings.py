@@ -5,7 +5,7 @@ messages as well).
 """
 
 from inf_middleware.wire.dialect import Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import OPENAI_USAGE
 
 EMBEDDINGS = Dialect(

@@ -8,7 +8,7 @@ Source: platform.openai.com/docs/api-reference/responses (2026-11); recorded ans
 from dataclasses import replace
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
 _USAGE = UsageAt(

@@ -5,7 +5,7 @@ Source: SGLang 0.5.23, srt/managers/io_struct.py, srt/entrypoints/http_server.py
 
 from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects.tgi import GENERATE as TGI_GENERATE
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
 GENERATE = Dialect(

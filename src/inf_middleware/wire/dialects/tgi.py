@@ -6,7 +6,7 @@ Source: types of huggingface_hub 2.4.0 (inference/_generated/types/text_generati
 from dataclasses import replace
 
 from inf_middleware.wire.dialect import Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
 GENERATE = Dialect(

@@ -1,7 +1,7 @@
 """Any other POST: metered by the usage object in its answer, where it has one."""
 
 from inf_middleware.wire.dialect import Dialect
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
 

@@ -7,7 +7,7 @@ from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects.openai_chat import CHAT
 from inf_middleware.wire.dialects.openai_completions import COMPLETIONS
 from inf_middleware.wire.dialects.openai_embeddings import EMBEDDINGS
-from inf_middleware.wire.reader import Answers
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import OPENAI_USAGE
 
 SCORE = Dialect(

@@ -1,0 +1,124 @@
+"""What a durable settlement costs.
+
+    python benchmarks/ledger.py [URI ...]
+
+Without a URI a ledger in a file of the working directory is measured. Told are settlements per
+second and their latency with so many at once, the CPU of the event loop per settlement, and the
+disk's own fsync beside them; then the same in two and four processes on one ledger.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from inf_middleware import BillingEvent
+from inf_middleware.domain.ids import uuid7
+from inf_middleware.ledgers.uris import ledger_of
+
+SECONDS = 3.0
+AT_ONCE = (1, 16, 64, 256)
+
+
+def event_of(number: int) -> BillingEvent:
+    """Make a bill as a call makes it."""
+    return BillingEvent(
+        request_id=uuid7(time.time_ns()),
+        account=f"account-{number % 100}",
+        key_id="0123456789ab",
+        tier="Tier1",
+        endpoint="/v1/chat/completions",
+        model="inf-chat-v1",
+        response_model="inf-chat-v1",
+        response_id="chatcmpl-1",
+        input_tokens=1000,
+        output_tokens=100,
+        cached_input_tokens=0,
+        cache_write_tokens=0,
+        reasoning_tokens=0,
+        basis="reported",
+        lines=(),
+        amount_nano="11000000",
+        amount="0.011",
+        currency="CNY",
+        price_version="inf-2026-11/inf-chat-v1",
+        outcome="complete",
+        unpriced=False,
+        started_at="2026-11-24T00:00:00.000000Z",
+        settled_at="2026-11-24T00:00:01.000000Z",
+        metadata={},
+        source="urn:inf-middleware:default",
+    )
+
+
+def fsync_ms(folder: Path) -> float:
+    """Return the median time of one fsync after a small write."""
+    times = []
+    with (folder / "fsync").open("wb") as file:
+        for _ in range(200):
+            file.write(b"x" * 4096)
+            file.flush()
+            start = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1000
+
+
+async def measure(uri: str, at_once: int) -> tuple[float, float, float, float]:
+    """Return settlements per second, p50 and p99 in ms, and the loop's CPU in µs per settlement."""
+    ledger = ledger_of(uri)
+    await ledger.settle(event_of(0))
+    latencies: list[float] = []
+    end = time.perf_counter() + SECONDS
+
+    async def settle(number: int) -> None:
+        while (start := time.perf_counter()) < end:
+            await ledger.settle(event_of(number))
+            latencies.append(time.perf_counter() - start)
+
+    cpu, start = time.thread_time(), time.perf_counter()
+    await asyncio.gather(*(settle(number) for number in range(at_once)))
+    cpu, took = time.thread_time() - cpu, time.perf_counter() - start
+    await ledger.aclose()
+    latencies.sort()
+    count = len(latencies)
+    return (
+        count / took,
+        latencies[count // 2] * 1000,
+        latencies[count * 99 // 100] * 1000,
+        cpu / count * 1e6,
+    )
+
+
+def measure_here(uri: str, at_once: int) -> tuple[float, float, float, float]:
+    """Measure in this process."""
+    return asyncio.run(measure(uri, at_once))
+
+
+def main() -> None:
+    """Measure each ledger that is named."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        print(f"fsync: {fsync_ms(Path(folder)):.2f} ms (median), {os.cpu_count()} CPUs")
+        for uri in sys.argv[1:] or [f"sqlite:///{folder}/ledger.db"]:
+            print(uri.partition("://")[0])
+            for at_once in AT_ONCE:
+                rate, p50, p99, cpu = measure_here(uri, at_once)
+                print(
+                    f"  1 process, {at_once:>3} at once: {rate:>7,.0f} /s,"
+                    f" p50 {p50:.2f} ms, p99 {p99:.2f} ms, loop {cpu:.1f} µs"
+                )
+            for processes in (2, 4):
+                with multiprocessing.get_context("spawn").Pool(processes) as pool:
+                    found = pool.starmap(measure_here, [(uri, 64)] * processes)
+                print(
+                    f"  {processes} processes, 64 at once each:"
+                    f" {sum(f[0] for f in found):>7,.0f} /s, p99 {max(f[2] for f in found):.0f} ms"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Prepaid calls: money is held before the app works, and more of it while a stream runs.
+
+A JSON answer is held for whole: input and all output it may have. A stream is held for its input
+and one slice of output, and extended by a slice each time that half of the last one is used: it
+waits only when nothing is left.
+"""
+
+import asyncio
+
+from inf_middleware.call.admission import count_input, reserved_output
+from inf_middleware.call.record import Billing, Call, log
+from inf_middleware.call.refuse import Refuse
+from inf_middleware.call.settle import event_of, lose, price_of, release
+from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.money import decimal_string
+from inf_middleware.domain.prices import Price
+from inf_middleware.domain.usage import Usage
+from inf_middleware.ports import Holds
+from inf_middleware.wire import answers
+from inf_middleware.wire.reader import AnswerReader
+
+# Output tokens that are held at a time: some seconds of a stream, so that one ledger commit pays
+# for many tokens, and the most that a killed worker gives away.
+SLICE_TOKENS = 256
+
+# Of input that cannot be counted only the bytes are known; English and code run near this.
+_BYTES_PER_TOKEN = 4
+
+
+async def take_hold(call: Call) -> None:
+    """Hold money for a call, durably, or refuse it.
+
+    Raises:
+        Refuse: The balance does not cover it (402), or the ledger could not decide (503).
+    """
+    billing, holds = call.billing, call.billing.holds if call.billing else None
+    if billing is None or holds is None or call.hold is not None:
+        return
+    found = price_of(call, billing)
+    if found is None:
+        return
+    hold = Hold(call, billing, holds, found.price, await _input_of(call))
+    if not hold.amount_nano:
+        return
+    call.hold = hold  # before it is there: whatever happens from here on, it has to be ended
+    try:
+        available = await hold.take()
+    except LedgerUnavailable as error:
+        call.hold = None
+        lose(call.id, billing)  # it may have been held all the same
+        if billing.spool is not None:
+            return  # served on credit: the bill will be kept
+        await release(call, 0)
+        raise Refuse(
+            503,
+            "ledger_unavailable",
+            "The balance cannot be checked just now; try again shortly.",
+            headers=answers.retry_headers(1.0),
+        ) from error
+    if available is None:
+        return
+    call.hold = None
+    await release(call, 0)
+    assert call.account is not None
+    currency = call.parts.prices.currency
+    raise Refuse(
+        402,
+        "insufficient_balance",
+        f"The balance does not cover this request: {decimal_string(available)} {currency} are"
+        f" available, and {decimal_string(hold.amount_nano)} {currency} are needed.",
+    )
+
+
+async def void_lost(billing: Billing) -> None:
+    """End the holds of calls that could not be settled: they are not billed."""
+    while billing.lost and billing.claims is not None:
+        try:
+            await billing.claims.void(billing.lost[-1])
+        except LedgerUnavailable:
+            return
+        billing.lost.pop()
+
+
+async def _input_of(call: Call) -> int:
+    if call.dialect.has_text:
+        return await count_input(call)
+    return len(call.body or b"") // _BYTES_PER_TOKEN
+
+
+class Hold:
+    """What one call holds; a stream asks it before each piece whether it is covered."""
+
+    def __init__(
+        self, call: Call, billing: Billing, holds: Holds, price: Price, input_tokens: int
+    ) -> None:
+        self._call = call
+        self._billing = billing
+        self._holds = holds
+        self._price = price
+        self._input_tokens = input_tokens
+        self._most = reserved_output(call)  # what all output together may come to
+        stream = call.request is not None and call.request.stream
+        self._held = min(SLICE_TOKENS, self._most) if stream else self._most
+        self.amount_nano = self._input_tokens * price.input_nano + self._cost(self._held)
+        self._extending: asyncio.Task[bool] | None = None
+        self._short = False  # more was not to be had: it is tried again when nothing is left
+        self._exact = 0  # tokens that were counted, in so many characters of each choice
+        self._counted: list[int] = []
+        self._characters = 0
+
+    async def take(self) -> int | None:
+        """Hold what is needed at first; return None, or what is available where that is less."""
+        account = self._call.account
+        assert account is not None
+        event = event_of(self._call, self._billing, Usage(basis="counted"), "worker_lost")
+        return await self._holds.hold(event, self.amount_nano, account.credit_limit_nano)
+
+    async def covers(self, reader: AnswerReader) -> bool:
+        """Tell whether the output so far is paid for and more may follow, holding more if need be.
+
+        It waits only when nothing is left of what is held.
+        """
+        if self._held >= self._most:
+            return True
+        # A token has at least one character, nearly always: counting begins where that is too much.
+        unseen = reader.text_characters - self._characters
+        if max(reader.output_so_far, self._exact + unseen) <= self._held - SLICE_TOKENS // 2:
+            return True
+        produced = await self._count(reader)
+        if self._extending is not None and self._extending.done():
+            self._short = not self._extending.result()
+            self._extending = None
+        ahead = produced > self._held - SLICE_TOKENS // 2
+        if ahead and self._extending is None and not self._short:
+            self._extending = asyncio.create_task(self._extend(produced))
+        while produced >= self._held:
+            if self._extending is None:
+                self._extending = asyncio.create_task(self._extend(produced))
+            extended = await asyncio.shield(self._extending)
+            self._extending = None
+            if not extended:
+                return False
+        return True
+
+    async def settled(self) -> None:
+        """Let what is still under way end, so that a settlement is the last word."""
+        if self._extending is not None:
+            await asyncio.wait([self._extending])
+            self._extending = None
+
+    async def _count(self, reader: AnswerReader) -> int:
+        if reader.tells_output and reader.usage is not None:
+            return reader.usage.output_tokens
+        texts = reader.texts()
+        self._counted += [0] * (len(texts) - len(self._counted))
+        tails = [text[seen:] for text, seen in zip(texts, self._counted, strict=True)]
+        count = await self._call.metering.counters.of(self._call.model).count(tails)
+        self._counted = [len(text) for text in texts]
+        self._characters = reader.text_characters
+        self._exact += count.tokens
+        return max(self._exact, reader.output_so_far)
+
+    async def _extend(self, produced: int) -> bool:
+        """Hold one more slice, or as much of it as the balance covers; False for nothing."""
+        tokens = min(SLICE_TOKENS, self._most - self._held)
+        event = event_of(
+            self._call,
+            self._billing,
+            Usage(self._input_tokens, produced, basis="counted"),
+            "worker_lost",
+        )
+        try:
+            available = await self._holds.extend(event, self._cost(tokens))
+            if available is not None:
+                tokens = available // max(self._price.output_nano, 1)
+                if not tokens or await self._holds.extend(event, self._cost(tokens)) is not None:
+                    return False
+        except LedgerUnavailable as error:
+            if self._billing.spool is None:
+                log.warning("call %s: its hold could not be extended: %s", self._call.id, error)
+                return False
+            self._held = self._most  # served on credit: the bill will be kept
+            return True
+        self._held += tokens
+        return True
+
+    def _cost(self, tokens: int) -> int:
+        return tokens * self._price.output_nano

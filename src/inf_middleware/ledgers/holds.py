@@ -1,0 +1,145 @@
+"""Money held for running calls, as steps for either database.
+
+A hold is one guarded statement: nothing is read and then written. It ends with the settlement of
+its call, by being voided, or, when its process is gone, as the bill of its last checkpoint.
+"""
+
+from msgspec.structs import replace
+
+from inf_middleware.domain.books import Claim, Claimed
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.claims import claim, forget, give_up, release
+from inf_middleware.ledgers.lots import expire
+from inf_middleware.ledgers.rows import rows_of
+from inf_middleware.ledgers.settling import settle_all
+from inf_middleware.ledgers.steps import Ask, Steps
+
+# A process that has not been heard of for so long is gone; it beats three times in that time.
+LEASE_S = 30.0
+BEAT_S = LEASE_S / 3
+
+# Holds of dead processes that end in one transaction; the others with the next beat.
+_REAPED_MAX = 200
+
+
+def hold(
+    event: BillingEvent, amount_nano: int, credit_limit_nano: int, owner: str, now_ms: int
+) -> Steps[int | None]:
+    """Hold an amount for a call; return None, or what is available where that is less.
+
+    `event` is the bill as it stands: the first checkpoint.
+    """
+    yield _beat(owner, now_ms)
+    yield Ask(
+        "INSERT INTO balance (account, currency) VALUES (?, ?)"
+        " ON CONFLICT (account, currency) DO NOTHING",
+        (event.account, event.currency),
+    )
+    available = yield from _take(event.account, event.currency, amount_nano, credit_limit_nano)
+    if available is not None:
+        return available
+    yield Ask(
+        "INSERT INTO hold (request_id, account, currency, amount_nano, credit_limit_nano, owner,"
+        " checkpoint) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            event.id,
+            event.account,
+            event.currency,
+            amount_nano,
+            credit_limit_nano,
+            owner,
+            event.encode(),
+        ),
+    )
+    return None
+
+
+def extend(event: BillingEvent, amount_nano: int) -> Steps[int | None]:
+    """Hold more for a call, and move its checkpoint to `event`.
+
+    Return None, or what is available where that is less: the checkpoint moves all the same. A hold
+    that has ended meanwhile has nothing available.
+    """
+    held = yield Ask("SELECT credit_limit_nano FROM hold WHERE request_id = ?", (event.id,))
+    if not held:
+        return 0
+    available = yield from _take(event.account, event.currency, amount_nano, held[0][0])
+    yield Ask(
+        "UPDATE hold SET amount_nano = amount_nano + ?, checkpoint = ? WHERE request_id = ?",
+        (0 if available is not None else amount_nano, event.encode(), event.id),
+    )
+    return available
+
+
+def claim_for(claimed: Claim, owner: str, now_ms: int, now_ns: int) -> Steps[Claimed]:
+    """Claim a client's key, as a process that lives."""
+    yield _beat(owner, now_ms)
+    return (yield from claim(claimed, owner, now_ns))
+
+
+def void(request_id: str) -> Steps[None]:
+    """End a hold and a claim without a bill; what has ended already stays so."""
+    yield from release(request_id)
+    rows = yield Ask(
+        "DELETE FROM hold WHERE request_id = ? RETURNING account, currency, amount_nano",
+        (request_id,),
+    )
+    for account, currency, amount in rows:
+        yield Ask(
+            "UPDATE balance SET held_nano = held_nano - ? WHERE account = ? AND currency = ?",
+            (amount, account, currency),
+        )
+
+
+def beat(owner: str | None, boot: str, now_ms: int, now_ns: int, now: str) -> Steps[int]:
+    """Say that a process lives, and end what dead ones held and grants whose time is over.
+
+    An `owner` of None holds nothing and has nothing to say. Processes whose id does not begin with
+    `boot`, the host's latest, are gone. Returns how many holds were ended.
+    """
+    if owner is not None:
+        yield _beat(owner, now_ms)
+    dead = yield Ask(
+        "SELECT id FROM process WHERE beat_ms < ? OR id NOT LIKE ? ORDER BY id",
+        (now_ms - round(LEASE_S * 1000), f"{boot}%"),
+    )
+    ended = 0
+    for (process,) in dead:
+        rows = yield Ask(
+            f"SELECT checkpoint FROM hold WHERE owner = ? ORDER BY request_id LIMIT {_REAPED_MAX}",
+            (process,),
+        )
+        bills = [replace(BillingEvent.decode(bytes(row[0])), settled_at=now) for row in rows]
+        yield from settle_all([rows_of(bill) for bill in bills])
+        yield from give_up(process)
+        ended += len(bills)
+        if len(bills) < _REAPED_MAX:
+            yield Ask("DELETE FROM process WHERE id = ?", (process,))
+    yield from expire(now_ns, now)
+    yield from forget(now_ns)
+    return ended
+
+
+def _beat(owner: str, now_ms: int) -> Ask:
+    return Ask(
+        "INSERT INTO process (id, beat_ms) VALUES (?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET beat_ms = excluded.beat_ms",
+        (owner, now_ms),
+    )
+
+
+def _take(
+    account: str, currency: str, amount_nano: int, credit_limit_nano: int
+) -> Steps[int | None]:
+    taken = yield Ask(
+        "UPDATE balance SET held_nano = held_nano + ? WHERE account = ? AND currency = ?"
+        " AND balance_nano - held_nano >= ? RETURNING 1",
+        (amount_nano, account, currency, amount_nano - credit_limit_nano),
+    )
+    if taken:
+        return None
+    rows = yield Ask(
+        "SELECT balance_nano - held_nano FROM balance WHERE account = ? AND currency = ?",
+        (account, currency),
+    )
+    return max(int(rows[0][0]) + credit_limit_nano, 0)

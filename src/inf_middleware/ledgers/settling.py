@@ -1,0 +1,89 @@
+"""Settlements of calls, as steps for either database."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.claims import finish
+from inf_middleware.ledgers.lots import spend
+from inf_middleware.ledgers.rows import Rows, rows_of, write
+from inf_middleware.ledgers.steps import Ask, Steps
+
+# A ledger without grants that expire, or without prepaid calls, is asked only this per commit.
+_SOME_LOT = "SELECT 1 FROM lot WHERE left_nano > 0 LIMIT 1"
+_SOME_HOLD = "SELECT 1 FROM hold LIMIT 1"
+
+
+def settle_all(rows: Sequence[Rows]) -> Steps[None]:
+    """Write settlements, and end what their calls held; one that is there already stays."""
+    if not (yield Ask(_SOME_HOLD)):
+        yield from _write(rows)
+        return
+    unheld: list[Rows] = []
+    for row in rows:
+        held = yield Ask(
+            "DELETE FROM hold WHERE request_id = ?"
+            " RETURNING account, currency, amount_nano, credit_limit_nano",
+            (row.event[0],),
+        )
+        if not held:
+            unheld.append(row)
+            continue
+        yield from _write(unheld)
+        unheld = []
+        yield from _write([(yield from _overdrawn(row, *held[0]))])
+    yield from _write(unheld)
+
+
+def writing_nothing() -> Steps[None]:
+    """Write without changing anything: whether the ledger can."""
+    yield Ask("UPDATE meta SET schema_version = schema_version")
+
+
+def _write(rows: Sequence[Rows]) -> Steps[None]:
+    if not rows:
+        return
+    spending = yield from _new_charges_of_lots(rows)
+    yield from write(rows)
+    yield from finish(rows)
+    for account, currency, amount_nano in spending:
+        yield from spend(account, currency, amount_nano)
+
+
+def _overdrawn(
+    row: Rows, account: str, currency: str, held_nano: int, credit_nano: int
+) -> Steps[Rows]:
+    """End a hold; return the settlement with what it takes beyond the balance."""
+    left = yield Ask(
+        "UPDATE balance SET held_nano = held_nano - ? WHERE account = ? AND currency = ?"
+        " RETURNING balance_nano - held_nano",
+        (held_nano, account, currency),
+    )
+    available = left[0][0] + credit_nano
+    amount = row.posting[3] if row.posting else 0
+    short_before = max(held_nano - available, 0)
+    overdrawn = max(amount - available, 0) - short_before
+    if overdrawn <= 0:
+        return row
+    event = BillingEvent.decode(row.event[1])
+    return rows_of(replace(event, overdrawn_nano=str(overdrawn)))
+
+
+def _new_charges_of_lots(rows: Sequence[Rows]) -> Steps[list[tuple[str, str, int]]]:
+    """Return what is newly charged to accounts that have grants which expire."""
+    if not (yield Ask(_SOME_LOT)):
+        return []
+    charges: dict[str, tuple[str, str, int]] = {}
+    for row in rows:
+        if row.posting is None:
+            continue
+        request_id, debit, _, amount_nano, currency = row.posting
+        account = debit.removeprefix("account:")
+        has: list[Any] = yield Ask(
+            "SELECT 1 FROM lot WHERE account = ? AND left_nano > 0 LIMIT 1", (account,)
+        )
+        if has and not (yield Ask("SELECT 1 FROM request WHERE request_id = ?", (request_id,))):
+            charges[request_id] = (account, currency, amount_nano)
+    return list(charges.values())

@@ -1,0 +1,324 @@
+"""Bills that a ledger could not take in time: kept on this host, durably, and handed over later.
+
+Each process has a file of its own in the spool's directory, one event a line, and holds its lock;
+a file whose process is gone is handed over by any other. Handing over twice does no harm: the
+ledger takes an event once, by its id.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.ids import uuid7
+from inf_middleware.ports import Ledger
+
+_log = logging.getLogger("inf_middleware.ledgers")
+
+# Of one process: about 300,000 bills, five minutes at 1,000 a second. What is beyond is refused.
+SPOOL_BYTES_MAX = 256 * 1024 * 1024
+
+# How often a ledger that is away is tried, and files of processes that are gone are looked for.
+REPLAY_S = 1.0
+
+# Bills handed over together: one commit of the ledger.
+_BATCH_MAX = 500
+
+
+class _Waiting(NamedTuple):
+    line: bytes
+    durable: "concurrent.futures.Future[None]"
+
+
+class SpoolingLedger:
+    """A ledger whose bills are kept in `directory` while it is away.
+
+    Once something is kept, all goes there until the ledger has taken it: nobody waits for a ledger
+    that is known to be away.
+    """
+
+    def __init__(
+        self, ledger: Ledger, directory: Path, *, bytes_max: int = SPOOL_BYTES_MAX
+    ) -> None:
+        self.ledger = ledger
+        self._directory = directory
+        self._bytes_max = bytes_max
+        self._active = False
+        self._replaying = False
+        self._waiting: deque[_Waiting] = deque()
+        self._lock = threading.Lock()
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pid = 0
+        self._task: asyncio.Task[None] | None = None
+        # The thread's own: this process' file, and its size.
+        self._file: int | None = None
+        self._path: Path | None = None
+        self._size = 0
+
+    def settle(self, event: BillingEvent) -> Awaitable[None]:
+        """Hand over a settlement: to the ledger, or to the spool where that is in use."""
+        self._start()
+        return self.keep(event) if self._active else self.ledger.settle(event)
+
+    async def keep(self, event: BillingEvent) -> None:
+        """Keep a settlement durably on this host; the ledger gets it as soon as it is back.
+
+        Raises:
+            LedgerUnavailable: It cannot be kept: the disk or the spool is full.
+        """
+        waiting = _Waiting(event.encode() + b"\n", concurrent.futures.Future())
+        self._waiting.append(waiting)
+        self._executor().submit(self._flush)
+        await asyncio.wrap_future(waiting.durable)
+        self._start()
+
+    async def start(self) -> None:
+        """Begin to hand over what an earlier run left."""
+        self._start()
+
+    async def aclose(self) -> None:
+        """Stop, and close the ledger."""
+        await self.stop()
+        await self.ledger.aclose()
+
+    async def stop(self) -> None:
+        """Hand over what the ledger takes now, and end; what is left waits for the next run.
+
+        The ledger stays open, for others may use it.
+        """
+        task, self._task = self._task, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+        elif task is not None and task.get_loop().is_running():  # of another thread
+            task.get_loop().call_soon_threadsafe(task.cancel)
+        if self._active:
+            with contextlib.suppress(LedgerUnavailable):
+                await self._replay()
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            await asyncio.get_running_loop().run_in_executor(pool, self._close)
+            pool.shutdown()
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        task = self._task
+        if task is not None and not task.done():
+            its_loop = task.get_loop()
+            if its_loop is loop or its_loop.is_running():  # of another thread
+                return
+        self._task = loop.create_task(self._run(), name="inf-middleware-spool")
+
+    def _executor(self) -> concurrent.futures.ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
+                if self._pid != os.getpid():
+                    self._file, self._path, self._size = None, None, 0
+                    self._replaying = False
+                self._pid = os.getpid()
+                self._pool = concurrent.futures.ThreadPoolExecutor(
+                    1, thread_name_prefix="inf-middleware-spool"
+                )
+            return self._pool
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._replay()
+            except (LedgerUnavailable, OSError) as error:
+                _log.warning("kept bills cannot be handed over yet: %s", error)
+            await asyncio.sleep(REPLAY_S)
+
+    async def _replay(self) -> None:
+        """Hand over all that is kept, this process' own file last.
+
+        Raises:
+            LedgerUnavailable: The ledger is still away.
+        """
+        pool = self._executor()
+        with self._lock:
+            if self._replaying:  # two at once would forget what neither has handed over
+                return
+            self._replaying = True
+        try:
+            await self._replay_files(pool)
+        finally:
+            self._replaying = False
+
+    async def _replay_files(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        for path in await loop.run_in_executor(pool, self._files):
+            end, lines = await loop.run_in_executor(pool, _read, path)
+            refused: list[bytes] = []
+            for start in range(0, len(lines), _BATCH_MAX):
+                refused += await self._hand_over(lines[start : start + _BATCH_MAX])
+            if refused:
+                await loop.run_in_executor(pool, self._set_aside, refused)
+            await loop.run_in_executor(pool, self._forget, path, end)
+            if lines:
+                _log.warning("%d kept bills are handed over to the ledger", len(lines))
+
+    async def _hand_over(self, lines: list[bytes]) -> list[bytes]:
+        """Return the lines that the ledger refuses while it takes others, or that are none."""
+        events = {line: event for line in lines if (event := _event_of(line)) is not None}
+        results = await asyncio.gather(
+            *(self.ledger.settle(event) for event in events.values()), return_exceptions=True
+        )
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures and len(failures) == len(events):
+            raise failures[0]
+        taken = {line for line, result in zip(events, results, strict=True) if result is None}
+        return [line for line in lines if line not in taken]
+
+    def _files(self) -> list[Path]:
+        """Return the files to hand over: those that nobody owns any more, and our own."""
+        files = sorted(self._directory.glob("*.jsonl"))
+        found = [path for path in files if path != self._path and _is_orphan(path)]
+        return [*found, self._path] if self._path is not None and self._size else found
+
+    def _flush(self) -> None:
+        batch: list[_Waiting] = []
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        if not batch:
+            return
+        try:
+            self._append(b"".join(waiting.line for waiting in batch))
+        except OSError as error:
+            for waiting in batch:
+                waiting.durable.set_exception(
+                    LedgerUnavailable(f"the spool {self._directory} failed: {error}")
+                )
+        else:
+            for waiting in batch:
+                waiting.durable.set_result(None)
+
+    def _append(self, lines: bytes) -> None:
+        if self._size + len(lines) > self._bytes_max:
+            raise OSError(f"it is full: {self._bytes_max:,} bytes")
+        file = self._own_file()
+        try:
+            _write(file, lines)
+        except OSError:
+            os.ftruncate(file, self._size)  # nothing half-written stays
+            raise
+        self._size += len(lines)
+        if not self._active:
+            self._active = True
+            _log.error("the ledger is away: bills are kept in %s until it is back", self._directory)
+
+    def _own_file(self) -> int:
+        if self._file is None:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            # Locked before it has its name: nobody shall take it for one without an owner.
+            path = self._directory / f"{uuid7(0)}.jsonl"
+            partial = path.with_suffix(".partial")
+            self._file = _open_locked(partial)
+            partial.replace(path)
+            _sync_directory(self._directory)
+            self._path = path
+        return self._file
+
+    def _set_aside(self, lines: list[bytes]) -> None:
+        path = self._directory / "refused"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _write(file, b"".join(line + b"\n" for line in lines))
+        finally:
+            os.close(file)
+        _log.error("%d kept bills are not taken by the ledger: see %s", len(lines), path)
+
+    def _forget(self, path: Path, end: int) -> None:
+        """Drop what was handed over of a file: all up to `end`."""
+        if path != self._path or self._file is None:
+            path.unlink(missing_ok=True)  # by another process, perhaps, at the same moment
+            return
+        if self._size == end:
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+            self._size, self._active = 0, False
+            return
+        # Never in place: what is not handed over is durable at every moment.
+        rest = path.read_bytes()[end:]
+        partial = path.with_suffix(".partial")
+        fresh = _open_locked(partial)
+        _write(fresh, rest)
+        partial.replace(path)
+        _sync_directory(self._directory)
+        os.close(self._file)
+        self._file, self._size = fresh, len(rest)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            if not self._size and self._path is not None:
+                self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file, self._path, self._size = None, None, 0
+
+
+def _read(path: Path) -> tuple[int, list[bytes]]:
+    """Return the whole lines of a file, and where they end.
+
+    A line without its end was never acknowledged: the process was killed within it.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # another process was faster
+        return 0, []
+    end = data.rfind(b"\n") + 1
+    return end, data[:end].splitlines()
+
+
+def _event_of(line: bytes) -> BillingEvent | None:
+    try:
+        return BillingEvent.decode(line)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _is_orphan(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _open_locked(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    file = os.open(path, flags, 0o600)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _write(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+    os.fsync(file)
+
+
+def _sync_directory(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,30 @@
+"""What the ledger does to a database, apart from any database: generators that ask for statements.
+
+    def steps() -> Steps[int]:
+        rows = yield Ask("SELECT count(*) FROM request WHERE account = ?", ("acme",))
+        return rows[0][0]
+
+Either database runs them, each in one transaction: what is asked is executed, its rows are sent
+back in. Statements are of the SQL that SQLite and PostgreSQL share, with `?` for parameters.
+A generator may raise a `MiddlewareError` before its first write, never after it: its neighbours of
+the same transaction go on.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+
+class Ask(NamedTuple):
+    """One statement; `many` runs it for each of `params`, and no rows come back."""
+
+    sql: str
+    params: Sequence[Any] = ()
+    many: bool = False
+
+
+Steps: TypeAlias = Generator[Ask, list[Any], T]
+
+# Makes the steps anew for each try.
+Work: TypeAlias = Callable[[], Steps[T]]

@@ -1,0 +1,328 @@
+"""The writer thread of an SQLite ledger: takes all that waits and commits it at once.
+
+What belongs to one turn of an event loop is handed over together. A failing item must not fail its
+neighbours: what can be told before is told before, and a batch that fails for one of them is
+written again one by one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import apsw
+
+from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.connection import connect
+from inf_middleware.ledgers.rows import Rows, rows_of
+from inf_middleware.ledgers.settling import settle_all
+from inf_middleware.ledgers.steps import Steps, T, Work
+
+_log = logging.getLogger("inf_middleware.ledgers")
+
+# One commit writes at most this many: below it a batch's own work stays near one fsync.
+BATCH_MAX = 512
+
+# What may wait: each belongs to an open request, and no process holds more of them.
+PENDING_MAX = 20_000
+
+# After these the connection is not to be trusted: it is closed, and opened anew for the next batch.
+FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, apsw.FullError)
+
+
+class Item(NamedTuple):
+    """Something to be written: a settlement, or any work; and who waits for it."""
+
+    work: BillingEvent | Work[Any]
+    future: asyncio.Future[Any]
+
+
+class _Batch(NamedTuple):
+    loop: asyncio.AbstractEventLoop
+    items: list[Item]
+
+
+class _Job(NamedTuple):
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    work: Callable[[apsw.Connection], Any]
+
+
+class _Stop(NamedTuple):
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[None]
+
+
+Answer = tuple[asyncio.Future[Any], Any, Exception | None]
+
+
+class Writer:
+    """One thread with the one writing connection of this process; started at first use.
+
+    `commits` counts its transactions. `beat` is run every `beat_s` seconds, whatever else there is
+    to do or not, and soon after the file is opened.
+    """
+
+    def __init__(self, path: Path, beat: Work[Any], beat_s: float) -> None:
+        self.commits = 0
+        self.generation = 0
+        self._path = path
+        self._beat = beat
+        self._beat_s = beat_s
+        self._next_beat = 0.0
+        self._turn: dict[asyncio.AbstractEventLoop, list[Item]] = {}
+        self._changed: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
+        self._queue: SimpleQueue[_Batch | _Job | _Stop] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._pending = 0
+        self._db: apsw.Connection | None = None  # the thread's own
+
+    def submit(self, work: BillingEvent | Work[Any]) -> asyncio.Future[Any]:
+        """Hand something over at once; the future ends when it is durable."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if self._pending >= PENDING_MAX:
+            future.set_exception(LedgerUnavailable(f"{PENDING_MAX:,} settlements wait already"))
+            return future
+        turn = self._turn.get(loop)
+        if turn is None:
+            turn = self._turn[loop] = []
+            loop.call_soon(self._hand_over, loop)
+        turn.append(Item(work, future))
+        return future
+
+    async def run_job(self, work: Callable[[apsw.Connection], Any]) -> Any:
+        """Run something of its own transaction on the writing connection."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._put(_Job(loop, future, work))
+        return await future
+
+    async def wait(self, generation: int, timeout_s: float) -> None:
+        """Return when this process has committed since `generation`, or after `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        changed = self._changed.get(loop)
+        if changed is None:
+            changed = self._changed[loop] = asyncio.Event()
+        if self.generation != generation:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await changed.wait()
+
+    async def aclose(self) -> None:
+        """Finish what was handed over, and close; the next use opens anew."""
+        loop = asyncio.get_running_loop()
+        if loop in self._turn:
+            self._hand_over(loop)
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None or self._pid != os.getpid():
+            return
+        stopped: asyncio.Future[None] = loop.create_future()
+        self._queue.put(_Stop(loop, stopped))
+        await stopped
+        thread.join()
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        items = self._turn.pop(loop, None)
+        if items:
+            with self._lock:
+                self._pending += len(items)
+            self._put(_Batch(loop, items))
+
+    def _put(self, item: _Batch | _Job) -> None:
+        with self._lock:
+            if self._thread is None or self._pid != os.getpid():  # threads do not survive a fork
+                if self._pid != os.getpid():
+                    self._queue, self._db = SimpleQueue(), None
+                self._pid = os.getpid()
+                name = f"inf-middleware-ledger-{self._path.name}"
+                self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._thread.start()
+            self._queue.put(item)
+
+    def _work(self) -> None:
+        queue = self._queue
+        item: _Batch | _Job | _Stop | None = None
+        while True:
+            item = item or self._next(queue)
+            if isinstance(item, _Stop):
+                self._close()
+                _tell(item.loop, [(item.future, None, None)])
+                return
+            if isinstance(item, _Job):
+                self._do(item)
+                item = None
+                continue
+            batches, count, item = [item], len(item.items), None
+            while count < BATCH_MAX and item is None:
+                try:
+                    item = queue.get_nowait()
+                except Empty:
+                    break
+                if isinstance(item, _Batch):
+                    batches.append(item)
+                    count += len(item.items)
+                    item = None
+            self._commit(batches, count)
+
+    def _next(self, queue: "SimpleQueue[_Batch | _Job | _Stop]") -> _Batch | _Job | _Stop:
+        while True:
+            now = time.monotonic()
+            if self._db is not None and now >= self._next_beat:
+                self._next_beat = now + self._beat_s
+                try:
+                    transact(self._db, self._beat())
+                except apsw.Error as error:
+                    _log.warning("the ledger's heartbeat failed: %s", self._failed(error))
+            with contextlib.suppress(Empty):
+                return queue.get(timeout=max(self._next_beat - now, 0) or self._beat_s)
+
+    def _do(self, job: _Job) -> None:
+        result, failure = None, None
+        try:
+            result = job.work(self._connection())
+        except LedgerUnavailable as error:
+            failure = error
+        except Exception as error:  # whatever it is: the thread lives on, for the settlements
+            failure = self._failed(error)
+        _tell(job.loop, [(job.future, result, failure)])
+
+    def _commit(self, batches: list[_Batch], count: int) -> None:
+        answers = self._write([item for batch in batches for item in batch.items])
+        with self._lock:
+            self._pending -= count
+        start = 0
+        for batch in batches:
+            end = start + len(batch.items)
+            _tell(batch.loop, answers[start:end], self._changed.pop(batch.loop, None))
+            start = end
+
+    def _write(self, items: Sequence[Item]) -> list[Answer]:
+        try:
+            answers = _transact(self._connection(), items)
+        except LedgerUnavailable as error:
+            return [(item.future, None, error) for item in items]
+        except (apsw.ConstraintError, OverflowError) as error:
+            if len(items) > 1:
+                return [answer for item in items for answer in self._write([item])]
+            return [(items[0].future, None, self._failed(error))]
+        except apsw.Error as error:
+            failure = self._failed(error)
+            return [(item.future, None, failure) for item in items]
+        self.commits += 1
+        self.generation += 1
+        return answers
+
+    def _failed(self, error: Exception) -> LedgerUnavailable:
+        if isinstance(error, FATAL):
+            self._close()
+        failure = LedgerUnavailable(f"the ledger {self._path} failed: {error}")
+        failure.__cause__ = error
+        return failure
+
+    def _connection(self) -> apsw.Connection:
+        if self._db is None:
+            self._db = connect(self._path)
+        return self._db
+
+    def _close(self) -> None:
+        if self._db is not None:
+            db, self._db = self._db, None
+            # What was committed is durable; a checkpoint comes with the next opening.
+            with contextlib.suppress(apsw.Error):
+                db.close()
+
+
+def run(db: apsw.Connection, steps: Steps[T]) -> T:
+    """Run steps on a connection, inside whatever transaction is open."""
+    rows: list[Any] = []
+    try:
+        ask = next(steps)
+        while True:
+            if ask.many:
+                db.executemany(ask.sql, ask.params)
+                rows = []
+            else:
+                rows = db.execute(ask.sql, ask.params).fetchall()
+            ask = steps.send(rows)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+def transact(db: apsw.Connection, steps: Steps[T]) -> T:
+    """Run steps in a transaction of their own."""
+    with _transaction(db):
+        return run(db, steps)
+
+
+@contextlib.contextmanager
+def _transaction(db: apsw.Connection) -> Any:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if not db.get_autocommit():  # some errors have rolled back already
+            db.execute("ROLLBACK")
+        raise
+
+
+def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Answer]:
+    answers: list[Answer] = []
+    settling: list[Rows] = []
+    with _transaction(db):
+        for item in items:
+            if isinstance(item.work, BillingEvent):
+                answers.append((item.future, None, _add_rows(settling, item.work)))
+                continue
+            if settling:
+                run(db, settle_all(settling))
+                settling = []
+            try:
+                answers.append((item.future, run(db, item.work()), None))
+            except MiddlewareError as error:  # raised before its first write
+                answers.append((item.future, None, error))
+        if settling:
+            run(db, settle_all(settling))
+    return answers
+
+
+def _add_rows(settling: list[Rows], event: BillingEvent) -> LedgerUnavailable | None:
+    # Here and not where it is handed over: the event loop has better things to do.
+    try:
+        settling.append(rows_of(event))
+    except (ValueError, TypeError, OverflowError) as error:
+        return LedgerUnavailable(f"{event.id} cannot be recorded: {error}")
+    return None
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop,
+    answers: Sequence[Answer],
+    changed: asyncio.Event | None = None,
+) -> None:
+    def tell() -> None:
+        for future, result, failure in answers:
+            if future.done():  # its waiter was cancelled; the settlement stands all the same
+                continue
+            if failure is None:
+                future.set_result(result)
+            else:
+                future.set_exception(failure)
+        if changed is not None:
+            changed.set()
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(tell)

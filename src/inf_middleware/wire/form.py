@@ -1,0 +1,84 @@
+"""Where the facts of an API's answers sit, as data."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from inf_middleware.wire.paths import Tree, tree_of
+from inf_middleware.wire.usage import UsageAt
+
+# The number that tells choices apart nearly everywhere.
+BY_INDEX = ("index",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Where the facts of an API's answers sit, as paths (see `wire.paths`).
+
+    `usage`: the places and words of usage reports; a later report replaces an earlier one, count by
+    count. `id` and `model`: the first that is told holds.
+
+    `each`: the list of choices, where there is one; `text`, `delta`, `group` and `finish` then
+    start at a choice. `text`: output in a whole body; `delta`: output in an event, where
+    `cumulative` says that each repeats all before it. `group`: the numbers that tell apart texts
+    which grow side by side. `finish`: tells that a choice is finished. `by_index`: without such a
+    list, an event is of the choice that the first of `group` says.
+
+    By an event's type (its `type`, else its `event:` field): `ends` end the answer, `fails` say
+    that it failed, `silent` carry no text whatever they hold. `end_flag`: what is true in the last
+    event only. `usage_ends`: the report of the whole answer ends a stream.
+
+    `unfinished`: values of `status` that say that the answer is to be fetched later.
+    """
+
+    usage: tuple[UsageAt, ...] = ()
+    id: tuple[str, ...] = ("id",)
+    model: tuple[str, ...] = ("model",)
+    each: str | None = None
+    text: tuple[str, ...] = ()
+    delta: tuple[str, ...] = ()
+    cumulative: bool = False
+    group: tuple[str, ...] = BY_INDEX
+    finish: str = "finish_reason"
+    by_index: bool = False
+    ends: frozenset[str] = frozenset()
+    fails: frozenset[str] = frozenset({"error"})
+    silent: frozenset[str] = frozenset()
+    end_flag: str = ""
+    usage_ends: bool = False
+    unfinished: frozenset[str] = frozenset()
+
+    @cached_property
+    def text_tree(self) -> Tree:
+        """The paths of a whole body's output, joined."""
+        return tree_of(self.text)
+
+    @cached_property
+    def delta_tree(self) -> Tree:
+        """The paths of an event's output, joined."""
+        return tree_of(self.delta)
+
+    @cached_property
+    def delta_head(self) -> tuple[str, Tree]:
+        """The one field that all output of an event is in, if so, and what of it is output."""
+        if len(self.delta_tree) == 1:
+            ((name, (is_end, _, branches)),) = self.delta_tree.items()
+            if not is_end:
+                return name, branches
+        return "", self.delta_tree
+
+    @cached_property
+    def usage_heads(self) -> tuple[str, ...]:
+        """The fields of which one stands in every event that reports."""
+        heads = {at.at.partition(".")[0] or at.output for at in self.usage}
+        return tuple(sorted(heads))
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """The fields of a whole body that are read."""
+        paths = [*self.id, *self.model, self.each or "", "error", "type", "status", "usage"]
+        if self.each is None:
+            paths += [*self.text, *self.group]
+        for at in self.usage:
+            counts = (at.input, at.output, at.cached_input, at.cache_write, *at.beside_input)
+            paths += [at.at] if at.at else [path for path in counts if isinstance(path, str)]
+        return frozenset(path.partition(".")[0] for path in paths if path)

@@ -1,0 +1,87 @@
+"""The output text of one answer, kept for counting, within a bound."""
+
+from typing import Any
+
+import msgspec
+
+from inf_middleware.wire.paths import Tree, collect
+
+# Output text kept for counting, of one answer: eight times the longest output known. What is
+# beyond is only measured.
+TEXT_BYTES_MAX = 4 * 1024 * 1024
+
+# Choices of one answer that are told apart, far above what servers allow (128 of `n`); the text of
+# those beyond goes into one.
+CHOICES_MAX = 4096
+
+
+class Texts:
+    """Texts that grow side by side, in pieces; each piece of `cumulative` ones repeats the last.
+
+    `seen`: how many pieces came. `overflow_bytes` of text came after more than is kept.
+    """
+
+    __slots__ = ("_cumulative", "_groups", "_size", "overflow_bytes", "seen")
+
+    def __init__(self, *, cumulative: bool) -> None:
+        self._cumulative = cumulative
+        self._groups: dict[tuple[int, ...], list[str]] = {}
+        self._size = 0
+        self.seen = 0
+        self.overflow_bytes = 0
+
+    def take(self, source: dict[str, Any], tree: Tree, group: tuple[int, ...]) -> bool:
+        """Take what of a value is text; tell whether there was any."""
+        before = self.seen
+        found: list[Any] = []
+        collect(source, tree, found)
+        for value in found:
+            if type(value) is str:
+                self._keep(value, group)
+            elif isinstance(value, list):
+                for part in value:
+                    text = part.get("text") if isinstance(part, dict) else part
+                    if isinstance(text, str) and text:
+                        self._keep(text, group)
+            elif isinstance(value, dict):
+                self._keep(_compact(value), group)
+        return self.seen > before
+
+    @property
+    def characters(self) -> int:
+        """How much text was seen."""
+        return self._size + self.overflow_bytes
+
+    @property
+    def last_group(self) -> list[int]:
+        """The first number of the group that began last, where there is any."""
+        return [group[0] for group in list(self._groups)[-1:]]
+
+    def joined(self) -> list[str]:
+        """Return the texts."""
+        return ["".join(pieces) for pieces in self._groups.values()]
+
+    def _keep(self, text: str, group: tuple[int, ...]) -> None:
+        self.seen += 1
+        pieces = self._groups.get(group)
+        if pieces is None:
+            if len(self._groups) >= CHOICES_MAX:
+                group = (0,)
+            pieces = self._groups.setdefault(group, [])
+        if self._cumulative and pieces:
+            self._size -= len(pieces.pop())
+        size = self._size + len(text)
+        if size <= TEXT_BYTES_MAX:
+            self._size = size
+            pieces.append(text)
+        elif self._cumulative:
+            self.overflow_bytes = max(self.overflow_bytes, len(text))
+        else:
+            self.overflow_bytes += len(text)
+
+
+def _compact(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode("utf-8")
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return repr(value)

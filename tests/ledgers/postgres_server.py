@@ -1,0 +1,83 @@
+"""A real PostgreSQL of our own: a fresh cluster on a unix socket, stopped by its pid."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_START_TIMEOUT_S = 30.0
+
+
+def _binary(name: str) -> str:
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(found[-1]) if found else shutil.which(name) or name
+
+
+class PostgresServer:
+    """One cluster; `uri` names a database of its own for each test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._databases = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        # PostgreSQL does not run as root.
+        self._user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+        if self._user is not None:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        self._call(
+            [_binary("initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        )
+
+    def start(self) -> None:
+        command = [_binary("postgres"), "-D", str(self.data), "-k", str(self.folder)]
+        command += ["-c", "listen_addresses=", "-c", "max_connections=60"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._as_user()
+        )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._is_ready():
+            assert self.process.poll() is None, "PostgreSQL ended at start"
+            assert time.monotonic() < deadline, "PostgreSQL did not start in time"
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(how)
+            self.process.wait(30)
+
+    def uri(self) -> str:
+        self._databases += 1
+        name = f"test{self._databases}"
+        self._call([_binary("createdb"), "-h", str(self.folder), "-U", "postgres", name])
+        return f"postgresql://postgres@/{name}?host={self.folder}"
+
+    def _is_ready(self) -> bool:
+        command = [_binary("pg_isready"), "-q", "-h", str(self.folder)]
+        return subprocess.run(command).returncode == 0
+
+    def _call(self, command: list[str]) -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **self._as_user())
+
+    def _as_user(self) -> dict[str, int]:
+        if self._user is None:
+            return {}
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid}
+
+
+@contextlib.contextmanager
+def serving_postgres() -> Iterator[PostgresServer]:
+    # A short path: that of a unix socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -1,0 +1,121 @@
+"""A client's key stands for one answer."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from inf_middleware.domain.books import Claim, Claimed
+from inf_middleware.ledgers import claims, holds
+from inf_middleware.ledgers.book import LedgerBook
+from tests.events import event_of
+from tests.ledgers.conftest import Opened
+
+NOW_NS = 2_200_000_000_000_000_000
+
+
+def claim_of(request_id: str, *, fingerprint: str = "f", account: str = "acme") -> Claim:
+    return Claim(account, "k1", fingerprint, request_id)
+
+
+async def settle(book: LedgerBook, request_id: str, outcome: str) -> None:
+    await book.ledger.settle(event_of(request_id=request_id, outcome=outcome, idempotency_key="k1"))
+
+
+def test_of_fifty_equal_claims_at_once_one_wins(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        answers = await asyncio.gather(*(book.ledger.claim(claim_of(f"r{n}")) for n in range(50)))
+        states = [answer.state for answer in answers]
+        assert (states.count("claimed"), states.count("running")) == (1, 49)
+        winner = f"r{states.index('claimed')}"
+        assert {a.request_id for a in answers if a.state == "running"} == {winner}
+
+    opened.run(go)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answer"),
+    [
+        ("complete", Claimed("complete", "r1")),
+        ("client_disconnect", Claimed("claimed", "r1")),
+        ("upstream_error", Claimed("claimed", "r1")),
+        ("balance_exhausted", Claimed("claimed", "r1")),
+    ],
+)
+def test_what_was_delivered_whole_stays_and_what_was_not_runs_again_linked(
+    outcome: str, answer: Claimed, opened: Opened
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        assert await book.ledger.claim(claim_of("r1")) == Claimed("claimed", None)
+        await settle(book, "r1", outcome)
+        assert await book.ledger.claim(claim_of("r2")) == answer
+
+    opened.run(go)
+
+
+def test_another_body_is_told_and_another_account_is_another_key(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.ledger.claim(claim_of("r1"))
+        assert await book.ledger.claim(claim_of("r2", fingerprint="g")) == Claimed("reused", "r1")
+        await settle(book, "r1", "client_disconnect")
+        assert await book.ledger.claim(claim_of("r2", fingerprint="g")) == Claimed("reused", "r1")
+        other = await book.ledger.claim(claim_of("r3", account="umbrella"))
+        assert other == Claimed("claimed", None)
+
+    opened.run(go)
+
+
+def test_what_is_not_served_gives_its_key_back(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.ledger.claim(claim_of("r1"))
+        await book.ledger.void("r1")
+        assert await book.ledger.claim(claim_of("r2")) == Claimed("claimed", None)
+        await settle(book, "r2", "complete")
+        await book.ledger.void("r2")  # too late: it was served
+        assert (await book.ledger.claim(claim_of("r3"))).state == "complete"
+
+    opened.run(go)
+
+
+def test_a_late_settlement_of_an_earlier_run_does_not_end_the_later_one(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.ledger.claim(claim_of("r1"))
+        await settle(book, "r1", "client_disconnect")
+        await book.ledger.claim(claim_of("r2"))
+        await settle(book, "r1", "complete")
+        assert await book.ledger.claim(claim_of("r3")) == Claimed("running", "r2")
+
+    opened.run(go)
+
+
+def test_what_a_dead_process_was_running_runs_again(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.ledger.claim(claim_of("r1"))
+
+        def work() -> Any:
+            return holds.beat(None, "", 2**60, time.time_ns(), "2026-11-25T00:00:00.000000Z")
+
+        await book.ledger.transact(work)
+        assert await book.ledger.claim(claim_of("r2")) == Claimed("claimed", "r1")
+
+    opened.run(go)
+
+
+def test_a_key_stands_for_a_day_and_is_forgotten(opened: Opened) -> None:
+    day_ns = claims.KEPT_S * 10**9
+
+    async def go(book: LedgerBook) -> None:
+        def at(request_id: str, now_ns: int) -> Any:
+            return book.ledger.transact(lambda: claims.claim(claim_of(request_id), "owner", now_ns))
+
+        await at("r1", NOW_NS)
+        await settle(book, "r1", "complete")
+        assert (await at("r2", NOW_NS + day_ns)).state == "complete"
+        await book.ledger.transact(lambda: claims.forget(NOW_NS + day_ns))
+        assert (await at("r2", NOW_NS + day_ns)).state == "complete"
+        assert await at("r2", NOW_NS + day_ns + 10**9) == Claimed("claimed", None)
+        await book.ledger.transact(lambda: claims.forget(NOW_NS + 3 * day_ns))
+
+    opened.run(go)
+    assert opened.rows("SELECT count(*) FROM idempotency") == [(0,)]

@@ -1,0 +1,225 @@
+"""Money held for running calls: never more than is there, and never for longer than they live."""
+
+import asyncio
+from typing import Any
+
+from inf_middleware import BillingEvent, Usage
+from inf_middleware.ledgers import holds
+from inf_middleware.ledgers.book import LedgerBook
+from tests.events import event_of
+from tests.ledgers.conftest import Opened
+
+NOTHING = Usage(0, 0)
+FEN = 10_000_000  # ¥0.01: what 1,000 tokens of input cost in these tests
+
+# A clock of processes beyond all leases, whatever the host's says.
+LATER_MS = 2**60
+
+
+def bill(number: int, tokens: int, **fields: Any) -> BillingEvent:
+    return event_of(number, usage=Usage(tokens, 0), **fields)
+
+
+async def reap(book: LedgerBook) -> int:
+    def work() -> Any:
+        return holds.beat(None, "", LATER_MS, 0, "2026-11-25T00:00:00.000000Z")
+
+    ended: int = await book.ledger.transact(work)
+    return ended
+
+
+async def standing(book: LedgerBook, account: str = "acme") -> tuple[int, int]:
+    record = await book.account(account)
+    assert record is not None
+    return record.balance_nano, record.held_nano
+
+
+def test_of_a_hundred_racing_calls_on_a_balance_for_ten_exactly_ten_are_held(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "0.10", reference="r")
+        answers = await asyncio.gather(*(book.ledger.hold(bill(n, 0), FEN, 0) for n in range(100)))
+        assert answers.count(None) == 10
+        assert set(answers) == {None, 0}
+        assert await standing(book) == (10 * FEN, 10 * FEN)
+
+    opened.run(go)
+
+
+def test_what_does_not_cover_says_what_is_there_and_takes_nothing(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        assert await book.ledger.hold(bill(1, 0), FEN, 0) == 0
+        await book.recharge("acme", "0.025", reference="r")
+        assert await book.ledger.hold(bill(2, 0), 2 * FEN, 0) is None
+        assert await book.ledger.hold(bill(3, 0), FEN, 0) == FEN // 2
+        assert await standing(book) == (25 * FEN // 10, 2 * FEN)
+
+    opened.run(go)
+
+
+def test_a_credit_limit_is_how_far_below_nothing_a_balance_may_go(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        assert await book.ledger.hold(bill(1, 0), FEN, FEN) is None
+        assert await book.ledger.hold(bill(2, 0), 1, FEN) == 0
+
+    opened.run(go)
+
+
+def test_a_settlement_ends_the_hold_and_takes_what_was_used(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.hold(bill(0, 0, request_id="a"), 3 * FEN, 0)
+        await book.ledger.settle(bill(0, 1000, request_id="a"))
+        assert await standing(book) == (99 * FEN, 0)
+        await book.ledger.settle(bill(0, 1000, request_id="a"))
+        assert await standing(book) == (99 * FEN, 0)
+
+    opened.run(go)
+    assert opened.rows("SELECT overdrawn_nano FROM request WHERE kind = 'usage'") == [(0,)]
+
+
+def test_what_exceeds_the_balance_is_taken_and_shown_by_the_call_that_did_it(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "0.02", reference="r")
+        for name in ("a", "b"):
+            assert await book.ledger.hold(bill(0, 0, request_id=name), FEN, 0) is None
+        await asyncio.gather(
+            book.ledger.settle(bill(0, 1250, request_id="a")),  # a quarter more than was held
+            book.ledger.settle(bill(0, 1000, request_id="b")),
+        )
+        assert await standing(book) == (-FEN // 4, 0)
+
+    opened.run(go)
+    assert opened.rows(
+        "SELECT request_id, overdrawn_nano FROM request WHERE kind = 'usage' ORDER BY request_id"
+    ) == [("a", FEN // 4), ("b", 0)]
+    (body,) = opened.rows("SELECT body FROM outbox WHERE id = 'a'")[0]
+    assert BillingEvent.decode(bytes(body)).overdrawn_nano == str(FEN // 4)
+
+
+def test_a_hold_is_extended_or_says_what_is_there_and_its_checkpoint_moves(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "0.03", reference="r")
+        await book.ledger.hold(bill(0, 0, request_id="a"), FEN, 0)
+        assert await book.ledger.extend(bill(0, 500, request_id="a"), FEN) is None
+        assert await standing(book) == (3 * FEN, 2 * FEN)
+        assert await book.ledger.extend(bill(0, 1800, request_id="a"), 2 * FEN) == FEN
+        assert await standing(book) == (3 * FEN, 2 * FEN)
+        assert await reap(book) == 1
+        assert await standing(book) == (3 * FEN - 18 * FEN // 10, 0)
+
+    opened.run(go)
+
+
+def test_a_voided_hold_leaves_nothing_and_a_second_time_changes_nothing(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "0.03", reference="r")
+        await book.ledger.hold(bill(0, 0, request_id="a"), FEN, 0)
+        await book.ledger.void("a")
+        await book.ledger.void("a")
+        assert await standing(book) == (3 * FEN, 0)
+
+    opened.run(go)
+    assert opened.rows("SELECT count(*) FROM request WHERE kind = 'usage'") == [(0,)]
+
+
+def test_what_a_dead_process_held_ends_once_at_its_checkpoint(opened: Opened) -> None:
+    checkpoint = bill(0, 700, request_id="a", outcome="worker_lost")
+
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.hold(bill(0, 0, request_id="a"), FEN, 0)
+        await book.ledger.extend(checkpoint, FEN)
+        await book.ledger.hold(bill(1, 0, request_id="never-began"), FEN, 0)
+        assert await reap(book) == 2
+        assert await reap(book) == 0
+        # It was only paused: what it says now comes too late, and changes nothing.
+        assert await book.ledger.extend(bill(0, 900, request_id="a"), FEN) == 0
+        await book.ledger.settle(bill(0, 1000, request_id="a"))
+        await book.ledger.void("a")
+        assert await standing(book) == (100 * FEN - 7 * FEN // 10, 0)
+
+    opened.run(go)
+    rows = opened.rows(
+        "SELECT request_id, outcome, amount_nano, settled_at FROM request WHERE kind = 'usage'"
+        " ORDER BY request_id"
+    )
+    assert rows[0] == ("a", "worker_lost", 7 * FEN // 10, "2026-11-25T00:00:00.000000Z")
+    assert rows[1][2] == 0
+    assert opened.rows("SELECT count(*) FROM hold") == [(0,)]
+    assert opened.rows("SELECT count(*) FROM process") == [(0,)]
+
+
+def test_a_late_settlement_of_a_call_that_ended_at_nothing_moves_nothing(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.hold(bill(0, 0, request_id="a"), FEN, 0)
+        assert await reap(book) == 1
+        await book.ledger.settle(bill(0, 1000, request_id="a"))
+        assert await standing(book) == (100 * FEN, 0)
+
+    opened.run(go)
+    assert opened.rows("SELECT count(*) FROM posting") == [(1,)]
+
+
+def test_a_process_that_beats_keeps_what_it_holds(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.hold(bill(0, 0, request_id="a"), FEN, 0)
+        ((beat_ms,),) = [
+            (row[0],) for row in await book.ledger.read(lambda: _ask("SELECT beat_ms FROM process"))
+        ]
+        now = "2026-11-25T00:00:00.000000Z"
+        lease_ms = round(holds.LEASE_S * 1000)
+        for at, ended in ((beat_ms + lease_ms, 0), (beat_ms + lease_ms + 1, 1)):
+            reaped = await book.ledger.transact(
+                lambda at=at: holds.beat(None, "", at, 0, now)  # type: ignore[misc]
+            )
+            assert reaped == ended
+
+    opened.run(go)
+
+
+def _ask(sql: str) -> Any:
+    from inf_middleware.ledgers.steps import Ask
+
+    return (yield Ask(sql))
+
+
+def test_a_grant_that_expires_leaves_a_running_call_what_it_holds(opened: Opened) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    now = datetime.fromtimestamp(opened.now_ns / 1e9, UTC)
+
+    async def go(book: LedgerBook) -> None:
+        await book.grant("acme", "0.05", expires=now + timedelta(seconds=1))
+        await book.ledger.hold(bill(0, 0, request_id="a"), 2 * FEN, 0)
+        opened.now_ns += 2 * 10**9
+        await book.expire_grants()
+        assert await standing(book) == (2 * FEN, 2 * FEN)
+        await book.ledger.settle(bill(0, 1500, request_id="a"))
+        await book.expire_grants()
+        assert await standing(book) == (0, 0)
+
+    opened.run(go)
+
+
+def test_money_is_held_and_settled_together_in_one_commit(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await asyncio.gather(
+            *(book.ledger.hold(bill(n, 0, request_id=f"h{n}"), FEN, 0) for n in range(20)),
+            *(book.ledger.settle(bill(n, 10, request_id=f"p{n}")) for n in range(20)),
+        )
+        await asyncio.gather(
+            *(book.ledger.settle(bill(n, 10, request_id=f"h{n}")) for n in range(20)),
+            *(book.ledger.settle(bill(n, 10, request_id=f"q{n}")) for n in range(20)),
+        )
+        assert await standing(book) == (100 * FEN - 60 * FEN // 100, 0)
+
+    opened.run(go)

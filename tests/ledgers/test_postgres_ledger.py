@@ -1,0 +1,261 @@
+"""What is PostgreSQL's own: many hosts, its settings, its crashes. The rest is in the contract."""
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from click.testing import CliRunner
+
+from inf_middleware import ConfigError, Usage
+from inf_middleware.cli import main
+from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers.postgres import BATCH_MAX, PostgresLedger
+from inf_middleware.ledgers.uris import ledger_of
+from tests.events import event_of
+from tests.ledgers.conftest import Opened
+from tests.ledgers.postgres_server import PostgresServer, serving_postgres
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_constructing_connects_to_nothing_and_the_uri_is_all_it_takes() -> None:
+    assert isinstance(ledger_of("postgresql://nowhere/x"), PostgresLedger)
+    with pytest.raises(ConfigError):
+        ledger_of("mysql://nowhere/x")
+
+
+def test_a_server_that_is_not_there_is_told_and_nothing_hangs(tmp_path: Path) -> None:
+    async def go() -> None:
+        ledger = PostgresLedger(f"postgresql://postgres@/x?host={tmp_path}")
+        for attempt in (ledger.settle(event_of()), ledger.check(), ledger.elect()):
+            with pytest.raises(LedgerUnavailable):
+                await attempt
+        await ledger.aclose()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("setting", ["synchronous_commit"])
+def test_a_server_that_would_lose_bills_is_refused_in_words(
+    setting: str, postgres: PostgresServer
+) -> None:
+    uri = postgres.uri()
+
+    async def go() -> None:
+        connection = await asyncpg.connect(uri)
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f"ALTER DATABASE {name} SET {setting} = off")
+        await connection.close()
+        ledger = PostgresLedger(uri)
+        with pytest.raises(LedgerUnavailable, match=f"{setting} = off"):
+            await ledger.settle(event_of())
+        await ledger.aclose()
+
+    asyncio.run(go())
+
+
+def test_settlements_that_wait_together_are_committed_together(postgres: PostgresServer) -> None:
+    async def go() -> int:
+        ledger = PostgresLedger(postgres.uri())
+        await ledger.settle(event_of(-1))
+        before = ledger.commits
+        await asyncio.gather(*(ledger.settle(event_of(n)) for n in range(BATCH_MAX * 2)))
+        await ledger.aclose()
+        return ledger.commits - before
+
+    assert asyncio.run(go()) <= 4
+
+
+def test_one_that_cannot_be_recorded_does_not_fail_its_neighbours(opened: Opened) -> None:
+    events = [event_of(1), event_of(2, input_tokens=-1), event_of(3)]
+
+    async def go(book: Any) -> Any:
+        return await asyncio.gather(
+            *(book.ledger.settle(event) for event in events), return_exceptions=True
+        )
+
+    kinds = [type(result).__name__ for result in opened.run(go)]
+    assert kinds == ["NoneType", "LedgerUnavailable", "NoneType"]
+    assert opened.rows("SELECT count(*) FROM request") == [(2,)]
+
+
+def test_texts_that_no_database_takes_are_recorded_as_near_as_can_be(
+    postgres: PostgresServer,
+) -> None:
+    opened = Opened(postgres.uri())
+
+    async def go(book: Any) -> None:
+        await book.ledger.settle(event_of(model="a\x00b"))
+
+    opened.run(go)
+    assert opened.rows("SELECT model FROM request") == [("a\ufffdb",)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE request SET amount_nano = 0",
+        "DELETE FROM request",
+        "UPDATE posting SET amount_nano = 1",
+        "DELETE FROM posting",
+        "UPDATE outbox SET body = ''",
+    ],
+)
+def test_history_is_append_only(statement: str, postgres: PostgresServer) -> None:
+    uri = postgres.uri()
+
+    async def go() -> None:
+        ledger = PostgresLedger(uri)
+        await ledger.settle(event_of())
+        await ledger.aclose()
+        connection = await asyncpg.connect(uri, server_settings={"search_path": "inf_ledger"})
+        with pytest.raises(asyncpg.PostgresError):
+            await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(go())
+
+
+def test_one_of_several_processes_is_the_relay_until_it_ends(postgres: PostgresServer) -> None:
+    uri = postgres.uri()
+
+    async def go() -> None:
+        first, second = PostgresLedger(uri), PostgresLedger(uri)
+        assert await first.elect()
+        assert await first.elect()
+        assert not await second.elect()
+        await first.aclose()
+        assert await second.elect()
+        await second.aclose()
+
+    asyncio.run(go())
+
+
+def test_two_hosts_hold_no_more_than_there_is(postgres: PostgresServer) -> None:
+    opened = Opened(postgres.uri())
+
+    async def go(book: Any) -> None:
+        await book.recharge("acme", "0.10", reference="r")
+        others = [ledger_of(opened.uri) for _ in range(3)]
+        answers = await asyncio.gather(
+            *(
+                ledger.hold(event_of(n, usage=Usage(0, 0)), 10_000_000, 0)
+                for n in range(30)
+                for ledger in others
+            )
+        )
+        assert answers.count(None) == 10
+        await asyncio.gather(*(ledger.aclose() for ledger in others))
+
+    opened.run(go)
+
+
+def test_the_command_works_on_it(postgres: PostgresServer) -> None:
+    uri = postgres.uri()
+    bill = event_of(usage=Usage(1000, 0))
+
+    async def settle() -> None:
+        ledger = ledger_of(uri)
+        await ledger.settle(bill)
+        await ledger.aclose()
+
+    def told(*words: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(main, [*words, "--ledger", uri, "--json"])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if code == 0 else result.stderr
+
+    assert "there is no ledger" in told("account", "list", code=2)
+    assert told("recharge", "acme", "500", "--reference", "r1")["tier"] == "Tier1"
+    asyncio.run(settle())
+    assert told("credit", bill.id, "0.004")["balance"] == "499.994"
+    assert [row["amount"] for row in told("usage", "--by", "model")] == ["0.006"]
+    assert told("usage")[0]["tier"] == "Tier1"
+    assert told("ledger", "show", bill.id)["balance_after"] == "499.99"
+    assert told("statement", "acme", "--month", "2026-11")["account"] == "acme"
+    assert told("ledger", "migrate")["schema_version"] == 2
+    assert told("ledger", "reconcile")["ok"] is True
+    exported = CliRunner().invoke(main, ["ledger", "export", "--ledger", uri])
+    assert len(exported.stdout.splitlines()) == 3
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    with serving_postgres() as server:
+        yield server
+
+
+CHILD = """
+import asyncio, sys
+from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers.uris import ledger_of
+from tests.events import event_of
+
+async def settle(ledger, number):
+    event = event_of(number, account=sys.argv[2])
+    while True:
+        try:
+            await ledger.settle(event)
+        except LedgerUnavailable:
+            await asyncio.sleep(0.05)
+        else:
+            print(event.id, flush=True)
+            return
+
+async def main():
+    ledger = ledger_of(sys.argv[1])
+    for start in range(0, 10**6, 16):
+        await asyncio.gather(*(settle(ledger, start + n) for n in range(16)))
+
+asyncio.run(main())
+"""
+
+
+def test_no_acknowledged_settlement_is_lost_when_server_or_client_are_killed(
+    own_server: PostgresServer,
+) -> None:
+    opened = Opened(own_server.uri())
+    rng = random.Random(5)
+    acknowledged: set[str] = set()
+    for round_ in range(3):
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", CHILD, opened.uri, f"a{round_}{n}"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=ROOT,
+            )
+            for n in range(2)
+        ]
+        for child in children:
+            assert child.stdout is not None
+            acknowledged.add(child.stdout.readline().strip())
+        time.sleep(rng.uniform(0.02, 0.2))  # the moment of the kill is meant to be any
+        children[0].send_signal(signal.SIGKILL)
+        own_server.stop(signal.SIGQUIT)  # all its processes at once, nothing written out
+        own_server.start()
+        assert children[1].stdout is not None
+        acknowledged.add(children[1].stdout.readline().strip())  # it heals by itself
+        children[1].send_signal(signal.SIGKILL)
+        for child in children:
+            rest, _ = child.communicate(timeout=20)
+            acknowledged.update(line for line in rest.splitlines() if len(line) == 36)
+    stored = {row[0] for row in opened.rows("SELECT request_id FROM request")}
+    assert len(acknowledged) > 50
+    assert acknowledged <= stored
+    counts = opened.rows(
+        "SELECT (SELECT count(*) FROM request), (SELECT count(*) FROM outbox),"
+        " (SELECT count(*) FROM posting)"
+    )
+    assert set(counts[0]) == {len(stored)}
+    reconciled = CliRunner().invoke(main, ["ledger", "reconcile", "--ledger", opened.uri])
+    assert reconciled.exit_code == 0, reconciled.output
