@@ -61,8 +61,7 @@ async def take_hold(call: Call) -> None:
         return
     call.hold = None
     await release(call, 0)
-    assert call.account is not None
-    currency = call.parts.prices.currency
+    currency = call.price_list.currency
     raise Refuse(
         402,
         "insufficient_balance",
