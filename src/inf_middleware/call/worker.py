@@ -19,7 +19,7 @@ from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
-from inf_middleware.call.hold import take_hold, void_lost
+from inf_middleware.call.hold import refuse_background, take_hold, void_lost
 from inf_middleware.call.record import (
     CALL_KEY,
     PARTS_KEY,
@@ -250,6 +250,7 @@ class Worker:
             call.prices = parts.prices
             _check_model(call, parts)
             await _check_ledger(parts.billing)
+            refuse_background(call, parts.billing)
             call.billing = parts.billing
             await take_claim(call, scope["headers"])
         limiting = parts.limiting if call.limiting is None else None

@@ -26,6 +26,7 @@ RESPONSES = Dialect(
     texts=("instructions",),
     schemas=("tools", "text.format"),
     output_cap=("max_output_tokens",),
+    background="background",
     features=(
         ("tools", FUNCTION_CALLS),
         ("text.format", STRUCTURED_OUTPUT),
