@@ -173,6 +173,11 @@ def test_days_are_those_of_the_time_zone_of_reports(uri: str, tmp_path: Path) ->
     config.write_text(f'ledger = "{uri}"\ntimezone = "Asia/Shanghai"\n')
     shown = CliRunner().invoke(main, ["usage", "--by", "day", "--json", "--config", str(config)])
     assert [row["day"] for row in json.loads(shown.stdout)] == ["2026-11-25"]
+    env = {"INF_MIDDLEWARE_TIMEZONE": "America/New_York"}
+    shown = CliRunner().invoke(
+        main, ["usage", "--by", "day", "--json", "--config", str(config)], env=env
+    )
+    assert [row["day"] for row in json.loads(shown.stdout)] == ["2026-11-24"]
 
 
 def test_a_statement_adds_up(uri: str) -> None:
@@ -245,6 +250,17 @@ def test_an_export_has_every_record_in_the_words_of_the_event(uri: str, tmp_path
     assert target.read_text("utf-8").splitlines() == lines
     nowhere = run(uri, "ledger", "export", "--output", f"{tmp_path}/no/such/file", code=2)
     assert "cannot be written" in nowhere.stderr
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_cell_of_an_export_is_a_formula(sign: str, uri: str) -> None:
+    settle(uri, event_of(model=f"{sign}HYPERLINK(0)", idempotency_key=f"{sign}1"))
+    shown = run(uri, "ledger", "export", "--format", "csv").stdout
+    (row,) = csv.DictReader(io.StringIO(shown, newline=""))
+    assert (row["model"], row["idempotency_key"]) == (f"'{sign}HYPERLINK(0)", f"'{sign}1")
+    assert row["amount_nano"].isdigit()
+    (line,) = run(uri, "ledger", "export").stdout.splitlines()
+    assert json.loads(line)["model"] == f"{sign}HYPERLINK(0)"
 
 
 @pytest.mark.parametrize(
