@@ -185,8 +185,10 @@ def _csv_line(cells: Sequence[Any]) -> str:
     line = io.StringIO()
     # Before Python 3.13 the writer quotes no carriage return but where it is the line's end.
     odd = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-    csv.writer(line, lineterminator="\n", quoting=quoting).writerow(cells)
+    writer = csv.writer(line, csv.excel, lineterminator="\n")
+    if odd:
+        writer = csv.writer(line, csv.excel, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(cells)
     return line.getvalue()
 
 
