@@ -63,10 +63,11 @@ def show(chosen: Chosen, request: str) -> None:
 
 
 @ledger.command("reconcile")
+@click.option("--retired", multiple=True, help="A sink that is used no more, and may be behind.")
 @command
-def reconcile_all(chosen: Chosen) -> None:
+def reconcile_all(chosen: Chosen, retired: tuple[str, ...]) -> None:
     """Explain every nano; exit code 1 where something does not add up."""
-    found = read(chosen, reconcile.checks)
+    found = read(chosen, lambda: reconcile.checks(retired=retired))
     wrong: list[str] = []
     totals = read(chosen, reconcile.totals)
     with click.progressbar(
