@@ -45,7 +45,7 @@ class Upstream:
         key = self.key
         if key is not None and (not key or not key.isascii() or not key.isprintable()):
             raise ConfigError("the key of the upstream must be printable ASCII text")
-        if isinstance(self.paths, str) or not all(
+        if not isinstance(self.paths, tuple) or not all(
             isinstance(path, str) and path.startswith(("/", "*")) for path in self.paths
         ):
             raise ConfigError(f'paths is {self.paths!r}; write a list: ["/v1/*", "/api/chat"]')

@@ -50,22 +50,22 @@ class Upstream:
         return dict(self.seen[-1]["headers"]).get(name)
 
     async def _completions(self, body: bytes, receive: Any, send: Any) -> None:
-        await _whole(send, ANSWER)
+        await whole(send, ANSWER)
 
     async def _echo(self, body: bytes, receive: Any, send: Any) -> None:
-        await _whole(send, body, (b"content-type", b"application/octet-stream"))
+        await whole(send, body, (b"content-type", b"application/octet-stream"))
 
     async def _gzip(self, body: bytes, receive: Any, send: Any) -> None:
         coded = gzip.compress(ANSWER, mtime=0)
-        await _whole(
+        await whole(
             send, coded, (b"content-type", b"application/json"), (b"content-encoding", b"gzip")
         )
 
     async def _large(self, body: bytes, receive: Any, send: Any) -> None:
-        await _whole(send, MEGABYTE, (b"content-type", b"application/octet-stream"))
+        await whole(send, MEGABYTE, (b"content-type", b"application/octet-stream"))
 
     async def _hops(self, body: bytes, receive: Any, send: Any) -> None:
-        await _whole(
+        await whole(
             send,
             b"{}",
             (b"content-type", b"application/json"),
@@ -124,7 +124,7 @@ class Upstream:
         self.stopped.set()
 
 
-async def _whole(send: Any, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+async def whole(send: Any, body: bytes, *headers: tuple[bytes, bytes]) -> None:
     shown = headers or ((b"content-type", b"application/json"),)
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [*shown, length]})
