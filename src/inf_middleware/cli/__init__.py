@@ -3,6 +3,8 @@
 import click
 
 from inf_middleware.cli.events import events
+from inf_middleware.cli.init import init
+from inf_middleware.cli.serve import serve
 from inf_middleware.cli.usage import usage
 
 
@@ -13,4 +15,6 @@ def main() -> None:
 
 
 main.add_command(events)
+main.add_command(init)
+main.add_command(serve)
 main.add_command(usage)
