@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypedDict
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.call.record import Asked, OnUsage
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers.uris import ledger_of
@@ -105,7 +106,8 @@ class LedgerOptions(CommonOptions, total=False):
     host until the ledger is back, "refuse" (prepaid) fails the call unbilled.
     `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
     then; "drain" lets it finish, and bills what the server reports. `enforce_features`: refuse
-    tools and structured output on models whose price does not list them.
+    tools and structured output on models whose price does not list them. `timezone`: of the days
+    and months in reports; records are in UTC whatever it is.
     """
 
     prices: Prices | str | Path
@@ -118,6 +120,7 @@ class LedgerOptions(CommonOptions, total=False):
     settle_timeout_s: float
     on_disconnect: Literal["produced", "drain"]
     enforce_features: bool
+    timezone: str
 
 
 class GateOptions(MeterOptions, LimiterOptions, LedgerOptions, total=False):
@@ -157,6 +160,7 @@ DEFAULTS: dict[str, Any] = {
     "settle_timeout_s": 2.0,
     "on_disconnect": "produced",
     "enforce_features": False,
+    "timezone": "UTC",
 }
 
 MEMORY = "memory://"
@@ -347,6 +351,12 @@ def _ledger(name: str, value: Any) -> Any:
     return value
 
 
+def _timezone(name: str, value: Any) -> str:
+    text = _text(name, value)
+    zone_of(text)
+    return text
+
+
 def _unpriced(name: str, value: Any) -> Any:
     return value if isinstance(value, Price) else _one_of("record", "refuse")(name, value)
 
@@ -406,4 +416,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "settle_timeout_s": _seconds,
     "on_disconnect": _one_of("produced", "drain"),
     "enforce_features": _flag,
+    "timezone": _timezone,
 }

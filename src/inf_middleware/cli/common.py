@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 import msgspec
 
 from inf_middleware.domain.errors import ConfigError, MiddlewareError
+from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.money import NANO, decimal_string
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
@@ -189,7 +189,7 @@ def _chosen(ledger: str | None, config: Path | None, as_json: bool) -> Chosen:
             Prices.default() if prices is None else Prices.from_toml(_text(prices), source=prices)
         ),
         deployment=given.get("deployment", "default"),
-        zone=_zone(given.get("timezone", "UTC")),
+        zone=zone_of(os.environ.get("INF_MIDDLEWARE_TIMEZONE") or given.get("timezone", "UTC")),
         as_json=as_json,
     )
 
@@ -216,14 +216,3 @@ def _text(path: str) -> str:
         return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-
-
-def _zone(name: str) -> tzinfo:
-    if name == "UTC":
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise ConfigError(
-            f"timezone is {name!r}; write a name such as UTC or Asia/Shanghai"
-        ) from None

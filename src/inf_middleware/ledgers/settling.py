@@ -15,6 +15,9 @@ from inf_middleware.ledgers.steps import Ask, Steps
 _SOME_LOT = "SELECT 1 FROM lot WHERE left_nano > 0 LIMIT 1"
 _SOME_HOLD = "SELECT 1 FROM hold LIMIT 1"
 
+# What a probe writes: a lone settlement changes some 20 pages of 4 KiB, each written whole.
+PROBE_BYTES = 256 * 1024
+
 
 def settle_all(rows: Sequence[Rows]) -> Steps[None]:
     """Write settlements, and end what their calls held; one that is there already stays."""
@@ -37,9 +40,22 @@ def settle_all(rows: Sequence[Rows]) -> Steps[None]:
     yield from _write(unheld)
 
 
-def writing_nothing() -> Steps[None]:
-    """Write without changing anything: whether the ledger can."""
-    yield Ask("UPDATE meta SET schema_version = schema_version")
+def write_probe(owner: str) -> Steps[None]:
+    """Write as much as some settlements do, to be forgotten: whether the ledger can.
+
+    Less would not do: a disk that is full still takes what fits into a page that is there.
+    """
+    yield Ask(
+        "INSERT INTO reference (kind, reference, request_id, fingerprint)"
+        " VALUES ('probe', ?, '', ?) ON CONFLICT (kind, reference)"
+        " DO UPDATE SET fingerprint = excluded.fingerprint",
+        (owner, "0" * PROBE_BYTES),
+    )
+
+
+def forget_probes() -> Steps[None]:
+    """Forget what probes wrote, those of processes that are gone included."""
+    yield Ask("DELETE FROM reference WHERE kind = 'probe'")
 
 
 def _write(rows: Sequence[Rows]) -> Steps[None]:
