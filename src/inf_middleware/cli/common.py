@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 import msgspec
 
+from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError, MiddlewareError
 from inf_middleware.domain.money import NANO, decimal_string
 from inf_middleware.domain.prices import Prices
@@ -79,7 +80,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(_chosen(ledger, config, as_json), **arguments)
         except MiddlewareError as error:
-            click.echo(f"inf-middleware: {error}", err=True)
+            click.echo(f"inf-middleware: {printable(str(error))}", err=True)
             raise SystemExit(2) from None
 
     return wrapped

@@ -179,6 +179,7 @@ class _Session:
         self._pool: asyncpg.Pool[Any] | None = None
         self._opening = asyncio.Lock()
         self._relay: asyncpg.Connection[Any] | None = None
+        self._electing = asyncio.Lock()
         self._closing = False
         self.changed = asyncio.Event()
 
@@ -212,20 +213,26 @@ class _Session:
 
     async def elect(self) -> bool:
         """Take the relay's lock on a connection of its own, which it ends with."""
-        if self._relay is not None and not self._relay.is_closed():
+        async with self._electing:  # two at once would each have a connection, and one the lock
+            if self._relay is not None and not self._relay.is_closed():
+                try:
+                    await self._relay.fetchval("SELECT 1")
+                except _FAILURES:
+                    self._relay.terminate()
+                else:
+                    return True
+            connection = await asyncpg.connect(
+                self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+            )
             try:
-                await self._relay.fetchval("SELECT 1")
-            except _FAILURES:
-                self._relay.terminate()
-            else:
-                return True
-        self._relay = await asyncpg.connect(
-            self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
-        )
-        if await self._relay.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
-            return True
-        await self._relay.close()
-        return False
+                if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
+                    self._relay = connection
+                    return True
+            except BaseException:
+                connection.terminate()
+                raise
+            await connection.close()
+            return False
 
     async def aclose(self) -> None:
         """Finish what was handed over, and close."""
