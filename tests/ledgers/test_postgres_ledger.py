@@ -25,6 +25,7 @@ from inf_middleware.sinks.relay import Relay
 from tests.events import event_of
 from tests.ledgers.conftest import Opened
 from tests.ledgers.postgres_server import PostgresServer, serving_postgres
+from tests.processes import kill_rounds
 from tests.sinks.kit import DRAIN_S, Taking
 
 ROOT = Path(__file__).parent.parent.parent
@@ -273,7 +274,7 @@ def test_no_acknowledged_settlement_is_lost_when_server_or_client_are_killed(
     opened = Opened(own_server.uri())
     rng = random.Random(5)
     acknowledged: set[str] = set()
-    for round_ in range(3):
+    for round_ in range(kill_rounds()):
         children = [
             subprocess.Popen(
                 [sys.executable, "-c", CHILD, opened.uri, f"a{round_}{n}"],
