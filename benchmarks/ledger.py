@@ -31,6 +31,7 @@ SECONDS = 3.0
 AT_ONCE = (1, 16, 64, 256)
 CALLS = 300
 CHAT = {"model": "inf-chat-v1", "messages": [{"role": "user", "content": "tea?"}], "max_tokens": 5}
+ANSWER = {"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}}
 
 
 def event_of(number: int) -> BillingEvent:
@@ -122,7 +123,7 @@ class AtOnce(SqliteLedger):
 def stack_of(ledger: Any) -> Any:
     """Wrap a model app that answers at once, with no limit in the way."""
     account = Account("acme", tier=Tier("Wide", 10**6, 10**9, 10**12))
-    limited = TierLimiter(JsonApp(), accounts={"sk-one": account})
+    limited = TierLimiter(JsonApp(ANSWER), accounts={"sk-one": account})
     return CostLedger(limited, ledger=ledger)
 
 
