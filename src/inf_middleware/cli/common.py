@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import click
 import msgspec
 
+from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError, MiddlewareError
 from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.money import NANO, decimal_string
@@ -79,7 +80,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(_chosen(ledger, config, as_json), **arguments)
         except MiddlewareError as error:
-            click.echo(f"inf-middleware: {error}", err=True)
+            click.echo(f"inf-middleware: {printable(str(error))}", err=True)
             raise SystemExit(2) from None
 
     return wrapped
