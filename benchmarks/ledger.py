@@ -1,10 +1,12 @@
 """What a durable settlement costs.
 
-    python benchmarks/ledger.py [URI ...]
+    python -m benchmarks.ledger [URI ...]
 
 Without a URI a ledger in a file of the working directory is measured. Told are settlements per
 second and their latency with so many at once, the CPU of the event loop per settlement, and the
-disk's own fsync beside them; then the same in two and four processes on one ledger.
+disk's own fsync beside them; then the same in two and four processes on one ledger. Last, what
+holding back an answer's end until its bill is durable adds to a call: the whole stack with the
+ledger, against the same with one that is durable at once, in turns.
 """
 
 import asyncio
@@ -14,14 +16,22 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
-from inf_middleware import BillingEvent
+from inf_middleware import Account, BillingEvent, CostLedger, Tier, TierLimiter
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
+from tests.apps import JsonApp
+from tests.driver import post
 
 SECONDS = 3.0
 AT_ONCE = (1, 16, 64, 256)
+CALLS = 300
+CHAT = {"model": "inf-chat-v1", "messages": [{"role": "user", "content": "tea?"}], "max_tokens": 5}
+ANSWER = {"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}}
 
 
 def event_of(number: int) -> BillingEvent:
@@ -99,6 +109,42 @@ def measure_here(uri: str, at_once: int) -> tuple[float, float, float, float]:
     return asyncio.run(measure(uri, at_once))
 
 
+class AtOnce(SqliteLedger):
+    """A ledger whose settlements are durable at once: what a call costs without its ledger."""
+
+    def settle(self, event: BillingEvent) -> Awaitable[None]:
+        """Take a bill, and forget it."""
+        event.encode()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+def stack_of(ledger: Any) -> Any:
+    """Wrap a model app that answers at once, with no limit in the way."""
+    account = Account("acme", tier=Tier("Wide", 10**6, 10**9, 10**12))
+    limited = TierLimiter(JsonApp(ANSWER), accounts={"sk-one": account})
+    return CostLedger(limited, ledger=ledger)
+
+
+async def measure_held_back(uri: str, folder: str) -> tuple[float, float]:
+    """Return the p50 of a call in ms with the ledger, and without, one call at a time."""
+    ledgers = [ledger_of(uri), AtOnce(f"{folder}/nothing.db")]
+    apps = [stack_of(ledger) for ledger in ledgers]
+    times: list[list[float]] = [[], []]
+    for _ in range(CALLS):
+        for app, took in zip(apps, times, strict=True):
+            start = time.perf_counter()
+            answered = await post(app, CHAT, key="sk-one")
+            took.append(time.perf_counter() - start)
+            if answered.status != 200:
+                raise SystemExit(f"the stack answers {answered.status}: {answered.body!r}")
+    for ledger in ledgers:
+        await ledger.aclose()
+    with_ledger, without = (statistics.median(took) * 1000 for took in times)
+    return with_ledger, without
+
+
 def main() -> None:
     """Measure each ledger that is named."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -118,6 +164,11 @@ def main() -> None:
                     f"  {processes} processes, 64 at once each:"
                     f" {sum(f[0] for f in found):>7,.0f} /s, p99 {max(f[2] for f in found):.0f} ms"
                 )
+            whole, without = asyncio.run(measure_held_back(uri, folder))
+            print(
+                f"  a call, p50: {whole:.2f} ms, without its ledger {without:.2f} ms: the end is"
+                f" held back {whole - without:.2f} ms; fsync now {fsync_ms(Path(folder)):.2f} ms"
+            )
 
 
 if __name__ == "__main__":

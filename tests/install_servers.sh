@@ -10,6 +10,16 @@ missing=
 for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
+
+# Debian keeps PostgreSQL's own programs off the PATH, in a folder per version.
+has_postgres() {
+    command -v initdb >/dev/null && return
+    for program in "${POSTGRESQL_LIB:-/usr/lib/postgresql}"/*/bin/initdb; do
+        [ -x "$program" ] && return
+    done
+    return 1
+}
+has_postgres || missing="$missing postgresql"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -107,3 +107,8 @@ def paused(process: Running) -> Iterator[None]:
         yield
     finally:
         process.resume()
+
+
+def kill_rounds() -> int:
+    """How often tests kill what they test, each time at any moment: more by hand than in CI."""
+    return int(os.environ.get("INF_TEST_KILL_ROUNDS", "3"))

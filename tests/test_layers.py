@@ -14,11 +14,14 @@ LAYERS = [
     {"ports"},
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
+    {"upstream"},
     {"settings", "lookups", "sharing", "following"},
     {"limiting", "billing"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
-    {"gate", "cli"},
+    {"gate"},
+    {"proxy"},
+    {"cli"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -23,6 +23,7 @@ from limits.storage import (
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.ledgers.postgres_server import program_of_postgres
 from tests.processes import paused, wait_until
 from tests.redis_servers import (
     PROGRAMS,
@@ -186,20 +187,21 @@ def run_installer(*programs: str) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as path, INSTALLER.open() as script:
         Path(path).chmod(0o755)
         for name in programs:
-            Path(path, name).symlink_to(str(shutil.which(name)))
+            Path(path, name).symlink_to(shutil.which(name) or program_of_postgres(name))
         command = [str(shutil.which("sh")), "-s"]
+        environment = {"PATH": path, "POSTGRESQL_LIB": path}
         return subprocess.run(
-            command, stdin=script, env={"PATH": path}, user=nobody, capture_output=True, text=True
+            command, stdin=script, env=environment, user=nobody, capture_output=True, text=True
         )
 
 
 def test_nothing_is_installed_where_all_is_there() -> None:
-    done = run_installer("redis-server", "openssl")
+    done = run_installer("redis-server", "openssl", "initdb")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_who_may_not_install_is_told_what_to_run() -> None:
-    done = run_installer("id", "openssl", *filter(shutil.which, ["apt-get"]))
+    done = run_installer("id", "openssl", "initdb", *filter(shutil.which, ["apt-get"]))
     assert done.returncode == 1
     assert "install" in done.stderr
     assert done.stderr.endswith(" redis-server\n")
@@ -208,4 +210,4 @@ def test_who_may_not_install_is_told_what_to_run() -> None:
 def test_where_there_is_no_apt_all_that_is_missing_is_named() -> None:
     done = run_installer("id")
     assert done.returncode == 1
-    assert done.stderr.endswith(": redis-server openssl\n")
+    assert done.stderr.endswith(": redis-server openssl postgresql\n")

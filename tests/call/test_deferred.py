@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from inf_middleware import Price
 from inf_middleware.call.deferred import Deferred
+from inf_middleware.ledgers.book import LedgerBook
 from tests.apps import read_all
 from tests.call.test_any_order import cases
 from tests.driver import post, scope_of
@@ -21,11 +23,12 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.fetched = 0
+        self.asked = self.fetched = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await read_all(receive)
         answer = {"id": self.name, "model": "m", "status": "queued", "usage": None}
+        self.asked += scope["method"] == "POST"
         if scope["method"] == "GET":
             self.fetched += 1
             answer["status"] = "in_progress" if self.fetched < 3 else "completed"
@@ -71,6 +74,42 @@ def test_a_background_response_is_billed_once_to_who_asked(
     assert (asked["amount_nano"], asked["response_id"]) == (0, name)
     assert (made["amount_nano"], made["response_id"]) == (27 * 10_000, name)
     assert (made["account"], made["model"], made["basis"]) == ("acme", "inf-chat-v1", "reported")
+
+
+@pytest.mark.parametrize(("order", "between"), cases())
+def test_what_is_prepaid_is_not_made_in_the_background(
+    order: Any, between: Any, tmp_path: Path
+) -> None:
+    app = Background("resp_prepaid")
+    house = House(app, tmp_path, order=order, between=between, mode="prepaid")
+    body = {"model": "inf-chat-v1", "input": "Hello", "background": True}
+
+    async def go() -> None:
+        await LedgerBook(house.ledger).recharge("acme", "5", reference="start")
+        refused = await post(house.app, body, key="sk-one", path="/v1/responses")
+        error = refused.json["error"]
+        assert (refused.status, error["code"]) == (400, "unsupported_parameter")
+        assert error["param"] == "background"
+        assert house.in_progress("acme") == 0
+        await house.close()
+
+    asyncio.run(go())
+    assert app.asked == 0
+    assert [record["kind"] for record in house.records] == ["recharge"]
+
+
+def test_what_costs_nothing_may_be_made_in_the_background_though_prepaid(tmp_path: Path) -> None:
+    free = Price("*", "0", "0")
+    app = Background("resp_free")
+    house = House(app, tmp_path, mode="prepaid", unpriced=free)
+    body = {"model": "unheard-of", "input": "Hello", "background": True}
+
+    async def go() -> None:
+        asked = await post(house.app, body, key="sk-one", path="/v1/responses")
+        assert asked.status == 200
+        await house.close()
+
+    asyncio.run(go())
 
 
 def test_a_response_that_was_billed_at_once_is_not_billed_again_when_fetched(

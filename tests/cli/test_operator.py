@@ -173,6 +173,11 @@ def test_days_are_those_of_the_time_zone_of_reports(uri: str, tmp_path: Path) ->
     config.write_text(f'[ledger]\nuri = "{uri}"\ntimezone = "Asia/Shanghai"\n')
     shown = CliRunner().invoke(main, ["usage", "--by", "day", "--json", "--config", str(config)])
     assert [row["day"] for row in json.loads(shown.stdout)] == ["2026-11-25"]
+    env = {"INF_MIDDLEWARE_TIMEZONE": "America/New_York"}
+    shown = CliRunner().invoke(
+        main, ["usage", "--by", "day", "--json", "--config", str(config)], env=env
+    )
+    assert [row["day"] for row in json.loads(shown.stdout)] == ["2026-11-24"]
 
 
 def test_a_statement_adds_up(uri: str) -> None:
@@ -247,6 +252,17 @@ def test_an_export_has_every_record_in_the_words_of_the_event(uri: str, tmp_path
     assert "cannot be written" in nowhere.stderr
 
 
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_cell_of_an_export_is_a_formula(sign: str, uri: str) -> None:
+    settle(uri, event_of(model=f"{sign}HYPERLINK(0)", idempotency_key=f"{sign}1"))
+    shown = run(uri, "ledger", "export", "--format", "csv").stdout
+    (row,) = csv.DictReader(io.StringIO(shown, newline=""))
+    assert (row["model"], row["idempotency_key"]) == (f"'{sign}HYPERLINK(0)", f"'{sign}1")
+    assert row["amount_nano"].isdigit()
+    (line,) = run(uri, "ledger", "export").stdout.splitlines()
+    assert json.loads(line)["model"] == f"{sign}HYPERLINK(0)"
+
+
 @pytest.mark.parametrize(
     ("harm", "check"),
     [
@@ -266,6 +282,43 @@ def test_an_export_has_every_record_in_the_words_of_the_event(uri: str, tmp_path
             "each event tells what its record does",
         ),
         ("INSERT INTO sink_cursor VALUES ('mine', 99)", "ahead of the ledger"),
+        ("INSERT INTO dead_letter VALUES ('mine', 'x', 'no')", "what a sink refused"),
+        ("INSERT INTO outbox (id, body) VALUES ('x', x'7b7d')", "each record has one event"),
+        (
+            "DROP TRIGGER posting_is_not_changed; UPDATE posting SET amount_nano = 5 WHERE seq = 1",
+            "one posting",
+        ),
+        (
+            (
+                "DROP TRIGGER outbox_is_not_changed; UPDATE outbox SET body = CAST(replace("
+                'CAST(body AS TEXT), \'"amount_nano":"\', \'"amount_nano":"9\') AS BLOB)'
+                " WHERE seq = 1"
+            ),
+            "each event tells what its record does",
+        ),
+        ("UPDATE balance SET held_nano = 5", "what is held"),
+        (
+            (
+                "INSERT INTO hold VALUES ('x', 'acme', 'CNY', 5, 0, 'nobody', x'');"
+                " UPDATE balance SET held_nano = 5"
+            ),
+            "each of a process that is known",
+        ),
+        (
+            (
+                "INSERT INTO process VALUES ('p', 0); INSERT INTO hold SELECT request_id, account,"
+                " currency, 5, 0, 'p', x'' FROM request WHERE seq = 1;"
+                " UPDATE balance SET held_nano = 5"
+            ),
+            "what is held",
+        ),
+        (
+            (
+                "DROP TRIGGER request_is_not_changed;"
+                " UPDATE request SET corrects = 'x' WHERE kind = 'correction'"
+            ),
+            "each correction names a record",
+        ),
         (
             (
                 "DROP TRIGGER request_is_not_changed;"
@@ -290,6 +343,20 @@ def test_reconcile_finds_what_was_tampered_with(
     wrong = [c["check"] for c in found["checks"] if not c["ok"]]
     assert any(check in name for name in wrong), wrong
     assert "WRONG" in run(uri, "ledger", "reconcile", code=1).stdout
+
+
+def test_reconcile_names_a_sink_that_is_behind_by_more_than_a_day(uri: str, tmp_path: Path) -> None:
+    settle(uri, event_of(1, settled_at="2026-01-01T00:00:00.000000Z"))
+    told(uri, "recharge", "acme", "5", "--reference", "r1")  # of this moment: that may wait
+    with reading(tmp_path / "ledger.db") as db:
+        db.execute("INSERT INTO sink_cursor VALUES ('mine', 0), ('other', 1)")
+    found = told(uri, "ledger", "reconcile", code=1)
+    (wrong,) = [check for check in found["checks"] if not check["ok"]]
+    assert wrong["differences"] == [
+        "mine: 1 events wait, the oldest of 2026-01-01T00:00:00.000000Z"
+    ]
+    assert told(uri, "ledger", "reconcile", "--retired", "mine")["ok"] is True
+    assert found["sinks"]["other"] == {"waiting": 1, "dead_letters": 0}
 
 
 def test_reconcile_explains_every_nano_by_what_came_and_what_went(uri: str) -> None:

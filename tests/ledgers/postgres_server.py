@@ -14,7 +14,7 @@ from pathlib import Path
 _START_TIMEOUT_S = 30.0
 
 
-def _binary(name: str) -> str:
+def program_of_postgres(name: str) -> str:
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(found[-1]) if found else shutil.which(name) or name
 
@@ -32,11 +32,21 @@ class PostgresServer:
         if self._user is not None:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
         self._call(
-            [_binary("initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+            [
+                program_of_postgres("initdb"),
+                "-D",
+                str(self.data),
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+            ]
         )
 
     def start(self) -> None:
-        command = [_binary("postgres"), "-D", str(self.data), "-k", str(self.folder)]
+        command = [program_of_postgres("postgres"), "-D", str(self.data), "-k", str(self.folder)]
         command += ["-c", "listen_addresses=", "-c", "max_connections=60"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._as_user()
@@ -55,11 +65,13 @@ class PostgresServer:
     def uri(self) -> str:
         self._databases += 1
         name = f"test{self._databases}"
-        self._call([_binary("createdb"), "-h", str(self.folder), "-U", "postgres", name])
+        self._call(
+            [program_of_postgres("createdb"), "-h", str(self.folder), "-U", "postgres", name]
+        )
         return f"postgresql://postgres@/{name}?host={self.folder}"
 
     def _is_ready(self) -> bool:
-        command = [_binary("pg_isready"), "-q", "-h", str(self.folder)]
+        command = [program_of_postgres("pg_isready"), "-q", "-h", str(self.folder)]
         return subprocess.run(command).returncode == 0
 
     def _call(self, command: list[str]) -> None:

@@ -75,7 +75,7 @@ MUTANTS = [
     ),
     Mutant(
         "a late settlement posts beside the record",
-        "rows.py",
+        "recording.py",
         " WHERE request_id = ? AND amount_nano = ? ON CONFLICT",
         " WHERE request_id = ? AND amount_nano < 1 + ? ON CONFLICT",
         HOLDS + "test_a_late_settlement_of_a_call_that_ended_at_nothing_moves_nothing[sqlite]",

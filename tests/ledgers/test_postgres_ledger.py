@@ -15,14 +15,18 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from inf_middleware import ConfigError, Usage
+from inf_middleware import BillingEvent, ConfigError, Usage
 from inf_middleware.cli import main
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.postgres import BATCH_MAX, PostgresLedger
 from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.ports import Rejected
+from inf_middleware.sinks.relay import Relay
 from tests.events import event_of
 from tests.ledgers.conftest import Opened
 from tests.ledgers.postgres_server import PostgresServer, serving_postgres
+from tests.processes import kill_rounds
+from tests.sinks.kit import DRAIN_S, Taking
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -130,8 +134,7 @@ def test_one_of_several_processes_is_the_relay_until_it_ends(postgres: PostgresS
 
     async def go() -> None:
         first, second = PostgresLedger(uri), PostgresLedger(uri)
-        assert await first.elect()
-        assert await first.elect()
+        assert await asyncio.gather(*(first.elect() for _ in range(5))) == [True] * 5
         assert not await second.elect()
         await first.aclose()
         assert await second.elect()
@@ -187,6 +190,50 @@ def test_the_command_works_on_it(postgres: PostgresServer) -> None:
     assert len(exported.stdout.splitlines()) == 3
 
 
+def test_deliveries_are_seen_and_events_sent_once_more(postgres: PostgresServer) -> None:
+    uri = postgres.uri()
+    events = [event_of(number) for number in range(5)]
+
+    def told(*words: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(main, ["events", *words, "--ledger", uri, "--json"])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if code == 0 else result.stderr
+
+    async def deliver(sink: Taking, *stored: BillingEvent) -> list[str]:
+        """Deliver what waits, until nothing is to be sent once more; return what came."""
+        ledger = PostgresLedger(uri)
+        for event in stored:
+            await ledger.settle(event)
+        relay = Relay(ledger, {"mine": sink})
+        relay.start()
+        await relay.drain(DRAIN_S)
+        while await ledger.replay("mine", 1) is not None:  # noqa: ASYNC110 - a table has no event
+            await asyncio.sleep(0.01)
+        await relay.aclose()
+        await ledger.aclose()
+        return [event.id for event in sink.taken]
+
+    assert "there is no ledger" in told("status", code=2)
+    refusing = Taking(Rejected({events[1].id: "no customer"}))
+    assert events[1].id not in asyncio.run(deliver(refusing, *events))
+    (state,) = told("status")
+    assert (state["delivered"], state["pending"], state["dead_letters"]) == (5, 0, 1)
+    (letter,) = told("dead-letters", "--sink", "mine")
+    assert (letter["request_id"], letter["reason"]) == (events[1].id, "no customer")
+    assert "no event 'none'" in told("replay", "--sink", "mine", "--id", "none", code=2)
+    assert "knows no sink 'other'" in told("replay", "--sink", "other", "--id", "a", code=2)
+    assert told("replay", "--sink", "mine", "--dead-letters") == {"sink": "mine", "replayed": 1}
+    asked = ("--id", events[4].id, "--id", events[3].id)
+    assert told("replay", "--sink", "mine", *asked)["replayed"] == 2
+    assert told("status")[0]["replaying"] == 3
+    again = [events[number].id for number in (1, 3, 4)]
+    assert asyncio.run(deliver(Taking())) == again
+    assert told("dead-letters") == []
+    assert told("replay", "--sink", "mine", "--since", "2026-11-24")["replayed"] == 5
+    assert asyncio.run(deliver(Taking())) == [event.id for event in events]
+    assert told("status")[0]["replaying"] == 0
+
+
 @pytest.fixture
 def own_server() -> Iterator[PostgresServer]:
     with serving_postgres() as server:
@@ -197,6 +244,8 @@ CHILD = """
 import asyncio, sys
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.ports import Rejected
+from inf_middleware.sinks.relay import Relay
 from tests.events import event_of
 
 async def settle(ledger, number):
@@ -225,7 +274,7 @@ def test_no_acknowledged_settlement_is_lost_when_server_or_client_are_killed(
     opened = Opened(own_server.uri())
     rng = random.Random(5)
     acknowledged: set[str] = set()
-    for round_ in range(3):
+    for round_ in range(kill_rounds()):
         children = [
             subprocess.Popen(
                 [sys.executable, "-c", CHILD, opened.uri, f"a{round_}{n}"],

@@ -13,6 +13,7 @@ from inf_middleware.ledgers import holds, reconcile
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.kit import reading
+from tests.processes import kill_rounds
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -63,7 +64,7 @@ def test_of_two_workers_one_is_killed_and_the_money_adds_up(tmp_path: Path) -> N
             await book.recharge("acme", "1000", reference="r")
 
     asyncio.run(recharge())
-    for _ in range(3):
+    for _ in range(kill_rounds()):
         workers = [worker(), worker()]
         for one in workers:
             assert one.stdout is not None

@@ -163,7 +163,7 @@ def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refu
 
 async def _reservation(call: Call, limiting: Limiting, level_max: int) -> int:
     tokens = await input_to_reserve(call, limiting)
-    found = call.parts.prices.find(call.model)
+    found = call.price_list.find(call.model)
     left = None
     if found is not None and found.price.context is not None:
         left = max(found.price.context - tokens, 0)

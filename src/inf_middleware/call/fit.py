@@ -18,8 +18,7 @@ async def refuse_misfit(call: Call, parts: Parts) -> None:
     """
     if call.request is None or call.body is None:
         return
-    prices = (call.account.prices if call.account else None) or parts.prices
-    found = prices.find(call.model)
+    found = call.price_list.find(call.model)
     if found is None:
         return
     if parts.billing is not None and parts.billing.enforce_features:

@@ -61,14 +61,35 @@ async def take_hold(call: Call) -> None:
         return
     call.hold = None
     await release(call, 0)
-    assert call.account is not None
-    currency = call.parts.prices.currency
+    currency = call.price_list.currency
     raise Refuse(
         402,
         "insufficient_balance",
         f"The balance does not cover this request: {decimal_string(available)} {currency} are"
         f" available, and {decimal_string(hold.amount_nano)} {currency} are needed.",
     )
+
+
+def refuse_background(call: Call, billing: Billing) -> None:
+    """Refuse what is made later, where it has to be paid first.
+
+    Its hold could end only with a fetch that may never come, and the money of the next call with
+    it; without a hold what nobody fetches would be free.
+
+    Raises:
+        Refuse: The call is prepaid, costs something, and is to be answered in the background (400).
+    """
+    if billing.holds is None or call.request is None or not call.request.background:
+        return
+    found = price_of(call, billing)
+    if found is not None and (found.price.input_nano or found.price.output_nano):
+        raise Refuse(
+            400,
+            "unsupported_parameter",
+            "Responses in the background cannot be paid in advance, for nobody knows when they are"
+            " fetched; leave `background` out, and stream the response where it takes long.",
+            param="background",
+        )
 
 
 async def void_lost(billing: Billing) -> None:

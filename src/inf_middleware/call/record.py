@@ -27,8 +27,8 @@ from inf_middleware.wire.reader import AnswerReader
 
 CALL_KEY = "inf_middleware.call"
 
-# In the scope of the lifespan: where a TokenMeter further in tells its part to those further out.
-METERING_KEY = "inf_middleware.metering"
+# In the scope of the lifespan: where those further in tell their parts to those further out.
+PARTS_KEY = "inf_middleware.parts"
 
 log = logging.getLogger("inf_middleware")
 
@@ -95,7 +95,8 @@ class Parts:
 
     `lookup` is None where accounts are nobody's concern here; `names_accounts` tells whether the
     operator gave accounts, which beat network addresses. `network` tells the network that a
-    request comes from. `now_ns` is the wall clock.
+    request comes from. `prices` are the defaults where `billing` is None. `now_ns` is the wall
+    clock.
     """
 
     lookup: AccountLookup | None
@@ -138,6 +139,7 @@ class Call:
     dialect: Dialect
     parts: Parts  # of the opener; joiners add their limiting, billing and metering below
     metering: Metering
+    prices: Prices  # of the CostLedger, as far as one is known
     limiting: Limiting | None = None
     billing: Billing | None = None
     body: bytes | None = None
@@ -178,6 +180,11 @@ class Call:
     def model(self) -> str | None:
         """The model that was asked for."""
         return self.request.model if self.request else None
+
+    @property
+    def price_list(self) -> Prices:
+        """The prices that hold for the caller."""
+        return (self.account.prices if self.account else None) or self.prices
 
     @property
     def tokens_so_far(self) -> int:

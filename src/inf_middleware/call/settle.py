@@ -193,9 +193,8 @@ def outcome_of(call: Call) -> str:
 
 def price_of(call: Call, billing: Billing) -> Found | None:
     """Return the price a call is charged by; None where it has none."""
-    assert call.account is not None
-    prices = call.account.prices or call.parts.prices
-    found = prices.find(call.model, datetime.fromtimestamp(call.started_ns / 1e9, UTC))
+    moment = datetime.fromtimestamp(call.started_ns / 1e9, UTC)
+    found = call.price_list.find(call.model, moment)
     if found is None and not isinstance(billing.unpriced, str):
         return Found(billing.unpriced, f"unpriced/{billing.unpriced.model}")
     return found
@@ -207,7 +206,6 @@ def event_of(
     """Make the billing event of a call, as it stands."""
     assert call.account is not None
     assert call.tier is not None
-    prices = call.account.prices or call.parts.prices
     started = datetime.fromtimestamp(call.started_ns / 1e9, UTC)
     settled = datetime.fromtimestamp(call.parts.now_ns() / 1e9, UTC)
     found = price_of(call, billing)
@@ -239,7 +237,7 @@ def event_of(
         lines=event_lines(lines),
         amount_nano=str(amount_nano),
         amount=decimal_string(amount_nano),
-        currency=prices.currency,
+        currency=call.price_list.currency,
         price_version=found.version if found else None,
         outcome=outcome or outcome_of(call),
         would_refuse=call.would_refuse,

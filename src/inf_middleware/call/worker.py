@@ -20,14 +20,13 @@ from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
-from inf_middleware.call.hold import take_hold, void_lost
+from inf_middleware.call.hold import refuse_background, take_hold, void_lost
 from inf_middleware.call.record import (
     CALL_KEY,
-    METERING_KEY,
+    PARTS_KEY,
     Billing,
     Call,
     CurrentCall,
-    Metering,
     Parts,
     log,
 )
@@ -67,9 +66,10 @@ class Worker:
     ) -> None:
         self._app = app
         self._parts = parts
-        # Of a TokenMeter behind something opaque, once it is known: what it says is in force before
-        # it is reached.
+        # Of a TokenMeter and a CostLedger behind something opaque, once they are known: what they
+        # say is in force before they are reached.
         self._metering = parts.metering
+        self._prices = parts.prices
         self._exempt = exempt
         self._websockets = websockets
         self._touch = touch
@@ -102,6 +102,8 @@ class Worker:
 
     def take_over(self, tiers: Tiers, prices: Prices) -> None:
         """Go by other levels and prices from the next call on; those that run keep theirs."""
+        if self._prices is self._parts.prices:  # else they are those of a CostLedger further in
+            self._prices = prices
         self._parts = replace(self._parts, tiers=tiers, prices=prices)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,9 +111,9 @@ class Worker:
         now_ns = parts.now_ns()
         path = scope["path"]
         ahead = Ahead(receive)
-        call = Call(
-            uuid7(now_ns), now_ns, path, self._metering.dialects.of(path), parts, self._metering
-        )
+        metering, prices = self._metering, self._prices
+        dialect = metering.dialects.of(path)
+        call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices)
         inner: Scope = {**scope, CALL_KEY: call}
         try:
             body = await self._enter(call, inner, receive, ahead)
@@ -142,6 +144,8 @@ class Worker:
                 raise
         finally:
             self._metering = call.metering
+            if call.prices is not prices:  # it may have begun before others were taken over
+                self._prices = call.prices
             ahead.close()
             await _close(call)
 
@@ -154,7 +158,8 @@ class Worker:
             await self._app(scope, receive, send)
             return
         now_ns = self._parts.now_ns()
-        call = Call(uuid7(now_ns), now_ns, scope["path"], due.dialect, due.parts, due.metering)
+        path = scope["path"]
+        call = Call(uuid7(now_ns), now_ns, path, due.dialect, due.parts, due.metering, due.prices)
         call.request, call.billing = due.request, due.billing
         call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
 
@@ -264,8 +269,10 @@ class Worker:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
         if parts.billing is not None and call.billing is None:
+            call.prices = parts.prices
             _check_model(call, parts)
             await _check_ledger(parts.billing)
+            refuse_background(call, parts.billing)
             call.billing = parts.billing
             await take_claim(call, scope["headers"])
         limiting = parts.limiting if call.limiting is None else None
@@ -283,18 +290,25 @@ class Worker:
         return self._websockets == "refuse" and not self._is_exempt(scope["path"])
 
     def _telling(self, scope: Scope) -> Scope:
-        """Tell those further out how this stack meters, and hear it from those further in."""
-        tell = scope.get(METERING_KEY)
-        if tell is not None and self._parts.metering.is_given:
-            tell(self._parts.metering)
+        """Tell those further out how this stack meters and prices; hear it from those further in.
 
-        def hear(metering: Metering) -> None:
-            if not self._parts.metering.is_given:
-                self._metering = metering
+        Of two of a kind the first that a call meets takes part in it, and is heard first.
+        """
+        tell = scope.get(PARTS_KEY)
+        if tell is not None:
+            tell(self._parts)
+        billing = self._parts.billing
+
+        def hear(parts: Parts) -> None:
+            nonlocal billing
+            if parts.metering.is_given and not self._metering.is_given:
+                self._metering = parts.metering
+            if billing is None and parts.billing is not None:
+                billing, self._prices = parts.billing, parts.prices
             if tell is not None:
-                tell(metering)
+                tell(parts)
 
-        return {**scope, METERING_KEY: hear}
+        return {**scope, PARTS_KEY: hear}
 
     def _watching_lifespan(self, send: Send) -> Send:
         async def watching(message: Message) -> None:
@@ -362,13 +376,11 @@ def _check_model(call: Call, parts: Parts) -> None:
     assert billing is not None
     if billing.serves is not None and call.model not in billing.serves:
         raise _model_not_found(call, "this server does not serve it")
-    if billing.unpriced == "refuse":
-        prices = (call.account.prices if call.account else None) or parts.prices
-        if prices.find(call.model) is None:
-            raise _model_not_found(
-                call,
-                "it has no price here (operators: add it to `prices`, or set `unpriced`)",
-            )
+    if billing.unpriced == "refuse" and call.price_list.find(call.model) is None:
+        raise _model_not_found(
+            call,
+            "it has no price here (operators: add it to `prices`, or set `unpriced`)",
+        )
 
 
 def _model_not_found(call: Call, why: str) -> Refuse:

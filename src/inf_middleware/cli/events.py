@@ -1,48 +1,29 @@
 """`inf-middleware events`: deliveries to sinks, what they refused, and sending once more."""
 
 import contextlib
-import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
+from inf_middleware.cli import common
+from inf_middleware.cli.common import Chosen, command, print_json
 from inf_middleware.cli.table import printable, table
-from inf_middleware.domain.errors import ConfigError, LedgerUnavailable
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.deliveries import (
     SinkState,
     Wanted,
     ask_replay,
     dead_letters,
     sink_states,
+    wanted_spans,
 )
-from inf_middleware.ledgers.sqlite import SqliteLedger
 
 # How often `--wait` looks: the relay itself looks for replays once a second.
 _POLL_S = 0.5
-
-
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--ledger` and `--json`; what goes wrong is one line, and exit code 2."""
-
-    @click.option(
-        "--ledger", default="sqlite:///inf-ledger.db", show_default=True, help="The ledger's URI."
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print records as JSON.")
-    @functools.wraps(function)
-    def wrapped(ledger: str, **options: Any) -> None:
-        try:
-            function(SqliteLedger.from_uri(ledger).path, **options)
-        except (ConfigError, LedgerUnavailable) as error:
-            click.echo(f"inf-middleware: {printable(str(error))}", err=True)
-            raise SystemExit(2) from None
-
-    return wrapped
 
 
 @click.group()
@@ -51,13 +32,13 @@ def events() -> None:
 
 
 @events.command()
-@_command
-def status(path: Path, as_json: bool) -> None:
+@command
+def status(chosen: Chosen) -> None:
     """Show how far each sink is: what waits, how old it is, what it refused."""
-    states = sink_states(path)
-    if as_json:
+    states = common.read(chosen, sink_states)
+    if chosen.as_json:
         now = datetime.now(UTC)
-        _print_json([{**s._asdict(), "oldest_pending_age_s": _age_s(s, now)} for s in states])
+        print_json([{**s._asdict(), "oldest_pending_age_s": _age_s(s, now)} for s in states])
     elif states:
         click.echo(_status_table(states))
     else:
@@ -67,12 +48,12 @@ def status(path: Path, as_json: bool) -> None:
 @events.command("dead-letters")
 @click.option("--sink", help="Only those of this sink.")
 @click.option("--limit", default=1_000, show_default=True, type=click.IntRange(1, 1_000_000))
-@_command
-def dead_letters_command(path: Path, as_json: bool, sink: str | None, limit: int) -> None:
+@command
+def dead_letters_command(chosen: Chosen, sink: str | None, limit: int) -> None:
     """List the events that sinks refused for good, and why."""
-    letters = dead_letters(path, sink, limit)
-    if as_json:
-        _print_json([letter._asdict() for letter in letters])
+    letters = common.read(chosen, lambda: dead_letters(sink, limit))
+    if chosen.as_json:
+        print_json([letter._asdict() for letter in letters])
         return
     for letter in letters:
         shown = (letter.settled_at, letter.sink, letter.request_id, letter.account, letter.reason)
@@ -90,10 +71,9 @@ def dead_letters_command(path: Path, as_json: bool, sink: str | None, limit: int
 @click.option("--until", help="Before this moment.")
 @click.option("--dead-letters", is_flag=True, help="All that the sink has refused.")
 @click.option("--wait", is_flag=True, help="Until they have been sent.")
-@_command
+@command
 def replay(
-    path: Path,
-    as_json: bool,
+    chosen: Chosen,
     sink: str,
     ids: tuple[str, ...],
     since: str | None,
@@ -110,11 +90,17 @@ def replay(
         raise ConfigError("say which events: --id, or --since and --until, or --dead-letters")
     wanted = Wanted(ids, _moment("--since", since), _moment("--until", until), dead_letters)
     with _progress("looking") as told:
-        count = ask_replay(path, sink, wanted, told)
+        count, spans = common.read(chosen, lambda: wanted_spans(sink, wanted, told))
+
+    async def ask(book: LedgerBook) -> None:
+        await book.ledger.transact(lambda: ask_replay(sink, wanted, spans))
+
+    if count:
+        common.in_book(chosen, ask)
     if wait and count:
-        _wait(path, sink)
-    if as_json:
-        _print_json({"sink": sink, "replayed": count})
+        _wait(chosen, sink)
+    if chosen.as_json:
+        print_json({"sink": sink, "replayed": count})
     elif count:
         noun, done = ("event", "has been") if count == 1 else ("events", "have been")
         done = done if wait else "will be"
@@ -123,13 +109,13 @@ def replay(
         click.echo("No event matches: nothing is sent once more.")
 
 
-def _wait(path: Path, sink: str) -> None:
+def _wait(chosen: Chosen, sink: str) -> None:
     """Show what is left until nothing is; giving up leaves the rest to the relay."""
-    asked = left = _replaying(path, sink)
+    asked = left = _replaying(chosen, sink)
     with _progress("sending") as told:
         while left:
             time.sleep(_POLL_S)
-            left = _replaying(path, sink)
+            left = _replaying(chosen, sink)
             told(asked - left, asked)
 
 
@@ -151,8 +137,9 @@ def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
             click.echo(err=True)
 
 
-def _replaying(path: Path, sink: str) -> int:
-    return next(state.replaying for state in sink_states(path) if state.sink == sink)
+def _replaying(chosen: Chosen, sink: str) -> int:
+    states = common.read(chosen, sink_states)
+    return next(state.replaying for state in states if state.sink == sink)
 
 
 def _moment(option: str, text: str | None) -> str | None:
@@ -213,7 +200,3 @@ def _duration(seconds: float | None) -> str:
         if minutes
         else f"{rest} s"
     )
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())

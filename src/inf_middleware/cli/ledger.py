@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,11 @@ def show(chosen: Chosen, request: str) -> None:
 
 
 @ledger.command("reconcile")
+@click.option("--retired", multiple=True, help="A sink that is used no more, and may be behind.")
 @command
-def reconcile_all(chosen: Chosen) -> None:
+def reconcile_all(chosen: Chosen, retired: tuple[str, ...]) -> None:
     """Explain every nano; exit code 1 where something does not add up."""
-    found = read(chosen, reconcile.checks)
+    found = read(chosen, lambda: reconcile.checks(retired=retired))
     wrong: list[str] = []
     totals = read(chosen, reconcile.totals)
     with click.progressbar(
@@ -178,14 +179,26 @@ def _texts(chosen: Chosen, form: str, account: str | None, period: Period) -> It
         place = page[-1][0]
 
 
-def _csv_line(cells: Any) -> str:
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    # Before Python 3.13 the writer quotes no carriage return but where it is the line's end.
+    odd = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+    writer = csv.writer(line, csv.excel, lineterminator="\n")
+    if odd:
+        writer = csv.writer(line, csv.excel, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(cells)
     return line.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    return msgspec.json.encode(value).decode() if isinstance(value, list | tuple | dict) else value
+    if isinstance(value, list | tuple | dict):
+        return msgspec.json.encode(value).decode()
+    # What begins so, spreadsheets run as a formula; names of models and keys are a caller's to
+    # choose. The apostrophe makes it a text to them (owasp.org, "CSV Injection").
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _shown(found: Shown) -> Iterator[tuple[str, str]]:

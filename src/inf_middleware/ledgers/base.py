@@ -10,7 +10,7 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.tiers import Account
 from inf_middleware.ledgers import holds, looking, outbox
 from inf_middleware.ledgers.heart import Heart
-from inf_middleware.ledgers.settling import writing_nothing
+from inf_middleware.ledgers.settling import forget_probes, write_probe
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ports import Attempt, Replay
 
@@ -115,7 +115,9 @@ class LedgerBase(ABC):
         Raises:
             LedgerUnavailable: It cannot.
         """
-        await self.transact(writing_nothing)
+        owner = self._heart.owner()
+        await self.transact(lambda: write_probe(owner))
+        await self.transact(forget_probes)
 
     async def accounts_version(self) -> int:
         """Return the number that grows with every change of accounts, keys and recharges."""

@@ -12,8 +12,8 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.money import AMOUNT_NANO_MAX, decimal_string
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.lots import expire, open_lot
-from inf_middleware.ledgers.rows import rows_of, write
-from inf_middleware.ledgers.steps import Ask, Steps
+from inf_middleware.ledgers.rows import rows_of
+from inf_middleware.ledgers.steps import Ask, Record, Steps
 
 # Look-ups of every process see a change by this number.
 _CHANGED = Ask("UPDATE meta SET accounts_version = accounts_version + 1")
@@ -91,7 +91,7 @@ def book(movement: Movement) -> Steps[Receipt]:
         source=m.source,
     )
     yield from _ensure_account(m.account, m.now)
-    yield from write([rows_of(event)])
+    yield Record([rows_of(event)])
     if m.reference is not None:
         yield Ask(
             "INSERT INTO reference (kind, reference, request_id, fingerprint) VALUES (?, ?, ?, ?)",

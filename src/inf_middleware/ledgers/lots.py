@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.money import decimal_string
-from inf_middleware.ledgers.rows import rows_of, write
-from inf_middleware.ledgers.steps import Ask, Steps
+from inf_middleware.ledgers.rows import rows_of
+from inf_middleware.ledgers.steps import Ask, Record, Steps
 
 # So many grants end in one transaction; the others in the next.
 _EXPIRIES_MAX = 100
@@ -68,7 +68,7 @@ def expire(now_ns: int, now: str, account: str | None = None) -> Steps[int]:
         yield Ask(
             "UPDATE lot SET left_nano = left_nano - ? WHERE request_id = ?", (amount, request_id)
         )
-        yield from write([rows_of(event)])
+        yield Record([rows_of(event)])
         count += 1
     return count
 

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,11 +22,12 @@ import asyncpg
 from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable, MiddlewareError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers import holds
+from inf_middleware.ledgers.arrays import RECORD, columns_of, storable
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.heart import ServerHeart
 from inf_middleware.ledgers.rows import Rows, rows_of
 from inf_middleware.ledgers.settling import settle_all
-from inf_middleware.ledgers.steps import Ask, Steps, T, Work
+from inf_middleware.ledgers.steps import Ask, Record, Steps, T, Work
 
 _log = logging.getLogger("inf_middleware.ledgers")
 
@@ -180,6 +181,7 @@ class _Session:
         self._pool: asyncpg.Pool[Any] | None = None
         self._opening = asyncio.Lock()
         self._relay: asyncpg.Connection[Any] | None = None
+        self._electing = asyncio.Lock()
         self._closing = False
         self.changed = asyncio.Event()
 
@@ -213,20 +215,26 @@ class _Session:
 
     async def elect(self) -> bool:
         """Take the relay's lock on a connection of its own, which it ends with."""
-        if self._relay is not None and not self._relay.is_closed():
+        async with self._electing:  # two at once would each have a connection, and one the lock
+            if self._relay is not None and not self._relay.is_closed():
+                try:
+                    await self._relay.fetchval("SELECT 1")
+                except _FAILURES:
+                    self._relay.terminate()
+                else:
+                    return True
+            connection = await asyncpg.connect(
+                self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+            )
             try:
-                await self._relay.fetchval("SELECT 1")
-            except _FAILURES:
-                self._relay.terminate()
-            else:
-                return True
-        self._relay = await asyncpg.connect(
-            self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
-        )
-        if await self._relay.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
-            return True
-        await self._relay.close()
-        return False
+                if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
+                    self._relay = connection
+                    return True
+            except BaseException:
+                connection.terminate()
+                raise
+            await connection.close()
+            return False
 
     async def aclose(self) -> None:
         """Finish what was handed over, and close."""
@@ -261,8 +269,7 @@ class _Session:
         try:
             connection = await self._connection()
             self._heart.set(await connection.fetchval(_NOW_MS))
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", _WRITER_LOCK)
+            async with _writing(connection):
                 await _run(connection, self._heart.beat())
         except (*_FAILURES, LedgerUnavailable) as error:
             self._drop_writer()
@@ -300,8 +307,7 @@ class _Session:
         connection = await self._connection()
         results: list[Any] = []
         settling: list[Rows] = []
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _WRITER_LOCK)
+        async with _writing(connection):
             for work, _ in batch:
                 if isinstance(work, Rows):
                     settling.append(work)
@@ -347,8 +353,7 @@ class _Session:
                         f"the ledger's server has {name} = off, and would lose bills in a crash:"
                         f" set {name} = on"
                     )
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", _WRITER_LOCK)
+            async with _writing(connection):
                 if await _version(connection) is None:
                     schema = files("inf_middleware") / "ledgers" / f"postgres-{SCHEMA_VERSION}.sql"
                     await connection.execute(schema.read_text("utf-8"))
@@ -360,6 +365,24 @@ class _Session:
 
 
 _NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+# In one round trip. What follows sees what others committed before the lock was given: each
+# statement of this level has its own snapshot.
+_BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_WRITER_LOCK})"
+
+
+@contextlib.asynccontextmanager
+async def _writing(connection: Any) -> AsyncIterator[None]:
+    """Be the one who writes, in a transaction."""
+    try:
+        await connection.execute(_BEGIN)
+        yield
+        await connection.execute("COMMIT")
+    except BaseException:
+        if connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
+        raise
 
 
 async def _run(connection: Any, steps: Steps[T]) -> T:
@@ -375,27 +398,22 @@ async def _run(connection: Any, steps: Steps[T]) -> T:
         return result
 
 
-async def _ask(connection: Any, ask: Ask) -> list[Any]:
+async def _ask(connection: Any, ask: Ask | Record) -> list[Any]:
+    if isinstance(ask, Record):
+        await connection.fetch(RECORD, *columns_of(ask.rows))
+        return []
     sql = _numbered(ask.sql)
     if ask.many:
         if ask.params:
-            await connection.executemany(sql, [_storable(row) for row in ask.params])
+            await connection.executemany(sql, [[*map(storable, row)] for row in ask.params])
         return []
-    return [tuple(row) for row in await connection.fetch(sql, *_storable(ask.params))]
+    return [tuple(row) for row in await connection.fetch(sql, *map(storable, ask.params))]
 
 
 @lru_cache(512)
 def _numbered(sql: str) -> str:
     first, *rest = sql.split("?")
     return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
-
-
-def _storable(params: Sequence[Any]) -> list[Any]:
-    # PostgreSQL's texts have no NUL; events keep it, as bytes.
-    return [
-        value.replace("\0", "\N{REPLACEMENT CHARACTER}") if type(value) is str else value
-        for value in params
-    ]
 
 
 async def _version(connection: Any) -> int | None:

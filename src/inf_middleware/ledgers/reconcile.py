@@ -1,9 +1,12 @@
 """Reconciliation: every nano explained, from the postings up."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.moments import rfc3339
 from inf_middleware.ledgers.reports import lines_amount
 from inf_middleware.ledgers.steps import Ask, Steps
 
@@ -72,6 +75,8 @@ _CHECKS: tuple[tuple[str, str], ...] = (
             " WHERE balance.held_nano <> coalesce(held.total, 0)"
             " UNION ALL SELECT hold.request_id, 'no process ' || hold.owner FROM hold"
             "  LEFT JOIN process ON process.id = hold.owner WHERE process.id IS NULL"
+            " UNION ALL SELECT hold.request_id, 'settled, and still held' FROM hold"
+            "  JOIN request ON request.request_id = hold.request_id"
         ),
     ),
     (
@@ -137,13 +142,38 @@ _CHECKS: tuple[tuple[str, str], ...] = (
 )
 
 
-def checks() -> Steps[list[Check]]:
-    """Check all that statements can check."""
+# A sink may be down for an evening; one that is behind for longer is for people to look at.
+SINK_BEHIND = timedelta(days=1)
+
+
+def checks(now: datetime | None = None, retired: Collection[str] = ()) -> Steps[list[Check]]:
+    """Check all that statements can check.
+
+    `now` is an aware moment, that of the call by default; `retired` are sinks that nobody delivers
+    to any more.
+    """
     found = []
     for name, sql in _CHECKS:
         rows = yield Ask(sql)
         found.append(_check(name, [f"{what}: {how}" for what, how in rows]))
+    found.append((yield from _check_sinks((now or datetime.now(UTC)) - SINK_BEHIND, retired)))
     return found
+
+
+def _check_sinks(before: datetime, retired: Collection[str]) -> Steps[Check]:
+    rows = yield Ask(
+        "SELECT sink_cursor.sink, count(*), min(request.settled_at) FROM sink_cursor"
+        " JOIN outbox ON outbox.seq > sink_cursor.seq"
+        " JOIN request ON request.request_id = outbox.id WHERE request.settled_at < ?"
+        " GROUP BY sink_cursor.sink ORDER BY sink_cursor.sink",
+        (rfc3339(int(before.timestamp()) * 10**9),),
+    )
+    behind = [
+        f"{sink}: {count:,} events wait, the oldest of {oldest}"
+        for sink, count, oldest in rows
+        if sink not in retired
+    ]
+    return _check("no sink is behind by more than a day", behind)
 
 
 def check_events(after: int) -> Steps[tuple[int | None, list[str]]]:

@@ -198,8 +198,9 @@ def show(request_id: str) -> Steps[Shown]:
         own = moved[0][0]
     after = yield Ask(
         f"SELECT CAST(coalesce(sum({_MOVED}), 0) AS BIGINT) FROM posting"
-        f" WHERE {_OF_ACCOUNT} AND currency = ? AND seq <= ?",
-        (*_sides(account), *_sides(account), currency, posted),
+        " JOIN request ON request.request_id = posting.request_id"
+        " WHERE request.account = ? AND posting.currency = ? AND posting.seq <= ?",
+        (*_sides(account), account, currency, posted),
     )
     corrections = yield Ask(
         "SELECT outbox.body FROM request JOIN outbox ON outbox.id = request.request_id"
@@ -270,15 +271,11 @@ def _balance_at(account: str, currency: str, moment: str) -> Steps[int]:
     rows = yield Ask(
         f"SELECT CAST(coalesce(sum({_MOVED}), 0) AS BIGINT) FROM posting"
         " JOIN request ON request.request_id = posting.request_id"
-        f" WHERE {_OF_ACCOUNT} AND posting.currency = ?"
-        " AND request.settled_at < ?",
-        (*_sides(account), *_sides(account), currency, moment),
+        " WHERE request.account = ? AND posting.currency = ? AND request.settled_at < ?",
+        (*_sides(account), account, currency, moment),
     )
     return int(rows[0][0])
 
-
-# Postings of the account whose two sides are its parameters, in the words of their indices.
-_OF_ACCOUNT = "(posting.debit = ? OR (posting.credit = ? AND posting.credit <> 'revenue:usage'))"
 
 # How a posting moves the balance of the account whose two sides are its parameters.
 _MOVED = (

@@ -1,15 +1,14 @@
 """From events to rows: what one settlement, or one movement of money, writes."""
 
-from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from inf_middleware.domain.books import HOUSE
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.ledgers.steps import Ask, Steps
 
-_COLUMNS = (
+_EVENT_COLUMNS = (
     "request_id",
     "kind",
     "corrects",
@@ -35,19 +34,17 @@ _COLUMNS = (
     "settled_at",
 )
 
-# A repeated id changes nothing: a settlement may be handed over again.
-_INSERT_REQUEST = (
-    f"INSERT INTO request ({', '.join(_COLUMNS)},"
-    " amount_nano, overdrawn_nano, unpriced, lines, metadata)"
-    f" VALUES ({', '.join('?' * (len(_COLUMNS) + 5))}) ON CONFLICT (request_id) DO NOTHING"
+# Of the table `request`, in the order of `Rows.request`.
+COLUMNS = (
+    *_EVENT_COLUMNS,
+    "amount_nano",
+    "overdrawn_nano",
+    "unpriced",
+    "lines",
+    "metadata",
 )
-# Only of the record that is there: one that was written before stays as it is, amount included.
-_INSERT_POSTING = (
-    "INSERT INTO posting (request_id, debit, credit, amount_nano, currency)"
-    " SELECT request_id, CAST(? AS TEXT), CAST(? AS TEXT), amount_nano, currency FROM request"
-    " WHERE request_id = ? AND amount_nano = ? ON CONFLICT (request_id) DO NOTHING"
-)
-_INSERT_EVENT = "INSERT INTO outbox (id, body) VALUES (?, ?) ON CONFLICT (id) DO NOTHING"
+
+_values_of = attrgetter(*_EVENT_COLUMNS)
 
 # A call's posting: the customer owes more, and the house has earned as much.
 _EARNED = ("revenue:usage", False)
@@ -77,7 +74,7 @@ def rows_of(event: BillingEvent) -> Rows:
     if not 0 <= amount <= INTEGER_MAX or not 0 <= overdrawn <= INTEGER_MAX:
         raise ValueError(f"the amount {event.amount_nano} of {event.id} does not fit 64 bits")
     request = (
-        *(getattr(event, name) for name in _COLUMNS),
+        *_values_of(event),
         amount,
         overdrawn,
         int(event.unpriced),
@@ -93,15 +90,3 @@ def rows_of(event: BillingEvent) -> Rows:
     if event.idempotency_key is not None:
         state = "complete" if event.outcome == "complete" else "partial"
     return Rows(request, posting, (event.id, event.encode()), state)
-
-
-def write(rows: Sequence[Rows]) -> Steps[None]:
-    """Write records, postings and events; what is written already stays as it is."""
-    yield Ask(_INSERT_REQUEST, [row.request for row in rows], many=True)
-    postings = [row.posting for row in rows if row.posting]
-    yield Ask(
-        _INSERT_POSTING,
-        [(debit, credit, request_id, amount) for request_id, debit, credit, amount, _ in postings],
-        many=True,
-    )
-    yield Ask(_INSERT_EVENT, [row.event for row in rows], many=True)

@@ -97,8 +97,9 @@ CREATE INDEX lot_open ON lot (account, expires_at) WHERE left_nano > 0;
 
 CREATE INDEX request_corrected ON request (corrects) WHERE corrects IS NOT NULL;
 CREATE INDEX request_settled ON request (settled_at);
--- What the house earns by calls is in no account's history, and most of all postings.
-CREATE INDEX posting_of_credit ON posting (credit) WHERE credit <> 'revenue:usage';
+-- An account's postings are found by its records: each index in the order of accounts has every
+-- commit write as many pages as it has accounts.
+DROP INDEX posting_of_debit;
 
 CREATE TRIGGER posting_takes AFTER INSERT ON posting WHEN NEW.debit GLOB 'account:*'
 BEGIN

@@ -13,6 +13,8 @@ the same transaction go on.
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from inf_middleware.ledgers.rows import Rows
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,16 @@ class Ask(NamedTuple):
     many: bool = False
 
 
-Steps: TypeAlias = Generator[Ask, list[Any], T]
+class Record(NamedTuple):
+    """Write records, postings and events; what is written already stays as it is.
+
+    Most of a ledger's work, so each database does it in its own fastest way. No rows come back.
+    """
+
+    rows: Sequence[Rows]
+
+
+Steps: TypeAlias = Generator[Ask | Record, list[Any], T]
 
 # Makes the steps anew for each try.
 Work: TypeAlias = Callable[[], Steps[T]]

@@ -21,9 +21,10 @@ import apsw
 from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.connection import connect
+from inf_middleware.ledgers.recording import record
 from inf_middleware.ledgers.rows import Rows, rows_of
 from inf_middleware.ledgers.settling import settle_all
-from inf_middleware.ledgers.steps import Steps, T, Work
+from inf_middleware.ledgers.steps import Record, Steps, T, Work
 
 _log = logging.getLogger("inf_middleware.ledgers")
 
@@ -250,7 +251,10 @@ def run(db: apsw.Connection, steps: Steps[T]) -> T:
     try:
         ask = next(steps)
         while True:
-            if ask.many:
+            if isinstance(ask, Record):
+                record(db, ask.rows)
+                rows = []
+            elif ask.many:
                 db.executemany(ask.sql, ask.params)
                 rows = []
             else:

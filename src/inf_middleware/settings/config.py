@@ -18,6 +18,7 @@ from inf_middleware.settings.options import (
     MeterOptions,
 )
 from inf_middleware.settings.shown import nearest
+from inf_middleware.upstream import Upstream
 
 # Sections that are called like an option have it as `uri`, or as `file`.
 _NAMESAKES = {
@@ -50,6 +51,9 @@ _SECTIONS = {
     "on_disconnect": "policies",
     "on_ledger_error": "policies",
 }
+
+# Sections that are no options of a Gate's by their keys.
+_WHOLE = ("sinks", "upstream")
 
 _TOP = ""  # deployment, help_url: not in a section
 
@@ -86,7 +90,7 @@ def section_of(option: str) -> str:
 
 
 def read_config(path: str | Path) -> dict[str, Written]:
-    """Read a settings file: the values of options, not checked yet.
+    """Read a settings file: the values of options, not checked yet, and `upstream`.
 
     Paths of tables and tokenizers are relative to the file.
 
@@ -117,7 +121,7 @@ class _Reader:
         for key, value in self._table.items():
             if key in self._known[_TOP]:
                 written[key] = Written(self._place(key), value)
-            elif key != "sinks" and key not in self._known:
+            elif key not in _WHOLE and key not in self._known:
                 raise self._unknown(_TOP, key, [*self._known[_TOP], *self._sections()])
             elif not isinstance(value, dict):
                 raise ConfigError(
@@ -125,9 +129,18 @@ class _Reader:
                 )
             elif key == "sinks":
                 written[key] = Written(self._place(key), value)
+            elif key == "upstream":
+                written[key] = self._upstream(value)
             else:
                 self._read_section(key, value, written)
         return written
+
+    def _upstream(self, table: Mapping[str, Any]) -> Written:
+        place = self._place("upstream")
+        try:
+            return Written(place, Upstream.from_table(table, self._path))
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {_without(self._path, error)}") from None
 
     def _read_section(
         self, section: str, table: Mapping[str, Any], written: dict[str, Written]
@@ -179,7 +192,7 @@ class _Reader:
         return ConfigError(f"{place}: {where} no {key}{nearest(key, known)}")
 
     def _sections(self) -> list[str]:
-        return [section for section in (*self._known, "sinks") if section != _TOP]
+        return [section for section in (*self._known, *_WHOLE) if section != _TOP]
 
     def _place(self, *keys: str) -> Place:
         return Place(self._path, line_of(self._text, keys))

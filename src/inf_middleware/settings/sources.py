@@ -1,6 +1,7 @@
 """The values in force for what code does not give: variable, then file, then default."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,13 @@ from inf_middleware.domain.errors import ConfigError
 from inf_middleware.settings.config import Written, read_config, section_of
 from inf_middleware.settings.kinds import value_of_text
 from inf_middleware.settings.options import DEFAULTS, check, default
-from inf_middleware.settings.variables import CONFIG_VARIABLE, Given, given_by_variables
+from inf_middleware.settings.variables import (
+    CONFIG_VARIABLE,
+    UPSTREAM_VARIABLE,
+    Given,
+    given_by_variables,
+)
+from inf_middleware.upstream import Upstream
 
 # Where the value of an option comes from that nobody gives.
 DEFAULT = "default"
@@ -41,6 +48,24 @@ class Sources:
             except ConfigError as error:
                 by = f"{CONFIG_VARIABLE}: " if config is None else ""
                 raise ConfigError(f"{by}{error}") from None
+
+    def upstream(self) -> Upstream:
+        """Return what the proxy forwards to: the file's, at the variable's URL where that is given.
+
+        Raises:
+            ConfigError: There is none, or the URL cannot hold.
+        """
+        url = os.environ.get(UPSTREAM_VARIABLE, "").strip()
+        written = self._written.get("upstream")
+        if written is None and not url:
+            raise ConfigError(
+                f"there is no upstream; set {UPSTREAM_VARIABLE}=http://localhost:8000, or"
+                f" [upstream] url in {self.config or f'the file that {CONFIG_VARIABLE} names'}"
+            )
+        if written is None:
+            return Upstream(url=url)
+        upstream: Upstream = written.value
+        return replace(upstream, url=url) if url else upstream
 
     def setting(self, option: str) -> Setting:
         """Return what an option is where code does not give it.

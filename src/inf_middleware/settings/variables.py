@@ -15,6 +15,11 @@ PREFIX = "INF_MIDDLEWARE_"
 # Names the settings file.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
+# The URL of what the proxy forwards to.
+UPSTREAM_VARIABLE = f"{PREFIX}UPSTREAM"
+
+_NO_OPTIONS = (CONFIG_VARIABLE, UPSTREAM_VARIABLE)
+
 # Of an option that is a secret: the variable names a file that holds it.
 _FILE = "_FILE"
 
@@ -36,7 +41,7 @@ def given_by_variables(environment: Mapping[str, str] | None = None) -> dict[str
     given: dict[str, Given] = {}
     for variable in sorted(found):
         text = found[variable]
-        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or not text.strip():
+        if not variable.startswith(PREFIX) or variable in _NO_OPTIONS or not text.strip():
             continue
         option = variable.removeprefix(PREFIX).lower()
         if option not in DEFAULTS and variable.endswith(_FILE):
@@ -63,7 +68,7 @@ def variable_of(option: str) -> str:
 def known() -> list[str]:
     """Return the names of all variables."""
     options = [variable_of(option) for option in DEFAULTS if not is_of_code(option)]
-    return [CONFIG_VARIABLE, *options, *(option + _FILE for option in options)]
+    return [*_NO_OPTIONS, *options, *(option + _FILE for option in options)]
 
 
 _MIDDLEWARES = "TokenMeter, TierLimiter, CostLedger or Gate"

@@ -25,6 +25,7 @@ class Request:
     has, of all `prompts` together; `best_of`: how many candidates of each prompt are made, where
     that is more. None of them is bounded here. `echo`: the answer repeats the prompt.
     `wants_usage`: the client itself asks its stream for usage. `may_ask`: we may ask in its place.
+    `background`: the answer is made later, and fetched.
     """
 
     model: str | None = None
@@ -36,6 +37,7 @@ class Request:
     echo: bool = False
     wants_usage: bool = False
     may_ask: bool = False
+    background: bool = False
 
     @property
     def candidates(self) -> int:
@@ -70,7 +72,8 @@ class Dialect:
     `output_cap` that tells holds; `choices` and `best_of` are numbers of answers; `prompts` may
     be a list, each element of which is answered for itself; `streams` tells that a request that
     does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`. `generates`:
-    tokens come out, not only in. `features`: which fields ask for what a model must be able to do.
+    tokens come out, not only in. `background` asks for an answer that is fetched later. `features`:
+    which fields ask for what a model must be able to do.
     `truncation`: fields that let the server shorten the input to its context ("": it always does).
 
     `variants`: other dialects that share the path, by the first field that the body has.
@@ -94,6 +97,7 @@ class Dialect:
     stream: str = "stream"
     streams: bool = False
     asks_usage: bool = False
+    background: str = ""
     generates: bool = True
     features: tuple[tuple[str, str], ...] = ()
     truncation: tuple[str, ...] = ()
@@ -158,6 +162,7 @@ class Dialect:
             best_of=_number(fields, self.best_of),
             echo=bool(self.echo) and fields.get(self.echo) is True,
             wants_usage=wants,
+            background=bool(self.background) and fields.get(self.background) is True,
             may_ask=streamed and not wants and (options is None or isinstance(options, dict)),
         )
 

@@ -11,6 +11,21 @@ BY_INDEX = ("index",)
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartsAt:
+    """Where the parts of a streamed answer are told.
+
+    `opens` and `closes`: the types of the events that open and close one, and in them `number`, its
+    number, and `part`, what it is. `sequence`: what numbers all events, if anything.
+    """
+
+    opens: str
+    closes: str
+    number: str
+    part: str
+    sequence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answers:
     """Where the facts of an API's answers sit, as paths (see `wire.paths`).
 
@@ -27,7 +42,8 @@ class Answers:
     that it failed, `silent` carry no text whatever they hold. `end_flag`: what is true in the last
     event only. `usage_ends`: the report of the whole answer ends a stream.
 
-    `unfinished`: values of `status` that say that the answer is to be fetched later.
+    `unfinished`: values of `status` that say that the answer is to be fetched later. `parts`: where
+    its events open and close parts, which have to be closed before it ends.
     """
 
     usage: tuple[UsageAt, ...] = ()
@@ -46,6 +62,7 @@ class Answers:
     end_flag: str = ""
     usage_ends: bool = False
     unfinished: frozenset[str] = frozenset()
+    parts: PartsAt | None = None
 
     @cached_property
     def text_tree(self) -> Tree:

@@ -11,6 +11,7 @@ from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
 from inf_middleware.wire.form import BY_INDEX, Answers
+from inf_middleware.wire.outline import Outline
 from inf_middleware.wire.paths import Tree, collect, find
 from inf_middleware.wire.sse import SSEReader
 from inf_middleware.wire.texts import CHOICES_MAX, Texts
@@ -51,7 +52,7 @@ class AnswerReader:
 
     `failed`: an error stands in the answer. `deferred`: what was asked for is made later and
     fetched by its id. `usage_final`: the report is of the whole answer. `unread_bytes` of the
-    answer could not be read.
+    answer could not be read. `outline`: of its parts, where its dialect has them.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class AnswerReader:
         "deferred",
         "failed",
         "model",
+        "outline",
         "response_id",
         "unread_bytes",
         "usage_final",
@@ -89,6 +91,7 @@ class AnswerReader:
         self.response_id: str | None = None
         self.failed = False
         self.deferred = False
+        self.outline = Outline(form.parts) if form.parts else None
         self._has_output = False
         self._late: list[bytes] = []  # events not read yet
         self._late_bytes = 0
@@ -171,12 +174,6 @@ class AnswerReader:
         return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
 
     @property
-    def open_groups(self) -> list[int]:
-        """The number of the text that grew last, where there was any."""
-        self._catch_up()
-        return self._texts.last_group
-
-    @property
     def text_characters(self) -> int:
         """How much output text was seen."""
         self._catch_up()
@@ -227,6 +224,11 @@ class AnswerReader:
         """Return the output text of each choice, joined."""
         self._catch_up()
         return self._texts.joined()
+
+    def texts_of(self, number: int) -> list[str]:
+        """Return the texts of one part."""
+        self._catch_up()
+        return self._texts.of(number)
 
     def _is_text(self, data: bytes, event: bytes | None) -> bool:
         return (
@@ -292,6 +294,8 @@ class AnswerReader:
             self._take_names(value)
         if value.get("error") or (kind and kind in form.fails):
             self.failed = True
+        if self.outline is not None:
+            self.outline.note(kind, value)
         choices = self._choices_of(value)
         if kind not in form.silent:
             for choice in choices:

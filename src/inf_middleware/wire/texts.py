@@ -52,14 +52,13 @@ class Texts:
         """How much text was seen."""
         return self._size + self.overflow_bytes
 
-    @property
-    def last_group(self) -> list[int]:
-        """The first number of the group that began last, where there is any."""
-        return [group[0] for group in list(self._groups)[-1:]]
-
     def joined(self) -> list[str]:
         """Return the texts."""
         return ["".join(pieces) for pieces in self._groups.values()]
+
+    def of(self, number: int) -> list[str]:
+        """Return the texts whose first number this is, in the order in which they began."""
+        return ["".join(pieces) for group, pieces in self._groups.items() if group[0] == number]
 
     def _keep(self, text: str, group: tuple[int, ...]) -> None:
         self.seen += 1

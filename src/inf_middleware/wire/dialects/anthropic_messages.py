@@ -10,7 +10,7 @@ answers of vLLM 0.33.0.
 from dataclasses import replace
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
-from inf_middleware.wire.form import Answers
+from inf_middleware.wire.form import Answers, PartsAt
 from inf_middleware.wire.usage import UsageAt
 
 _USAGE = UsageAt(
@@ -47,5 +47,11 @@ MESSAGES = Dialect(
             "content_block.text",
         ),
         ends=frozenset({"message_stop"}),
+        parts=PartsAt(
+            opens="content_block_start",
+            closes="content_block_stop",
+            number="index",
+            part="content_block",
+        ),
     ),
 )

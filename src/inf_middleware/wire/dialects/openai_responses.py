@@ -8,7 +8,7 @@ Source: platform.openai.com/docs/api-reference/responses (2026-11); recorded ans
 from dataclasses import replace
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
-from inf_middleware.wire.form import Answers
+from inf_middleware.wire.form import Answers, PartsAt
 from inf_middleware.wire.usage import UsageAt
 
 _USAGE = UsageAt(
@@ -26,6 +26,7 @@ RESPONSES = Dialect(
     texts=("instructions",),
     schemas=("tools", "text.format"),
     output_cap=("max_output_tokens",),
+    background="background",
     features=(
         ("tools", FUNCTION_CALLS),
         ("text.format", STRUCTURED_OUTPUT),
@@ -53,5 +54,12 @@ RESPONSES = Dialect(
         # Sound as base64; its words come in events of their own.
         silent=frozenset({"response.audio.delta", "response.output_audio.delta"}),
         unfinished=frozenset({"queued", "in_progress"}),
+        parts=PartsAt(
+            opens="response.output_item.added",
+            closes="response.output_item.done",
+            number="output_index",
+            part="item",
+            sequence="sequence_number",
+        ),
     ),
 )

@@ -1,0 +1,55 @@
+"""The parts of a streamed answer, as its events open and close them: what a cut has to close."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from inf_middleware.wire.form import PartsAt
+
+# Parts of one answer that are kept, far above what models make (tool calls run in the dozens).
+PARTS_MAX = 4096
+
+# What names a part and is short; its text is kept elsewhere, within its bound.
+_KEPT = ("id", "type", "role", "name", "call_id")
+
+
+@dataclass(slots=True)
+class Part:
+    """One part: what names it, and whether it is still open."""
+
+    named: dict[str, Any]
+    is_open: bool = True
+
+
+class Outline:
+    """The parts of one answer by their number; `last_number` is that of the latest event."""
+
+    __slots__ = ("_at", "last_number", "parts")
+
+    def __init__(self, at: PartsAt) -> None:
+        self._at = at
+        self.parts: dict[int, Part] = {}
+        self.last_number = -1
+
+    @property
+    def open(self) -> list[int]:
+        """The numbers of the parts that are not closed."""
+        return [number for number, part in self.parts.items() if part.is_open]
+
+    def note(self, kind: str, value: dict[str, Any]) -> None:
+        """Take note of an event."""
+        at = self._at
+        if at.sequence:
+            latest = value.get(at.sequence)
+            self.last_number = latest if type(latest) is int else self.last_number + 1
+        if kind != at.opens and kind != at.closes:
+            return
+        number = value.get(at.number)
+        if type(number) is not int:
+            return
+        if kind == at.closes:
+            if number in self.parts:
+                self.parts[number].is_open = False
+            return
+        part = value.get(at.part)
+        if isinstance(part, dict) and len(self.parts) < PARTS_MAX:
+            self.parts[number] = Part({name: part[name] for name in _KEPT if name in part})
