@@ -3,7 +3,6 @@
 Nothing that a server sends makes it raise: the worst case is a fact not known.
 """
 
-import re
 from typing import Any
 
 from inf_middleware.domain.usage import Usage
@@ -12,17 +11,10 @@ from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
 from inf_middleware.wire.form import BY_INDEX, Answers
 from inf_middleware.wire.paths import Tree, collect, find
+from inf_middleware.wire.plain import PlainDecoder
 from inf_middleware.wire.sse import SSEReader
 from inf_middleware.wire.texts import CHOICES_MAX, Texts
 from inf_middleware.wire.usage import INPUT, OUTPUT, UsageAt, added
-
-# Events that are kept unread at most: some 2,000, of a longer answer than most. Reading them all at
-# once then takes 7 ms; from there on each is read as it comes.
-LATE_BYTES_MAX = 512 * 1024
-
-# What makes an event of choices one to be read at once; none of it can stand in a text, where
-# quotation marks are escaped.
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
@@ -46,9 +38,6 @@ class Seen:
 class AnswerReader:
     """Reads one answer; `event` for each event of a stream, or `whole` once for a body.
 
-    An event of choices that has text only is not even read before somebody asks for it: where a
-    report follows, nobody does.
-
     `failed`: an error stands in the answer. `deferred`: what was asked for is made later and
     fetched by its id. `usage_final`: the report is of the whole answer. `unread_bytes` of the
     answer could not be read.
@@ -59,10 +48,8 @@ class AnswerReader:
         "_finished",
         "_form",
         "_has_output",
-        "_late",
-        "_late_bytes",
-        "_late_covered",
         "_per_prompt",
+        "_plain",
         "_prompts",
         "_stale",
         "_texts",
@@ -90,16 +77,12 @@ class AnswerReader:
         self.failed = False
         self.deferred = False
         self._has_output = False
-        self._late: list[bytes] = []  # events not read yet
-        self._late_bytes = 0
-        self._late_covered = 0  # how many of them a report of the whole contains
+        self._plain: PlainDecoder | None = None  # once the names are known, which it skips
         self.unread_bytes = 0
 
     @property
     def has_output(self) -> bool:
         """Whether at least one token of output was seen."""
-        if not self._has_output:
-            self._catch_up()
         return self._has_output
 
     @property
@@ -137,8 +120,6 @@ class AnswerReader:
     @property
     def tells_output(self) -> bool:
         """Whether the report contains all the output that was seen."""
-        if len(self._late) > self._late_covered:
-            self._catch_up()
         if self._stale or not self._told:
             return False
         return all(OUTPUT in counts for _, counts in self._told.values())
@@ -153,7 +134,6 @@ class AnswerReader:
     @property
     def output_so_far(self) -> int:
         """A lower estimate of the output in tokens, without counting text."""
-        self._catch_up()
         told = sum(counts.get(OUTPUT, 0) for _, counts in self._told.values())
         pieces = self._texts.seen
         return max(told, pieces) if self._stale else told or pieces
@@ -161,43 +141,34 @@ class AnswerReader:
     @property
     def text_overflow_bytes(self) -> int:
         """Bytes of output that came after more text than is kept."""
-        self._catch_up()
         return self._texts.overflow_bytes
 
     @property
     def unfinished(self) -> list[int]:
         """The choices that have not been told to be finished."""
-        self._catch_up()
         return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
 
     @property
     def open_groups(self) -> list[int]:
         """The number of the text that grew last, where there was any."""
-        self._catch_up()
         return self._texts.last_group
 
     @property
     def text_characters(self) -> int:
         """How much output text was seen."""
-        self._catch_up()
         return self._texts.characters
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
-        if self._form.each and self._is_text(data, event):
-            self._late.append(data)
-            self._late_bytes += len(data)
+        if event is None and self._plain is not None and self._take_plain(data, self._plain):
             return Seen.NOTHING
         try:
             value = _decode(data)
         except _ODD:
             value = read_value(data)
         if type(value) is dict:
-            if value.get(self._form.each) == [] and not self._late_covered:
-                return self._take_last(value, event)
-            self._catch_up()
             return self._take_event(value, event)
         if data.lstrip().startswith(b'{"error"'):  # some servers do not escape their errors
             self.failed = True
@@ -225,39 +196,37 @@ class AnswerReader:
 
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
-        self._catch_up()
         return self._texts.joined()
 
-    def _is_text(self, data: bytes, event: bytes | None) -> bool:
-        return (
-            event is None
-            and self._late_bytes <= LATE_BYTES_MAX
-            and self.model is not None
-            and self.response_id is not None
-            and b'"error"' not in data
-            and _USAGE.search(data) is None
-        )
-
-    def _take_last(self, value: dict[str, Any], event: bytes | None) -> int:
-        # A report of the whole contains what was not read yet; one that is none changes nothing.
-        seen = self._take_event(value, event)
-        if seen & Seen.USAGE_ONLY and _WHOLE in self._told:
-            self._late_covered = len(self._late)
-        return seen
-
-    def _catch_up(self) -> None:
-        late, covered = self._late, self._late_covered
-        if not late:
-            return
-        self._late, self._late_covered = [], 0
-        for place, data in enumerate(late):
-            if place == covered and covered:
-                self._stale.clear()
-            value = read_value(data)
-            if type(value) is dict:
-                self._take_event(value, None)
-        if covered >= len(late):
-            self._stale.clear()
+    def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
+        """Take an event that holds nothing but a piece of text; False where it is another."""
+        try:
+            value = decode(data)
+        except _ODD:
+            return False
+        choices = value.choices
+        if (
+            len(choices) != 1
+            or value.report is not None
+            or value.error is not None
+            or value.type is not None
+        ):
+            return False
+        choice = choices[0]
+        if choice.finish is not None:
+            return False
+        index = _number(choice.index)
+        source = choice.source
+        if type(source) is str:
+            if source:
+                self._texts.add(source, (index,))
+            took = source != ""
+        else:
+            took = self._texts.take_piece(source, self._form.delta_head[1], (index,))
+        if took:
+            self._has_output = True
+            self._stale.add(index)
+        return True
 
     def _take_stream(self, body: bytes) -> None:
         sse = SSEReader()
@@ -384,6 +353,8 @@ class AnswerReader:
             if isinstance(name, str):
                 self.model = name
                 break
+        if self.response_id is not None and self.model is not None:
+            self._plain = self._form.plain
 
     def _choices_of(self, value: dict[str, Any]) -> list[dict[str, Any]]:
         if self._form.each is None:

@@ -18,6 +18,8 @@ EVENT_BYTES_MAX = 16 * 1024 * 1024
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
+_LF, _CR = b"\n\r"
+
 _BOM = b"\xef\xbb\xbf"
 
 # A blank line may begin this many bytes before the end of what was searched (CR LF CR | LF).
@@ -65,10 +67,10 @@ class SSEReader:
         if (
             chunk[:6] == b"data: "
             and chunk.find(b"\n") == len(chunk) - 2
-            and chunk[-1:] == b"\n"
+            and chunk[-1] == _LF
             and self._started
             and not (self._pieces or self._after_cr or self.overflowed)
-            and b"\r" not in chunk
+            and _CR not in chunk  # as a number: bytes in bytes take eight times as long
         ):
             return chunk[6:-2]
         return None
