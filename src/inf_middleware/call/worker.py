@@ -99,6 +99,7 @@ class Worker:
         call = Call(
             uuid7(now_ns), now_ns, path, self._metering.dialects.of(path), parts, self._metering
         )
+        call.state = scope.get("state")
         inner: Scope = {**scope, CALL_KEY: call}
         try:
             body = await self._enter(call, inner, receive, ahead)
