@@ -19,7 +19,8 @@ from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import KNOWN, Dialects
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.intake import intake_of
-from inf_middleware.wire.reader import AnswerReader, Seen
+from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.usage import UsageAt
 from tests.wire.fixtures import EXCHANGES, STREAMED, Exchange
 from tests.wire.test_openai_chat import body_of
