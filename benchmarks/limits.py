@@ -37,7 +37,8 @@ local function clock() return tonumber(redis.call('GET', 'the-clock')) end
 
 def tier(further: int = 0, size: int = 10**9) -> Tier:
     """Make a level of the three limits and `further` ones, that never refuse."""
-    rates = [f"{size}/{hours} hour" for hours in range(1, further + 1)]
+    # Little longer than a minute, so that all their slots fill, too.
+    rates = [f"{size}/{seconds} second" for seconds in range(61, 61 + further)]
     return Tier("Bench", 48, size, size, tokens=rates)
 
 
@@ -92,7 +93,7 @@ async def _account_bytes(server: RedisServer, client: redis.Redis, level: Tier) 
     client.flushall()
     store = RedisStore(server.uri, timeout_s=30.0, clock=MOVED_CLOCK)
     held: list[Admission] = []
-    for number in range(8 * 121):
+    for number in range(8 * 130):
         client.set("the-clock", 1_700_000_000_000_000 + number * 62_500)
         answer = await store.admit(ask(number, level, "busy"))
         assert isinstance(answer, Admission)

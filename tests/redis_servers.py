@@ -141,9 +141,11 @@ def redis_cluster(*, program: str = "redis-server") -> Iterator[RedisCluster]:
         ]
         with _started(nodes):
             share = -(-_CLUSTER_SLOTS // len(nodes))
+            # Epochs first: a node that has met another has one already.
+            for number, node in enumerate(nodes):
+                node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
             for number, node in enumerate(nodes):
                 last = min((number + 1) * share, _CLUSTER_SLOTS) - 1
-                node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 node.ask("CLUSTER ADDSLOTSRANGE", number * share, last)
                 nodes[0].ask("CLUSTER MEET", "127.0.0.1", node.port, buses[number])
             wait_until(lambda: all(map(_is_cluster, nodes)), "the cluster is one")

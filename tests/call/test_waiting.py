@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inf_middleware import Account, Tier
+from inf_middleware import Account, CostLedger, Tier, TierLimiter, TokenMeter
 from inf_middleware.call import waiting
 from tests.apps import completion, read_all, usage_of
 from tests.driver import post, scope_of
-from tests.kit import CHAT, House
+from tests.kit import CHAT, House, Opaque
 
 # Far beyond what any of these tests takes: nobody is refused for having waited too long.
 LONG_S = 60.0
@@ -212,6 +212,59 @@ def test_a_wait_is_given_up_when_its_client_leaves(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_a_wait_behind_something_opaque_that_is_given_up_is_not_billed(tmp_path: Path) -> None:
+    async def go() -> None:
+        model = Gated()
+        order = (CostLedger, TokenMeter, TierLimiter)
+        house = House(
+            model,
+            tmp_path,
+            accounts=accounts(a=ONE),
+            max_wait_s=LONG_S,
+            order=order,
+            between=Opaque,
+        )
+        first = asyncio.create_task(post(house.app, asking("1"), key="sk-a"))
+        await model.serves(1)
+        leaves = asyncio.Event()
+        waits = asyncio.create_task(house.app(*client_that(leaves, asking("2"), [])))
+        await settled()
+        leaves.set()
+        async with asyncio.timeout(5):
+            await waits
+        model.end()
+        assert (await first).status == 200
+        await house.close()
+        assert len(house.records) == 1
+
+    asyncio.run(go())
+
+
+def test_an_idempotency_key_is_free_again_when_its_wait_is_given_up(tmp_path: Path) -> None:
+    async def go() -> None:
+        model = Gated()
+        house = House(model, tmp_path, accounts=accounts(a=ONE), max_wait_s=LONG_S)
+        first = asyncio.create_task(post(house.app, asking("1"), key="sk-a"))
+        await model.serves(1)
+        leaves = asyncio.Event()
+        headers = [("idempotency-key", "once")]
+        request = client_that(leaves, asking("2"), [], headers=headers)
+        waits = asyncio.create_task(house.app(*request))
+        await asyncio.sleep(0.2)  # the claim is a commit of the ledger
+        leaves.set()
+        async with asyncio.timeout(5):
+            await waits
+        model.end()
+        assert (await first).status == 200
+        again = asyncio.create_task(post(house.app, asking("2"), key="sk-a", headers=headers))
+        await model.serves(2)
+        model.end()
+        assert (await again).status == 200
+        await house.close()
+
+    asyncio.run(go())
+
+
 def test_a_client_that_leaves_after_it_has_waited_is_seen_by_the_app(tmp_path: Path) -> None:
     seen: list[str] = []
 
@@ -338,7 +391,7 @@ def test_places_are_never_lost_however_waits_end() -> None:
     asyncio.run(go())
 
 
-def client_that(leaves: asyncio.Event, asked: dict[str, Any], sent: list[Any]) -> Any:
+def client_that(leaves: asyncio.Event, asked: dict[str, Any], sent: list[Any], **scope: Any) -> Any:
     """The three arguments of a request whose client leaves when it is told to."""
     body = json.dumps(asked).encode()
     told = False
@@ -354,4 +407,4 @@ def client_that(leaves: asyncio.Event, asked: dict[str, Any], sent: list[Any]) -
     async def send(message: Any) -> None:
         sent.append(message)
 
-    return scope_of(length=len(body), key="sk-a"), receive, send
+    return scope_of(length=len(body), key="sk-a", **scope), receive, send

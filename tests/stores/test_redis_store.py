@@ -318,6 +318,24 @@ def test_an_answer_that_was_lost_is_asked_for_again_and_takes_nothing_twice(
         asyncio.run(go(proxy.port, proxy))
 
 
+def test_connections_that_a_server_has_closed_are_no_outage() -> None:
+    async def crowd(store: RedisStore, name: str) -> None:
+        tier = Tier("Wide", 10**4, 10**6, 10**9)
+        asks = [ask(f"{name} {number}", tier=tier) for number in range(30)]
+        for answer in await asyncio.gather(*map(store.admit, asks)):
+            assert isinstance(answer, Admission)
+
+    async def go(server: RedisServer) -> None:
+        async with store_at(server.uri) as store:
+            await crowd(store, "before")
+            await asyncio.to_thread(server.restart, keeps_data=True)
+            # All thirty connections are of a server that is no more.
+            await crowd(store, "after")
+
+    with redis_server(appendonly=True) as server:
+        asyncio.run(go(server))
+
+
 def test_many_at_once_share_a_bounded_number_of_connections(
     server: RedisServer, client: redis.Redis
 ) -> None:
@@ -332,6 +350,33 @@ def test_many_at_once_share_a_bounded_number_of_connections(
             return answers
 
     assert all(isinstance(answer, Admission) for answer in asyncio.run(go()))
+
+
+def test_a_crowd_that_waits_for_its_turn_is_no_outage_and_ends_with_one(
+    server: RedisServer,
+) -> None:
+    tier = Tier("Wide", 10**4, 10**6, 10**9)
+
+    async def go(port: int, proxy: Any) -> None:
+        async with store_at(
+            f"redis://127.0.0.1:{port}", deployment="crowd", timeout_s=0.5
+        ) as store:
+            proxy.delay_s = 0.02
+            asks = [ask(f"{number}", f"{number % 7}", tier=tier) for number in range(1_500)]
+            # Each round of 64 takes 0.2 s at least: the last waits longer than any deadline.
+            answers = await asyncio.gather(*map(store.admit, asks))
+            assert all(isinstance(answer, Admission) for answer in answers)
+            proxy.partition()
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            found = await asyncio.gather(*map(store.admit, asks), return_exceptions=True)
+            assert all(isinstance(answer, LimitsUnavailable) for answer in found)
+            # One deadline for all, not one for each round: 24 of them would be 48 s.
+            assert loop.time() - begun < 20.0
+            proxy.heal()
+
+    with proxying(server.port) as proxy:
+        asyncio.run(go(proxy.port, proxy))
 
 
 def test_one_store_serves_event_loops_one_after_another(server: RedisServer) -> None:

@@ -10,14 +10,21 @@ class ClientGone(Exception):  # noqa: N818 - nobody is left to answer
 
 
 class Ahead:
-    """Reads one message ahead while a call waits, and gives it to whoever receives next."""
+    """Reads one message ahead while a call waits, and gives it to whoever receives next.
 
-    def __init__(self, receive: Receive) -> None:
+    `first` is a message that was received already, and comes before all others.
+    """
+
+    def __init__(self, receive: Receive, first: Message | None = None) -> None:
         self._receive = receive
+        self._first = first
         self._ahead: asyncio.Task[Message] | None = None
 
     async def receive(self) -> Message:
         """Return the next message, the one read ahead first."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             return await ahead

@@ -142,6 +142,7 @@ class Call:
     limiting: Limiting | None = None
     billing: Billing | None = None
     body: bytes | None = None
+    is_read: bool = False  # its body was read whole, and is replayed as one message
     request: Request | None = None
     asked: Asked = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None

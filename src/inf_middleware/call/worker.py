@@ -109,6 +109,7 @@ class Worker:
             await send_refusal(call, refuse, send)
             return
         except ClientGone:
+            await abandon(call)
             return
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -157,11 +158,13 @@ class Worker:
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission
-        ahead = Ahead(receive)
+        # Past the body that the opener replays, so that a client is seen to leave.
+        ahead = Ahead(receive, await receive() if call.is_read else None)
         try:
             body = self._take_over_metering(call)
             if body is not None:
-                await read_body(scope, receive, self._parts.body_bytes_max + _ASKING_BYTES)
+                limit = self._parts.body_bytes_max + _ASKING_BYTES
+                await read_body(scope, ahead.receive, limit)
                 scope = with_length(scope, len(body))
             await self._identify(call, scope)
             await self._take_part(call, scope, ahead)
@@ -170,6 +173,7 @@ class Worker:
             await send_refusal(call, refuse, send)
             return
         except ClientGone:
+            call.refused = True  # it was not admitted: there is nothing to bill
             return
         strip = call.asked if call.asked != asked else False
         headers = _limit_headers(call) if call.admission is not admission else []
@@ -232,6 +236,7 @@ class Worker:
                 "The request body is compressed; send it without content-encoding.",
             )
         call.body = await read_body(scope, receive, self._parts.body_bytes_max)
+        call.is_read = True
         _read_request(call, call.body)
         if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
             raise Refuse(

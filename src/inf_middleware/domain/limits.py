@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from inf_middleware.domain.rates import LimitGroup, Metric, Rate
+from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric, Rate
 
 LimitCode: TypeAlias = Literal[
     "concurrency_limit_exceeded", "requests_limit_exceeded", "tokens_limit_exceeded"
@@ -14,16 +14,13 @@ LimitCode: TypeAlias = Literal[
 # not to hammer (design: "What the caller sees").
 CONCURRENCY_RETRY_S = 1.0
 
-MICROSECONDS = 1_000_000
-
 _CODES: dict[Metric, LimitCode] = {
     "requests": "requests_limit_exceeded",
     "tokens": "tokens_limit_exceeded",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a call asks for: a slot, a request and a reservation of `tokens`, in all `groups`.
 
     With `enforce` False it is admitted in any case, and the answer says what would have refused.
@@ -36,8 +33,7 @@ class Ask:
     enforce: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How one limit stands: `remaining` of `limit`, whole again after `reset_s` seconds."""
 
     limit: int
@@ -45,8 +41,7 @@ class Standing:
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Standings:
+class Standings(NamedTuple):
     """How the limits of an account stand after a decision.
 
     Of several rates on one metric, the one with the least remaining. Concurrency has no reset: its
@@ -78,8 +73,7 @@ class Refusal:
     scope: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """The receipt of an admitted request; renew it while the request lives, settle it once.
 
     `would_refuse` is what would have refused it, where nothing is enforced.

@@ -1,7 +1,7 @@
 """Rates, and the groups of limits that count together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, TypeAlias, TypedDict
 
@@ -10,6 +10,8 @@ from inf_middleware.domain.errors import ConfigError
 Metric: TypeAlias = Literal["requests", "tokens"]
 
 MINUTE_S = 60.0
+
+MICROSECONDS = 1_000_000
 
 # Far above any real limit, and small enough that sums of limits stay exact in a double (Lua).
 LIMIT_MAX = 10**12
@@ -54,6 +56,10 @@ class Rate:
     metric: Metric
     limit: int
     window_s: float
+    window_us: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window_us", round(self.window_s * MICROSECONDS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ not renewed in time, with what it is known to have used: then its slot is free, 
 lost for a while, and its settlement only adds what was used beyond. `state.lua` does the same.
 """
 
-from inf_middleware.domain.limits import MICROSECONDS, GroupReading
-from inf_middleware.domain.rates import LimitGroup, Metric
-from inf_middleware.stores.window import RollingWindow, window_us_of
+from inf_middleware.domain.limits import GroupReading
+from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
+from inf_middleware.stores.window import RollingWindow
 
 # How long a lost lease waits for its settlement. Its request was cut off from the store for longer
 # than a lease; if it comes later still, its tokens since the last renewal go uncounted here.
@@ -69,7 +69,7 @@ class Counters:
         if group.concurrency is not None and self.running >= group.concurrency:
             return False
         for rate in group.rates:
-            window = self._windows.get((rate.metric, window_us_of(rate)))
+            window = self._windows.get((rate.metric, rate.window_us))
             total = window.total if window is not None else 0
             if total + (1 if rate.metric == "requests" else tokens) > rate.limit:
                 return False
@@ -80,7 +80,7 @@ class Counters:
         is_full = group.concurrency is not None and self.running >= group.concurrency
         readings = []
         for rate in group.rates:
-            window = self._window(rate.metric, window_us_of(rate), now_us)
+            window = self._window(rate.metric, rate.window_us, now_us)
             asked = 1 if rate.metric == "requests" else tokens
             readings.append(window.read(now_us, asked, rate.limit))
         return GroupReading(self.running, is_full, readings)
@@ -90,7 +90,7 @@ class Counters:
     ) -> None:
         """Take a slot, a request and a reservation."""
         for rate in group.rates:
-            window = self._window(rate.metric, window_us_of(rate), now_us)
+            window = self._window(rate.metric, rate.window_us, now_us)
             amount = 1 if rate.metric == "requests" else tokens
             if amount:
                 window.add(now_us, amount)

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from inf_middleware.domain.limits import (
-    MICROSECONDS,
     Admission,
     Ask,
     GroupReading,
@@ -15,13 +14,22 @@ from inf_middleware.domain.limits import (
     answer_of,
     standings_of,
 )
-from inf_middleware.domain.rates import LimitGroup
+from inf_middleware.domain.rates import MICROSECONDS, LimitGroup
 from inf_middleware.stores.counters import Counters
 
 # Old accounts looked at per admission: two, so that idle ones leave faster than new ones come.
 _SWEPT_PER_ADMISSION = 2
 
-_Account = dict[str, Counters]  # by the group's scope
+# Who was touched a shorter time ago has something in the window of a minute: not looked at.
+_SWEPT_AFTER_US = 60 * MICROSECONDS
+
+
+class _Account:
+    __slots__ = ("groups", "touched_us")
+
+    def __init__(self) -> None:
+        self.groups: dict[str, Counters] = {}  # by scope
+        self.touched_us = 0
 
 
 class MemoryStore:
@@ -50,7 +58,7 @@ class MemoryStore:
         with self._lock:
             now_us = self._now_us()
             running = 0
-            for counters in self._accounts.get(account_id, {}).values():
+            for counters in self._groups(account_id).values():
                 counters.pass_time(now_us)
                 running = max(running, counters.running)
         return running
@@ -69,9 +77,10 @@ class MemoryStore:
             self._sweep(now_us)
             account = self._accounts.get(ask.account_id)
             if account is None:
-                account = self._accounts[ask.account_id] = {}
+                account = self._accounts[ask.account_id] = _Account()
             else:
                 self._accounts.move_to_end(ask.account_id)
+            account.touched_us = now_us
             groups = [(group, _counters(account, group)) for group in ask.groups]
             for _, counters in groups:
                 counters.pass_time(now_us)
@@ -95,9 +104,9 @@ class MemoryStore:
         with self._lock:
             now_us = self._now_us()
             for admission, used in held:
-                account = self._accounts.get(admission.account_id, {})
+                groups = self._groups(admission.account_id)
                 for group in admission.ask.groups:
-                    counters = account.get(group.scope)
+                    counters = groups.get(group.scope)
                     if counters is not None:
                         counters.pass_time(now_us)
                     if counters is None or not counters.renew(
@@ -109,16 +118,20 @@ class MemoryStore:
     async def settle(self, admission: Admission, tokens: int | None) -> None:
         """Put the tokens really used in the place of the reservation, and free the slot; once."""
         with self._lock:
-            account = self._accounts.get(admission.account_id, {})
+            groups = self._groups(admission.account_id)
             now_us = self._now_us()
             for group in admission.ask.groups:
-                counters = account.get(group.scope)
+                counters = groups.get(group.scope)
                 if counters is not None:
                     counters.pass_time(now_us)
                     counters.settle(admission.call_id, tokens, now_us)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
+
+    def _groups(self, account_id: str) -> dict[str, Counters]:
+        account = self._accounts.get(account_id)
+        return account.groups if account is not None else {}
 
     def _now_us(self) -> int:
         self._latest_us = max(self._latest_us, round(self._clock() * MICROSECONDS))
@@ -128,19 +141,22 @@ class MemoryStore:
         accounts = self._accounts
         for _ in range(min(_SWEPT_PER_ADMISSION, len(accounts))):
             account_id = next(iter(accounts))
-            groups = accounts[account_id].values()
-            for counters in groups:
+            account = accounts[account_id]
+            if now_us - account.touched_us < _SWEPT_AFTER_US:
+                return
+            for counters in account.groups.values():
                 counters.pass_time(now_us)
-            if all(counters.is_idle() for counters in groups):
+            if all(counters.is_idle() for counters in account.groups.values()):
                 del accounts[account_id]
             else:
+                account.touched_us = now_us
                 accounts.move_to_end(account_id)
 
 
 def _counters(account: _Account, group: LimitGroup) -> Counters:
-    counters = account.get(group.scope)
+    counters = account.groups.get(group.scope)
     if counters is None:
-        counters = account[group.scope] = Counters()
+        counters = account.groups[group.scope] = Counters()
     return counters
 
 

@@ -10,7 +10,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from inf_middleware.domain.errors import LimitsUnavailable
@@ -74,7 +73,7 @@ class OutageStore:
             return self._without(ask)
         if isinstance(answer, Admission):
             self._known.add(ask.call_id)
-            self._local.admit_now(replace(ask, enforce=False))
+            self._local.admit_now(ask._replace(enforce=False))
         return answer
 
     async def renew(self, held: Sequence[Held]) -> frozenset[str]:
@@ -119,13 +118,13 @@ class OutageStore:
             raise LimitsUnavailable("the limits' storage is away")
         if self._policy == "local":
             share = tuple(_share(group, self._workers) for group in ask.groups)
-            answer = self._local.admit_now(replace(ask, groups=share))
+            answer = self._local.admit_now(ask._replace(groups=share))
         else:
-            answer = self._local.admit_now(replace(ask, enforce=False))
+            answer = self._local.admit_now(ask._replace(enforce=False))
         if isinstance(answer, Admission):
-            self._alone[ask.call_id] = replace(ask, enforce=False)
+            self._alone[ask.call_id] = ask._replace(enforce=False)
             if self._policy == "admit":
-                answer = replace(answer, would_refuse=None)
+                answer = answer._replace(would_refuse=None)
         return answer
 
     def _fell(self, error: LimitsUnavailable) -> None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from inf_middleware.domain.limits import (
-    MICROSECONDS,
     Admission,
     Ask,
     GroupReading,
@@ -18,9 +17,8 @@ from inf_middleware.domain.limits import (
     answer_of,
     standings_of,
 )
-from inf_middleware.domain.rates import LimitGroup, Metric
+from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
 from inf_middleware.stores.scripts import Call, Scripts, load_script
-from inf_middleware.stores.window import window_us_of
 
 # In every key: what is written in another form than this one's shall not be read by this one.
 _FORM = "inf1"
@@ -89,7 +87,7 @@ class RedisStore:
             arguments += (group.concurrency or 0, len(group.rates))
             for rate in group.rates:
                 metric = 1 if rate.metric == "requests" else 2
-                arguments += (metric, rate.limit, window_us_of(rate))
+                arguments += (metric, rate.limit, rate.window_us)
         reply = await self._scripts.run(Call(self._admit, self._keys(ask), arguments))
         readings = _readings(ask.groups, reply)
         if reply[0] == 1:
@@ -98,7 +96,7 @@ class RedisStore:
         if isinstance(answer, Admission) and answer.would_refuse is not None:
             # It was taken: what is read includes it.
             before = answer.would_refuse.used - answer.would_refuse.requested
-            return replace(answer, would_refuse=replace(answer.would_refuse, used=before))
+            return answer._replace(would_refuse=replace(answer.would_refuse, used=before))
         return answer
 
     async def renew(self, held: Sequence[Held]) -> frozenset[str]:

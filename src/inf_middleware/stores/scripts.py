@@ -77,6 +77,7 @@ class Scripts:
         check_storage(storage)
         self._given = storage
         self._timeout_s = timeout_s
+        self._failed = 0  # how many runs have
         self._opened: dict[asyncio.AbstractEventLoop, tuple[int, Any, asyncio.Semaphore]] = {}
 
     async def run(self, call: Call) -> Any:
@@ -86,12 +87,19 @@ class Scripts:
             LimitsUnavailable: No answer within the deadline, or an error in its place.
         """
         storage, gate = self._open()
-        try:
-            async with _deadline(self._timeout_s), gate:
-                return await _twice(storage, lambda: _run(storage, call))
-        except _failures(storage) as error:
-            reason = str(error) or f"no answer within {self._timeout_s:g} s"
-            raise LimitsUnavailable(f"the limits' storage failed: {reason}") from error
+        failed = self._failed
+        async with gate:
+            # A crowd waits for no deadline but that of who is before it: where one of those found
+            # the server away, the others need not find out, too.
+            if self._failed != failed:
+                raise LimitsUnavailable("the limits' storage failed for another just now")
+            try:
+                async with _deadline(self._timeout_s):
+                    return await _twice(storage, lambda: _run(storage, call))
+            except _failures(storage) as error:
+                self._failed += 1
+                reason = str(error) or f"no answer within {self._timeout_s:g} s"
+                raise LimitsUnavailable(f"the limits' storage failed: {reason}") from error
 
     async def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run many scripts: in pipelines, or side by side on a Cluster, whose pipelines take none.

@@ -9,8 +9,7 @@ with the rate. `state.lua` does the same.
 from bisect import bisect_left
 from collections import deque
 
-from inf_middleware.domain.limits import MICROSECONDS, Reading
-from inf_middleware.domain.rates import Rate
+from inf_middleware.domain.limits import Reading
 
 # A minute in slots of half a second: an addition leaves at most 0.5 s later than it might, which
 # is below 1 % of the window, and an account takes at most 121 slots a rate.
@@ -96,8 +95,3 @@ class RollingWindow:
             if slot.amount:
                 return slot.latest + self.window_us - now_us
         return 0
-
-
-def window_us_of(rate: Rate) -> int:
-    """Return the length of a rate's window in microseconds."""
-    return round(rate.window_s * MICROSECONDS)
