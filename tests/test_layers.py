@@ -13,11 +13,13 @@ LAYERS = [
     {"ports"},
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
-    {"settings", "lookups"},
+    {"settings", "lookups", "upstream"},
     {"limiting"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
-    {"gate", "cli"},
+    {"gate"},
+    {"proxy"},
+    {"cli"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -5,9 +5,11 @@ import click
 from inf_middleware.cli.accounts import account, key
 from inf_middleware.cli.catalogue import prices, tiers
 from inf_middleware.cli.events import events
+from inf_middleware.cli.init import init
 from inf_middleware.cli.ledger import ledger
 from inf_middleware.cli.limits import limits
 from inf_middleware.cli.movements import credit, grant, recharge, reverse, withdraw
+from inf_middleware.cli.serve import serve
 from inf_middleware.cli.usage import statement, usage
 
 
@@ -18,6 +20,8 @@ def main() -> None:
 
 
 for _command in (
+    init,
+    serve,
     account,
     key,
     recharge,

@@ -1,0 +1,140 @@
+"""What the proxy forwards to, and how, each part checked when it is given."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from inf_middleware.domain import tables
+from inf_middleware.domain.errors import ConfigError
+
+# A host that is there answers within milliseconds; three retransmissions of a lost SYN take 7 s.
+CONNECT_TIMEOUT_S = 5.0
+
+# From a request's arrival to the head of its answer, its upload included: a slow model that is
+# loaded first, and then reads a long prompt on a CPU, takes minutes.
+FIRST_BYTE_TIMEOUT_S = 600.0
+
+_EXAMPLE = "http://localhost:8000"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """The server behind the proxy.
+
+    `url`: where it is; what is in its path goes before every request's. `key`: what it is sent in
+    the place of the caller's key (None: the caller's own). `paths`: patterns of what is forwarded
+    ("/v1/*"); the rest is 404. `connect_timeout_s`, `first_byte_timeout_s`: 504 beyond.
+    `chunk_timeout_s`: between two pieces of an answer (None: no bound).
+
+    Raises:
+        ConfigError: One of them cannot hold; says what would be right.
+    """
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+    paths: tuple[str, ...] = ("*",)
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
+    chunk_timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_url(self.url)
+        key = self.key
+        if key is not None and (not key or not key.isascii() or not key.isprintable()):
+            raise ConfigError("the key of the upstream must be printable ASCII text")
+        if not isinstance(self.paths, tuple) or not all(
+            isinstance(path, str) and path.startswith(("/", "*")) for path in self.paths
+        ):
+            raise ConfigError(f'paths is {self.paths!r}; write a list: ["/v1/*", "/api/chat"]')
+        for name in ("connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s"):
+            value = getattr(self, name)
+            if name == "chunk_timeout_s" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(f"{name} is {value!r}; it must be more than 0 seconds")
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], source: str) -> "Upstream":
+        """Take the `[upstream]` section of a settings file; `key_file` is relative to the file.
+
+        Raises:
+            ConfigError: A key is unknown or cannot hold; names the file.
+        """
+        where = f"{source}: [upstream]"
+        known = {one.name for one in fields(cls)} - {"key"} | {"key_file"}
+        tables.refuse_unknown(table, known, where)
+        if "url" not in table:
+            raise ConfigError(f'{where} lacks url; write url = "{_EXAMPLE}"')
+        given = dict(table)
+        key_file = given.pop("key_file", None)
+        if isinstance(given.get("paths"), list):
+            given["paths"] = tuple(given["paths"])
+        try:
+            if key_file is not None:
+                given["key"] = _secret(Path(source).parent / str(key_file))
+            return cls(**given)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+
+def read_settings(path: str | Path) -> tuple[Upstream | None, dict[str, Any]]:
+    """Read a settings file: its `[upstream]`, and the options of `Gate` that it gives.
+
+    Raises:
+        ConfigError: It cannot be read, or its `[upstream]` cannot hold; names the file.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    section = table.pop("upstream", None)
+    if section is None:
+        return None, _from_here(table, path)
+    if not isinstance(section, dict):
+        raise ConfigError(f'{path}: upstream is a section: write [upstream] and url = "{_EXAMPLE}"')
+    return Upstream.from_table(section, str(path)), _from_here(table, path)
+
+
+def _from_here(options: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return options with the paths of tables in them relative to the file's folder."""
+    folder = Path(path).parent
+    return {
+        name: str(folder / value) if isinstance(value, str) and value.endswith(".toml") else value
+        for name, value in options.items()
+    }
+
+
+def _check_url(url: object) -> None:
+    if not (isinstance(url, str) and _is_base(url)):
+        raise ConfigError(
+            f"the upstream is {_without_secret(url)}; it must be a URL such as {_EXAMPLE}, without"
+            " user, query or fragment"
+        )
+
+
+def _is_base(url: str) -> bool:
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    return bool(named) and parts.username is None and not parts.query and not parts.fragment
+
+
+def _without_secret(url: object) -> str:
+    text = str(url)
+    return repr(text) if "@" not in text else repr(f"…@{text.rpartition('@')[2]}")
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"key_file: {path} cannot be read: {error}") from None
