@@ -173,6 +173,12 @@ def linear() -> None:
             f"one {name} of 1.6 MB in pieces of 1 KB: {large * 1e3:.1f} ms,"
             f" {large / small:.1f} times one of 0.2 MB"
         )
+    # Fresh memory for large objects costs more per byte than the little that is used again.
+    small, large = (_best(lambda n=n: _copy(n)) for n in (200, 1_600))
+    print(
+        f"to join and copy them, nothing else: {large * 1e3:.1f} ms, {large / small:.1f} times"
+        " (work per byte is counted in tests/wire/test_linear.py)"
+    )
 
 
 def _feed(reader: Any, pieces: int) -> None:
@@ -182,6 +188,13 @@ def _feed(reader: Any, pieces: int) -> None:
         reader.feed(piece)
         assert reader.is_pending
     assert len(reader.feed(b"\n\n")) >= 1
+
+
+def _copy(pieces: int) -> None:
+    kept: list[bytes] = []
+    for _ in range(pieces):
+        kept.append(b"x" * 1_000)  # noqa: PERF401 - as a reader does
+    assert b"".join([*kept, b"\n"]).strip()
 
 
 def _best(run: Callable[[], None]) -> float:

@@ -1,12 +1,12 @@
 """From the options of `TierLimiter` to its part of a call: store, leases, turns."""
 
 import logging
-import multiprocessing
 import os
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, NamedTuple
 
 from inf_middleware import settings
+from inf_middleware.call import workers
 from inf_middleware.call.leases import Leases
 from inf_middleware.call.record import Limiting
 from inf_middleware.call.waiting import Waiting
@@ -93,9 +93,7 @@ def _store(option: Callable[[str], Any], lease_s: float, user: User) -> Shared[L
 
 
 def _warn_of_many_workers() -> None:
-    workers = os.environ.get("WEB_CONCURRENCY", "")
-    several = workers.isdigit() and int(workers) > 1
-    if several or multiprocessing.parent_process() is not None:
+    if workers.are_several():
         _log.warning(
             "limits are counted in the memory of each worker process, so that an account gets them"
             " once per worker; to share them, give TierLimiter"

@@ -127,21 +127,39 @@ def test_a_response_that_was_billed_at_once_is_not_billed_again_when_fetched(
     assert house.records == []
 
 
-def test_what_is_waited_for_is_bounded() -> None:
-    class Reader:
-        deferred = True
+class Reader:
+    deferred = True
 
-        def __init__(self, name: str) -> None:
-            self.response_id = name
+    def __init__(self, name: str) -> None:
+        self.response_id = name
 
-    class Deferring:
-        body = input_texts = None
 
-        def __init__(self, name: str) -> None:
-            self.reader = Reader(name)
+class Deferring:
+    body = input_texts = None
 
+    def __init__(self, name: str) -> None:
+        self.id = f"call-{name}"
+        self.reader = Reader(name)
+
+
+def test_what_is_waited_for_is_bounded_and_what_is_forgotten_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     waiting = Deferred(calls_max=2)
     for name in ("a", "b", "c"):
         waiting.note(Deferring(name))  # type: ignore[arg-type]
     assert waiting.fetched_by("/v1/responses/a") is None
     assert waiting.fetched_by("/v1/responses/c/") is not None
+    assert "call-a is forgotten" in caplog.text
+    assert "call-b" not in caplog.text
+
+
+@pytest.mark.parametrize(("told", "warnings"), [("2", 1), ("1", 0), ("", 0)])
+def test_several_workers_are_warned_of_once(
+    told: str, warnings: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", told)
+    waiting = Deferred()
+    for name in ("a", "b"):
+        waiting.note(Deferring(name))  # type: ignore[arg-type]
+    assert caplog.text.count("billed only where it is fetched from") == warnings

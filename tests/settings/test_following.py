@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inf_middleware import ConfigError, Gate, Tiers
+from inf_middleware import ConfigError, Gate, TierLimiter, Tiers
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.files import TableFile
 from inf_middleware.following import LOOK_EVERY_S, Following, Read
@@ -345,3 +345,33 @@ def test_a_broken_file_stops_the_server_at_start(tmp_path: Path) -> None:
     files.write(tiers="[[tier]]\n")
     with pytest.raises(ConfigError, match=r"tiers\.toml: tier 1 lacks name"):
         Gate(JsonApp({}), tiers=tmp_path / "tiers.toml")
+
+
+def test_a_call_that_began_before_a_change_brings_nothing_old_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(tmp_path)
+    files.write(prices=prices_text() + "context = 5000\n")
+    monkeypatch.setenv("INF_MIDDLEWARE_PRICES", str(tmp_path / "prices.toml"))
+    begun, going = asyncio.Event(), asyncio.Event()
+    model = JsonApp(completion(usage=usage_of(2, 3)))
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if (b"x-slow", b"1") in scope["headers"]:
+            begun.set()
+            await going.wait()
+        await model(scope, receive, send)
+
+    app = TierLimiter(slow, tiers=tmp_path / "tiers.toml", accounts={"k": "gold"})
+    capped = {**CHAT, "max_tokens": 900}
+
+    async def go() -> None:
+        first = asyncio.create_task(post(app, capped, key="k", headers=[("x-slow", "1")]))
+        await begun.wait()
+        files.write(prices=prices_text() + "context = 500\n", tiers=tiers_text(requests=11))
+        await until_limit_is("11", app, key="k")
+        going.set()
+        assert (await first).status == 200
+        assert (await post(app, capped, key="k")).status == 400
+
+    run(go())

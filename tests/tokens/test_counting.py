@@ -218,7 +218,7 @@ def test_the_pool_has_few_threads_however_many_count() -> None:
         await asyncio.gather(*(counter.count(["a" * 5000]) for _ in range(50)))
 
     asyncio.run(many())
-    assert 1 <= len(names) <= 2
+    assert 1 <= len(names) <= max(1, min(2, (os.cpu_count() or 1) - 1))
 
 
 def test_a_count_given_up_ends_at_once_and_leaves_the_pool_working() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import brotli
 import pytest
 import zstandard
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from inf_middleware import Usage
@@ -19,7 +19,8 @@ from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import KNOWN, Dialects
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.intake import intake_of
-from inf_middleware.wire.reader import AnswerReader, Seen
+from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.usage import UsageAt
 from tests.wire.fixtures import EXCHANGES, STREAMED, Exchange
 from tests.wire.test_openai_chat import body_of
@@ -287,44 +288,3 @@ def test_a_path_that_is_none_is_refused(path: str) -> None:
 def test_no_two_dialects_claim_one_path() -> None:
     paths = [path for dialect in KNOWN for path in dialect.paths]
     assert len(paths) == len(set(paths))
-
-
-def chunk_of(kind: str, index: int, number: int) -> bytes:
-    choice = {"index": index, "delta": {"content": f"t{number}"}, "finish_reason": None}
-    value: dict[str, Any] = {"id": "c", "model": "m", "choices": [choice]}
-    if kind == "running":
-        value["usage"] = {"prompt_tokens": 5, "completion_tokens": number}
-    elif kind == "finish":
-        choice["finish_reason"] = "stop"
-    elif kind == "whole":
-        value |= {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": number}}
-    elif kind == "nulls":
-        value["usage"] = None
-    elif kind == "input":
-        value |= {"choices": [], "usage": {"prompt_tokens": 5}}
-    elif kind == "error":
-        value = {"error": {"message": "no"}}
-    return json.dumps(value).encode()
-
-
-KINDS = ["text", "text", "text", "nulls", "running", "finish", "whole", "input", "error"]
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 1)), max_size=12),
-    st.integers(1, 2),
-    st.sampled_from(["usage_covers", "has_output", "output_so_far", "tells_output", "usage"]),
-)
-@example([("text", 0), ("text", 0), ("whole", 0), ("text", 1), ("running", 1)], 2, "usage")
-def test_what_is_read_late_tells_the_same_as_what_is_read_at_once(
-    events: list[tuple[str, int]], choices: int, first_asked: str
-) -> None:
-    late = DIALECTS.of("/v1/chat/completions").answer(Request(choices=choices))
-    soon = DIALECTS.of("/v1/chat/completions").answer(Request(choices=choices))
-    for number, (kind, index) in enumerate(events):
-        data = chunk_of(kind, index % choices, number)
-        assert late.event(data, None) == soon.event(data, None)
-        soon.texts()  # asks for all that was read
-    assert getattr(late, first_asked) == getattr(soon, first_asked)
-    assert facts(late) == facts(soon)
-    assert (late.tells_input, late.tells_output) == (soon.tells_input, soon.tells_output)

@@ -14,7 +14,8 @@ from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.wire.dialect import Request
 from inf_middleware.wire.dialects import Dialects
 from inf_middleware.wire.dialects.openai_chat import CHAT
-from inf_middleware.wire.reader import AnswerReader, Seen
+from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
 
 SAMPLES = Path(__file__).parent / "samples"

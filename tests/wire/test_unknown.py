@@ -8,7 +8,7 @@ import pytest
 from inf_middleware import Usage
 from inf_middleware.wire.dialect import Input, Request
 from inf_middleware.wire.dialects import Dialects
-from inf_middleware.wire.reader import Seen
+from inf_middleware.wire.seen import Seen
 
 UNKNOWN = Dialects().of("/other")
 

@@ -10,10 +10,10 @@ from inf_middleware.call.waiting import Full
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Ask, Refusal
 from inf_middleware.domain.rates import LimitGroup, tokens_max
-from inf_middleware.tokens.chat import model_input
-from inf_middleware.tokens.counting import INLINE_BYTES_MAX, utf8_bytes
+from inf_middleware.tokens.chat import Profile, model_input
+from inf_middleware.tokens.counting import INLINE_BYTES_MAX, in_thread, utf8_bytes
 from inf_middleware.wire import answers
-from inf_middleware.wire.dialect import Input
+from inf_middleware.wire.dialect import Dialect, Input
 
 # Where no pattern of the operator's fits: the default of the option.
 ASSUMED_OUTPUT_TOKENS = 1024
@@ -24,6 +24,11 @@ RETRY_AFTER_S_MAX = 60.0
 
 # When a process that is full, or a store that is away, is worth another try.
 _RETRY_S = 1.0
+
+
+# The texts of larger bodies are taken out in a thread: that takes 1 to 3 ms of 130 KB, and up to
+# 70 ms of 4 MB, during which nobody else would be served.
+INLINE_BODY_BYTES_MAX = 256 * 1024
 
 
 async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
@@ -105,11 +110,11 @@ async def count_input(call: Call, *, flat: bool = True) -> int:
     `flat`: with what is no text, which is estimated.
     """
     if call.input_tokens is None:
-        texts, overhead = _input_of(call)
+        texts, overhead = await _input_of(call)
         count = await call.metering.counters.of(call.model).count(texts)
         call.input_tokens = count.tokens + overhead
         call.input_exact = count.exact
-    return call.input_tokens if flat else call.input_tokens - _input_of(call)[1]
+    return call.input_tokens if flat else call.input_tokens - (await _input_of(call))[1]
 
 
 async def input_to_reserve(call: Call, limiting: Limiting) -> int:
@@ -125,7 +130,7 @@ async def input_to_reserve(call: Call, limiting: Limiting) -> int:
     assert call.tier is not None
     groups = call.tier.groups_for(call.model)
     level_max = tokens_max(groups)
-    texts, overhead = _input_of(call)
+    texts, overhead = await _input_of(call)
     # The bounds spare counting what cannot fit, and what is so little that its bound will do.
     fewest, most = call.metering.counters.of(call.model).bounds(utf8_bytes(texts))
     fewest += overhead
@@ -187,9 +192,16 @@ def reserved_output(call: Call, output_max: int | None = None) -> int:
     return request.candidates * (output if output_max is None else min(output, output_max))
 
 
-def _input_of(call: Call) -> tuple[list[str], int]:
+async def _input_of(call: Call) -> tuple[list[str], int]:
     if call.input_texts is None:
-        given = call.dialect.input_of(call.body) if call.body else Input()
+        body = call.body or b""
         profile = call.metering.counters.profile_of(call.model)
-        call.input_texts = model_input(*given, profile)
+        if len(body) <= INLINE_BODY_BYTES_MAX:
+            call.input_texts = _texts_of(call.dialect, body, profile)
+        else:
+            call.input_texts = await in_thread(_texts_of, call.dialect, body, profile)
     return call.input_texts
+
+
+def _texts_of(dialect: Dialect, body: bytes, profile: Profile) -> tuple[list[str], int]:
+    return model_input(*(dialect.input_of(body) if body else Input()), profile)

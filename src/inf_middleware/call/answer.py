@@ -18,7 +18,7 @@ from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
-from inf_middleware.wire.reader import Seen
+from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import Frame
 
 Header = tuple[bytes, bytes]

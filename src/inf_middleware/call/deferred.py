@@ -6,7 +6,8 @@ themselves (vLLM 0.33.0: `response_store`).
 
 from collections import OrderedDict
 
-from inf_middleware.call.record import Call
+from inf_middleware.call import workers
+from inf_middleware.call.record import Call, log
 
 # Answers that are waited for at a time, far above what a server can work on. The oldest is
 # forgotten, and then not billed.
@@ -19,6 +20,7 @@ class Deferred:
     def __init__(self, calls_max: int = DEFERRED_MAX) -> None:
         self._max = calls_max
         self._calls: OrderedDict[str, Call] = OrderedDict()
+        self._warned = False
 
     def note(self, call: Call) -> None:
         """Take note of a settlement: of an answer that is made later, or of one that was due."""
@@ -28,14 +30,30 @@ class Deferred:
         if not reader.deferred:
             self._calls.pop(reader.response_id, None)
             return
+        self._warn_of_several_workers()
         call.body = call.input_texts = None
         self._calls.setdefault(reader.response_id, call)
         if len(self._calls) > self._max:
-            self._calls.popitem(last=False)
+            call_id = self._calls.popitem(last=False)[1].id
+            log.warning(
+                "over %d responses made in the background are waited for: that of call %s is"
+                " forgotten, and not billed when it is fetched",
+                self._max,
+                call_id,
+            )
 
     def fetched_by(self, path: str) -> Call | None:
         """Return the call whose answer a path fetches (".../responses/<id>"), if it is due."""
         return self._calls.get(path.rstrip("/").rpartition("/")[2]) if self._calls else None
+
+    def _warn_of_several_workers(self) -> None:
+        if not self._warned and workers.are_several():
+            self._warned = True
+            log.warning(
+                "a response is made in the background, and is billed only where it is fetched from"
+                " this worker process: send what fetches it to the same one, or run one worker"
+                " (docs/metering.md)"
+            )
 
     def is_due(self, call: Call) -> bool:
         """Whether an answer that was fetched is whole, and billed to nobody yet."""

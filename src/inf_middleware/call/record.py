@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -140,6 +140,7 @@ class Call:
     parts: Parts  # of the opener; joiners add their limiting, billing and metering below
     metering: Metering
     prices: Prices  # of the CostLedger, as far as one is known
+    state: Mapping[str, Any] | None = None  # of the request's scope: some servers write into it
     limiting: Limiting | None = None
     billing: Billing | None = None
     body: bytes | None = None

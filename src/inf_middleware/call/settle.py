@@ -11,6 +11,7 @@ import anyio
 
 from inf_middleware.call.admission import count_input, reserved_output
 from inf_middleware.call.deferred import deferred
+from inf_middleware.call.handed import handed_usage
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
@@ -122,15 +123,18 @@ async def _usage_of(call: Call) -> Usage:
     if call.status is None or call.status >= 400:
         return Usage(basis="counted")  # it failed before its first token
     reader = call.reader
+    if reader is not None and reader.deferred:
+        return Usage(basis="estimated")  # what it takes is told when it is fetched
+    if reader is not None and reader.failed and not reader.has_output:
+        return Usage(basis="counted")
+    told = reader.usage if reader is not None else None
+    if told is not None and reader is not None and reader.usage_covers:
+        return told
+    handed = handed_usage(call.state)
+    if handed is not None:
+        return handed
     if reader is None:
         return Usage(await count_input(call), 0, basis="estimated")
-    if reader.deferred:
-        return Usage(basis="estimated")  # what it takes is told when it is fetched
-    if reader.failed and not reader.has_output:
-        return Usage(basis="counted")
-    told = reader.usage
-    if told is not None and reader.usage_covers:
-        return told
     return await _counted(call, reader, told or Usage())
 
 

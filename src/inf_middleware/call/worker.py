@@ -15,33 +15,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inf_middleware.call.admission import admit, input_to_reserve
 from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
+from inf_middleware.call.billable import check_ledger, check_model
 from inf_middleware.call.body import read_body, replayed, with_length
 from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
-from inf_middleware.call.hold import refuse_background, take_hold, void_lost
+from inf_middleware.call.hold import refuse_background, take_hold
 from inf_middleware.call.record import (
     CALL_KEY,
     PARTS_KEY,
-    Billing,
     Call,
     CurrentCall,
     Parts,
     log,
 )
 from inf_middleware.call.refuse import Refuse, send_refusal
+from inf_middleware.call.request import asking, read_request, understand
 from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
-from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.wire import answers
-from inf_middleware.wire.dialect import Request
-
-# Longer than any model's name; names go into records, logs and metrics.
-MODEL_CHARACTERS_MAX = 256
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008
@@ -114,6 +109,7 @@ class Worker:
         metering, prices = self._metering, self._prices
         dialect = metering.dialects.of(path)
         call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices)
+        call.state = scope.get("state")
         inner: Scope = {**scope, CALL_KEY: call}
         try:
             body = await self._enter(call, inner, receive, ahead)
@@ -207,10 +203,10 @@ class Worker:
         """Do all that comes before the app; return the body it is to see, None where unread."""
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
         await self._identify(call, scope)
-        body = await self._read(call, scope, receive)
+        body = await read_request(call, scope, receive, self._parts.body_bytes_max)
         fingerprint_of(call, scope["headers"], body)
         await self._take_part(call, scope, ahead)
-        return body if body is None else _asking(call, body)
+        return body if body is None else asking(call, body)
 
     def _take_over_metering(self, call: Call) -> bytes | None:
         """Let the stack's own TokenMeter say how to meter; return another body for the app."""
@@ -221,13 +217,13 @@ class Worker:
         if dialect is not call.metering.dialects.of(call.endpoint):
             call.dialect = dialect
             if call.body is not None:
-                _read_request(call, call.body)
+                understand(call, call.body)
         call.metering = metering
         call.input_tokens = call.input_texts = None
         call.input_exact = True
         call.input_reserved = None
         asked = call.asked
-        body = None if call.body is None else _asking(call, call.body)
+        body = None if call.body is None else asking(call, call.body)
         return body if call.asked != asked else None
 
     async def _identify(self, call: Call, scope: Scope) -> None:
@@ -236,42 +232,13 @@ class Worker:
         if concerned and (call.account is None or (parts.names_accounts and not call.named)):
             await identify(call, parts, scope)
 
-    async def _read(self, call: Call, scope: Scope, receive: Receive) -> bytes | None:
-        dialect = call.dialect
-        headers = dict(scope["headers"])
-        if not dialect.reads_body and not _is_json(headers):
-            call.request = Request()
-            return None
-        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding not in (b"", b"identity"):
-            if not dialect.reads_body:
-                call.request = Request()
-                return None
-            raise Refuse(
-                400,
-                "invalid_request_body",
-                "The request body is compressed; send it without content-encoding.",
-            )
-        call.body = await read_body(scope, receive, self._parts.body_bytes_max)
-        call.is_read = True
-        _read_request(call, call.body)
-        if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
-            raise Refuse(
-                400,
-                "invalid_request_body",
-                f"`model` has {len(call.model):,} characters; a model's name has at most"
-                f" {MODEL_CHARACTERS_MAX}.",
-                param="model",
-            )
-        return call.body
-
     async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
         if parts.billing is not None and call.billing is None:
             call.prices = parts.prices
-            _check_model(call, parts)
-            await _check_ledger(parts.billing)
+            check_model(call, parts)
+            await check_ledger(parts.billing)
             refuse_background(call, parts.billing)
             call.billing = parts.billing
             await take_claim(call, scope["headers"])
@@ -322,22 +289,6 @@ class Worker:
         return watching
 
 
-def _read_request(call: Call, body: bytes) -> None:
-    try:
-        call.dialect, call.request = call.dialect.read(body)
-    except InvalidRequest as error:
-        raise Refuse(error.status, error.code, error.message) from error
-
-
-def _asking(call: Call, body: bytes) -> bytes:
-    """Return the body that the app is to see, and note on the call whether it asks for usage."""
-    request = call.request
-    call.asked = request is not None and request.may_ask and call.metering.include_usage
-    if not call.asked:
-        return body
-    return call.dialect.asking_for_usage(body, continuous=call.asked == "continuous")
-
-
 async def _settle(call: Call) -> bool:
     return call.refused or await settle(call)
 
@@ -360,34 +311,6 @@ async def _close(call: Call) -> None:
             drains.end(call)
 
 
-async def _check_ledger(billing: Billing) -> None:
-    if not await billing.health.ready():
-        raise Refuse(
-            503,
-            "ledger_unavailable",
-            "Calls cannot be recorded just now, and none is served; try again shortly.",
-            headers=answers.retry_headers(1.0),
-        )
-    await void_lost(billing)
-
-
-def _check_model(call: Call, parts: Parts) -> None:
-    billing = parts.billing
-    assert billing is not None
-    if billing.serves is not None and call.model not in billing.serves:
-        raise _model_not_found(call, "this server does not serve it")
-    if billing.unpriced == "refuse" and call.price_list.find(call.model) is None:
-        raise _model_not_found(
-            call,
-            "it has no price here (operators: add it to `prices`, or set `unpriced`)",
-        )
-
-
-def _model_not_found(call: Call, why: str) -> Refuse:
-    name = f"The model {call.model!r}" if call.model else "A request without a model"
-    return Refuse(404, "model_not_found", f"{name} cannot be used: {why}.", param="model")
-
-
 def _headers(call: Call) -> list[Header]:
     request_id = call.id.encode()
     named = [(b"x-request-id", request_id), (b"request-id", request_id)]
@@ -396,8 +319,3 @@ def _headers(call: Call) -> list[Header]:
 
 def _limit_headers(call: Call) -> list[Header]:
     return call.limit_headers(call.admission.standings) if call.admission else []
-
-
-def _is_json(headers: dict[bytes, bytes]) -> bool:
-    content_type = headers.get(b"content-type", b"application/json")
-    return b"json" in content_type.lower()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from inf_middleware.wire.paths import Tree, tree_of
+from inf_middleware.wire.plain import PlainDecoder, plain_decoder
 from inf_middleware.wire.usage import UsageAt
 
 # The number that tells choices apart nearly everywhere.
@@ -88,6 +89,18 @@ class Answers:
         """The fields of which one stands in every event that reports."""
         heads = {at.at.partition(".")[0] or at.output for at in self.usage}
         return tuple(sorted(heads))
+
+    @cached_property
+    def plain(self) -> PlainDecoder | None:
+        """What reads an event that holds nothing but a piece of text; None where none can."""
+        if self.each is None or self.group != BY_INDEX or len(self.usage_heads) != 1:
+            return None
+        if self.end_flag or len(self.delta_tree) != 1:
+            return None
+        head, _ = self.delta_head
+        return plain_decoder(
+            self.each, self.finish, head or self.delta[0], self.usage_heads[0], is_text=not head
+        )
 
     @cached_property
     def fields(self) -> frozenset[str]:

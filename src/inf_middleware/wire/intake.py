@@ -5,7 +5,8 @@ Sans-IO and bounded: `feed` takes bytes in any cut, `read` the frames that are f
 
 from inf_middleware.wire.encodings import Decoder, decoder_of
 from inf_middleware.wire.ndjson import NDJSONReader
-from inf_middleware.wire.reader import AnswerReader, Seen
+from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import Frame, SSEReader
 
 # A JSON answer beyond this is passed on unread, and its usage estimated; the embeddings of a full

@@ -46,15 +46,18 @@ class NDJSONReader:
         """Take the next bytes; return the lines that are whole now."""
         if self.overflowed or not chunk:
             return [Frame(chunk, None, None)] if chunk else []
-        end = chunk.rfind(b"\n") + 1
         frames: list[Frame] = []
-        if end:
-            lines = b"".join([*self._pieces, chunk[:end]]).split(b"\n")
-            frames = [_frame(line + b"\n") for line in lines[:-1]]
-            self._pieces, self._size = [], 0
-        if end < len(chunk):
-            self._pieces.append(chunk[end:] if end else chunk)
-            self._size += len(chunk) - end
+        start = 0
+        while end := chunk.find(b"\n", start) + 1:
+            line = chunk[start:end]
+            if self._pieces:
+                line = b"".join([*self._pieces, line])
+                self._pieces, self._size = [], 0
+            frames.append(_frame(line))
+            start = end
+        if start < len(chunk):
+            self._pieces.append(chunk[start:] if start else chunk)
+            self._size += len(chunk) - start
         if self._size > self._max:
             self.overflowed = True
             frames.append(Frame(self.pending(), None, None))

@@ -3,73 +3,45 @@
 Nothing that a server sends makes it raise: the worst case is a fact not known.
 """
 
-import re
 from typing import Any
 
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
+from inf_middleware.wire.choices import choices_of, is_empty, number_of
 from inf_middleware.wire.form import BY_INDEX, Answers
 from inf_middleware.wire.outline import Outline
-from inf_middleware.wire.paths import Tree, collect, find
+from inf_middleware.wire.paths import Tree, find
+from inf_middleware.wire.plain import PlainDecoder
+from inf_middleware.wire.reports import WHOLE, Reports
+from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
 from inf_middleware.wire.texts import CHOICES_MAX, Texts
-from inf_middleware.wire.usage import INPUT, OUTPUT, UsageAt, added
-
-# Events that are kept unread at most: some 2,000, of a longer answer than most. Reading them all at
-# once then takes 7 ms; from there on each is read as it comes.
-LATE_BYTES_MAX = 512 * 1024
-
-# What makes an event of choices one to be read at once; none of it can stand in a text, where
-# quotation marks are escaped.
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
-
-# The report of the whole answer, in the place of a choice's.
-_WHOLE = -1
-
-
-class Seen:
-    """What an event of a stream was: any of these, or-ed.
-
-    Plain numbers, for the operators of `enum.IntFlag` would cost more than all the reading.
-    """
-
-    NOTHING = 0
-    USAGE_ONLY = 1  # only usage: what a client that did not ask must not see
-    END = 2  # the answer is whole with it
-    RUNNING_USAGE = 4  # a running total beside other things
 
 
 class AnswerReader:
     """Reads one answer; `event` for each event of a stream, or `whole` once for a body.
 
-    An event of choices that has text only is not even read before somebody asks for it: where a
-    report follows, nobody does.
-
-    `failed`: an error stands in the answer. `deferred`: what was asked for is made later and
-    fetched by its id. `usage_final`: the report is of the whole answer. `unread_bytes` of the
-    answer could not be read. `outline`: of its parts, where its dialect has them.
+    `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
+    `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
+    of the whole answer. `unread_bytes` of the answer could not be read. `outline`: of its parts,
+    where its dialect has them.
     """
 
     __slots__ = (
         "_choices",
         "_finished",
         "_form",
-        "_has_output",
-        "_late",
-        "_late_bytes",
-        "_late_covered",
-        "_per_prompt",
-        "_prompts",
-        "_stale",
+        "_plain",
+        "_reports",
         "_texts",
-        "_told",
         "deferred",
         "failed",
+        "has_output",
         "model",
         "outline",
         "response_id",
@@ -80,11 +52,8 @@ class AnswerReader:
     def __init__(self, form: Answers, choices: int = 1, prompts: int = 1) -> None:
         self._form = form
         self._choices = choices
-        self._prompts = prompts
-        self._per_prompt = max(choices // prompts, 1)
         self._finished: set[int] = set()
-        self._stale: set[int] = set()  # choices with text that no report contains yet
-        self._told: dict[int, tuple[UsageAt, dict[str, int]]] = {}
+        self._reports = Reports(choices, prompts)
         self._texts = Texts(cumulative=form.cumulative)
         self.usage_final = False
         self.model: str | None = None
@@ -92,109 +61,65 @@ class AnswerReader:
         self.failed = False
         self.deferred = False
         self.outline = Outline(form.parts) if form.parts else None
-        self._has_output = False
-        self._late: list[bytes] = []  # events not read yet
-        self._late_bytes = 0
-        self._late_covered = 0  # how many of them a report of the whole contains
+        self.has_output = False
+        self._plain: PlainDecoder | None = None  # once the names are known, which it skips
         self.unread_bytes = 0
-
-    @property
-    def has_output(self) -> bool:
-        """Whether at least one token of output was seen."""
-        if not self._has_output:
-            self._catch_up()
-        return self._has_output
 
     @property
     def usage(self) -> Usage | None:
         """The latest report, None where nothing was told."""
-        told = self._told
-        if not told:
-            return None
-        if _WHOLE in told:
-            at, counts = told[_WHOLE]
-            return at.usage(counts)
-        # Running reports are per choice, and each repeats the input of its prompt.
-        of_prompts: dict[int, Usage] = {}
-        of_choices = []
-        for index, (at, counts) in told.items():
-            usage = at.usage(counts)
-            of_prompts[index // self._per_prompt] = Usage(
-                usage.input_tokens, 0, usage.cached_input_tokens, usage.cache_write_tokens
-            )
-            of_choices.append(
-                Usage(0, usage.output_tokens, reasoning_tokens=usage.reasoning_tokens)
-            )
-        return added([*of_prompts.values(), *of_choices])
+        return self._reports.usage
 
     @property
     def tells_input(self) -> bool:
         """Whether the report tells the input of all prompts."""
-        told = self._told
-        if _WHOLE not in told:
-            prompts = {index // self._per_prompt for index in told}
-            if len(prompts) < self._prompts:
-                return False
-        return all(INPUT in counts for _, counts in told.values())
+        return self._reports.tells_input
 
     @property
     def tells_output(self) -> bool:
         """Whether the report contains all the output that was seen."""
-        if len(self._late) > self._late_covered:
-            self._catch_up()
-        if self._stale or not self._told:
-            return False
-        return all(OUTPUT in counts for _, counts in self._told.values())
+        return self._reports.tells_output
 
     @property
     def usage_covers(self) -> bool:
         """Whether the report is of all that was seen, so that nothing need be counted."""
         if not self._form.text:
-            return bool(self._told)
+            return bool(self._reports)
         return self.tells_input and self.tells_output
 
     @property
     def output_so_far(self) -> int:
         """A lower estimate of the output in tokens, without counting text."""
-        self._catch_up()
-        told = sum(counts.get(OUTPUT, 0) for _, counts in self._told.values())
+        told = self._reports.output
         pieces = self._texts.seen
-        return max(told, pieces) if self._stale else told or pieces
+        return max(told, pieces) if self._reports.stale else told or pieces
 
     @property
     def text_overflow_bytes(self) -> int:
         """Bytes of output that came after more text than is kept."""
-        self._catch_up()
         return self._texts.overflow_bytes
 
     @property
     def unfinished(self) -> list[int]:
         """The choices that have not been told to be finished."""
-        self._catch_up()
         return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
 
     @property
     def text_characters(self) -> int:
         """How much output text was seen."""
-        self._catch_up()
         return self._texts.characters
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
-        if self._form.each and self._is_text(data, event):
-            self._late.append(data)
-            self._late_bytes += len(data)
+        if event is None and self._plain is not None and self._take_plain(data, self._plain):
             return Seen.NOTHING
         try:
             value = _decode(data)
         except _ODD:
             value = read_value(data)
         if type(value) is dict:
-            if value.get(self._form.each) == [] and not self._late_covered:
-                return self._take_last(value, event)
-            self._catch_up()
             return self._take_event(value, event)
         if data.lstrip().startswith(b'{"error"'):  # some servers do not escape their errors
             self.failed = True
@@ -204,62 +129,59 @@ class AnswerReader:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
         value = read_parts(body, self._form.fields)
         if isinstance(value, dict):
-            self._take_whole(value, _WHOLE)
+            self._take_whole(value, WHOLE)
         elif isinstance(value, list):
             for index, item in enumerate(value[:CHOICES_MAX]):
                 if isinstance(item, dict):
                     self._take_whole(item, index)
         else:
             self._take_stream(body)
-        self.usage_final = bool(self._told)
+        self.usage_final = bool(self._reports)
 
     def unread(self, size: int) -> None:
         """Note bytes of the answer that could not be read: only their number is known."""
         if self._form.text and size:
-            self._has_output = True
-            self._stale.add(0)
+            self.has_output = True
+            self._reports.stale.add(0)
             self.unread_bytes += size
 
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
-        self._catch_up()
         return self._texts.joined()
 
     def texts_of(self, number: int) -> list[str]:
         """Return the texts of one part."""
-        self._catch_up()
         return self._texts.of(number)
 
-    def _is_text(self, data: bytes, event: bytes | None) -> bool:
-        return (
-            event is None
-            and self._late_bytes <= LATE_BYTES_MAX
-            and self.model is not None
-            and self.response_id is not None
-            and b'"error"' not in data
-            and _USAGE.search(data) is None
-        )
-
-    def _take_last(self, value: dict[str, Any], event: bytes | None) -> int:
-        # A report of the whole contains what was not read yet; one that is none changes nothing.
-        seen = self._take_event(value, event)
-        if seen & Seen.USAGE_ONLY and _WHOLE in self._told:
-            self._late_covered = len(self._late)
-        return seen
-
-    def _catch_up(self) -> None:
-        late, covered = self._late, self._late_covered
-        if not late:
-            return
-        self._late, self._late_covered = [], 0
-        for place, data in enumerate(late):
-            if place == covered and covered:
-                self._stale.clear()
-            value = read_value(data)
-            if type(value) is dict:
-                self._take_event(value, None)
-        if covered >= len(late):
-            self._stale.clear()
+    def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
+        """Take an event that holds nothing but a piece of text; False where it is another."""
+        try:
+            value = decode(data)
+        except _ODD:
+            return False
+        choices = value.choices
+        if (
+            len(choices) != 1
+            or value.report is not None
+            or value.error is not None
+            or value.type is not None
+        ):
+            return False
+        choice = choices[0]
+        if choice.finish is not None:
+            return False
+        index = number_of(choice.index)
+        source = choice.source
+        if type(source) is str:
+            if source:
+                self._texts.add(source, (index,))
+            took = source != ""
+        else:
+            took = self._texts.take_piece(source, self._form.delta_head[1], (index,))
+        if took:
+            self.has_output = True
+            self._reports.stale.add(index)
+        return True
 
     def _take_stream(self, body: bytes) -> None:
         sse = SSEReader()
@@ -279,8 +201,8 @@ class AnswerReader:
             self.failed = True
         status = value.get("status")
         self.deferred = isinstance(status, str) and status in form.unfinished
-        for choice in self._choices_of(value):
-            own = _index_of(choice) if form.each else max(index, 0)
+        for choice in choices_of(value, form):
+            own = number_of(choice.get("index")) if form.each else max(index, 0)
             self._take_text(choice, form.text_tree, own, (own,))
         self._take_usage(value, index)
 
@@ -296,7 +218,7 @@ class AnswerReader:
             self.failed = True
         if self.outline is not None:
             self.outline.note(kind, value)
-        choices = self._choices_of(value)
+        choices = choices_of(value, form)
         if kind not in form.silent:
             for choice in choices:
                 self._take_choice(choice)
@@ -306,7 +228,7 @@ class AnswerReader:
                 seen = self._take_report(value, choices)
                 break
         if (kind and kind in form.ends) or (form.end_flag and find(value, form.end_flag)):
-            self.usage_final = bool(self._told)
+            self.usage_final = bool(self._reports)
             return seen | Seen.END
         return seen
 
@@ -330,27 +252,27 @@ class AnswerReader:
         self, source: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
     ) -> None:
         if self._texts.take(source, tree, group):
-            self._has_output = True
-            self._stale.add(index)
+            self.has_output = True
+            self._reports.stale.add(index)
 
     def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:
         paths = self._form.group
         if paths == BY_INDEX:
-            return (_number(choice.get("index")),)
-        return tuple([_number(find(choice, path)) for path in paths])
+            return (number_of(choice.get("index")),)
+        return tuple([number_of(find(choice, path)) for path in paths])
 
     def _take_report(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> int:
         form = self._form
         if form.each is None:
-            index = _WHOLE
+            index = WHOLE
             if form.by_index and self._choices > 1:
-                index = _number(find(value, form.group[0]))
+                index = number_of(find(value, form.group[0]))
             return Seen.RUNNING_USAGE if self._take_usage(value, index) else Seen.NOTHING
         ended = len(self._finished) >= self._choices
-        of_whole = not choices or (ended and all(_is_empty(choice, form) for choice in choices))
+        of_whole = not choices or (ended and all(is_empty(choice, form) for choice in choices))
         # Where choices are empty and a usage object is there it is our own event, whatever it says.
         only = of_whole and isinstance(value.get("usage"), dict) and form.each in value
-        index = _WHOLE if of_whole or len(choices) != 1 else _index_of(choices[0])
+        index = WHOLE if of_whole or len(choices) != 1 else number_of(choices[0].get("index"))
         if not self._take_usage(value, index):
             return Seen.USAGE_ONLY if only else Seen.NOTHING
         self.usage_final = of_whole or ended
@@ -358,24 +280,11 @@ class AnswerReader:
         return seen | Seen.END if self.usage_final and form.usage_ends else seen
 
     def _take_usage(self, value: dict[str, Any], index: int) -> bool:
-        found = False
-        for at in self._form.usage:
-            counts = at.read(value)
-            if not counts:
-                continue
-            found = True
-            known = self._told.get(index)
-            if known is None and len(self._told) >= CHOICES_MAX:
-                continue
-            self._told[index] = (at, {**known[1], **counts} if known else counts)
-            if counts.get(OUTPUT):
-                self._has_output = True
-        if found and index == _WHOLE:
-            self._told = {_WHOLE: self._told[_WHOLE]}
-            self._stale.clear()
-        elif found:
-            self._stale.discard(index)
-        return found
+        if not self._reports.take(self._form.usage, value, index):
+            return False
+        if not self.has_output:
+            self.has_output = self._reports.output > 0
+        return True
 
     def _take_names(self, value: dict[str, Any]) -> None:
         for path in self._form.id if self.response_id is None else ():
@@ -388,27 +297,5 @@ class AnswerReader:
             if isinstance(name, str):
                 self.model = name
                 break
-
-    def _choices_of(self, value: dict[str, Any]) -> list[dict[str, Any]]:
-        if self._form.each is None:
-            return [value]
-        choices = value.get(self._form.each)
-        if type(choices) is not list:
-            return []
-        if len(choices) == 1 and type(choices[0]) is dict:
-            return choices
-        return [choice for choice in choices if isinstance(choice, dict)]
-
-
-def _index_of(choice: dict[str, Any]) -> int:
-    return _number(choice.get("index"))
-
-
-def _number(value: object) -> int:
-    return value if type(value) is int and 0 <= value < CHOICES_MAX else 0
-
-
-def _is_empty(choice: dict[str, Any], form: Answers) -> bool:
-    found: list[Any] = []
-    collect(choice, form.delta_tree, found)
-    return not found and choice.get(form.finish) is None and not choice.get("delta")
+        if self.response_id is not None and self.model is not None:
+            self._plain = self._form.plain

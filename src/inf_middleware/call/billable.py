@@ -1,0 +1,44 @@
+"""Whether a call can be billed at all: by its model, and by the ledger's health."""
+
+from inf_middleware.call.hold import void_lost
+from inf_middleware.call.record import Billing, Call, Parts
+from inf_middleware.call.refuse import Refuse
+from inf_middleware.wire import answers
+
+
+async def check_ledger(billing: Billing) -> None:
+    """Refuse a call that could not be recorded.
+
+    Raises:
+        Refuse: The ledger lost a bill, and cannot be written yet (503).
+    """
+    if not await billing.health.ready():
+        raise Refuse(
+            503,
+            "ledger_unavailable",
+            "Calls cannot be recorded just now, and none is served; try again shortly.",
+            headers=answers.retry_headers(1.0),
+        )
+    await void_lost(billing)
+
+
+def check_model(call: Call, parts: Parts) -> None:
+    """Refuse a model that is not served, or not sold.
+
+    Raises:
+        Refuse: It is one of these (404).
+    """
+    billing = parts.billing
+    assert billing is not None
+    if billing.serves is not None and call.model not in billing.serves:
+        raise _model_not_found(call, "this server does not serve it")
+    if billing.unpriced == "refuse" and call.price_list.find(call.model) is None:
+        raise _model_not_found(
+            call,
+            "it has no price here (operators: add it to `prices`, or set `unpriced`)",
+        )
+
+
+def _model_not_found(call: Call, why: str) -> Refuse:
+    name = f"The model {call.model!r}" if call.model else "A request without a model"
+    return Refuse(404, "model_not_found", f"{name} cannot be used: {why}.", param="model")
