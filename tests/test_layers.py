@@ -8,13 +8,15 @@ SRC = Path(__file__).parent.parent / "src" / "inf_middleware"
 # From the bottom up; members of one layer do not know each other, unless they share a folder.
 LAYERS = [
     {"domain"},
+    {"files"},
     {"wire"},
     {"tokens"},
     {"ports"},
     {"accounts", "stores", "ledgers", "sinks"},
     {"call"},
-    {"settings", "lookups", "upstream"},
-    {"limiting"},
+    {"upstream"},
+    {"settings", "lookups", "sharing", "following"},
+    {"limiting", "billing"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
     {"gate"},

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, NamedTuple
 
 from inf_middleware import settings
 from inf_middleware.call import workers
@@ -12,6 +12,7 @@ from inf_middleware.call.record import Limiting
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.ports import LimitStore
+from inf_middleware.sharing import Shared, User, identity, share
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.stores.outage import OutageStore
 
@@ -23,7 +24,14 @@ _SWITCHED = {"0": False, "false": False, "no": False, "off": False}
 _SWITCHED |= {"": True, "1": True, "true": True, "yes": True, "on": True}
 
 
-def build_limiting(option: Callable[[str], Any]) -> Limiting:
+class Built(NamedTuple):
+    """What limits calls, and how it is closed."""
+
+    limiting: Limiting
+    aclose: Callable[[], Awaitable[None]]
+
+
+def build_limiting(option: Callable[[str], Any], user: User) -> Built:
     """Build what limits calls; `option` returns the value in force of an option. Opens nothing."""
     lease_s = option("lease_s")
     enforce = option("enforce") and enforces()
@@ -31,19 +39,21 @@ def build_limiting(option: Callable[[str], Any]) -> Limiting:
         _log.warning(
             "%s=%s: nobody is refused for a limit", ENFORCE_VARIABLE, os.environ[ENFORCE_VARIABLE]
         )
-    store = _store(option, lease_s)
-    return Limiting(
-        store=store,
-        leases=Leases(store, lease_s),
+    shared = _store(option, lease_s, user)
+    leases = Leases(shared.thing, lease_s)
+
+    async def aclose() -> None:
+        await leases.aclose()
+        if shared.let_go():
+            await shared.thing.aclose()
+
+    limiting = Limiting(
+        store=shared.thing,
+        leases=leases,
         waiting=Waiting(max_in_flight=option("max_in_flight"), max_wait_s=option("max_wait_s")),
         enforce=enforce,
     )
-
-
-async def close_limiting(limiting: Limiting) -> None:
-    """Stop renewing, and let go of connections."""
-    await limiting.leases.aclose()
-    await limiting.store.aclose()
+    return Built(limiting, aclose)
 
 
 def enforces() -> bool:
@@ -59,25 +69,27 @@ def enforces() -> bool:
     return switched
 
 
-def _store(option: Callable[[str], Any], lease_s: float) -> LimitStore:
+def _store(option: Callable[[str], Any], lease_s: float, user: User) -> Shared[LimitStore]:
     storage = option("storage")
+    deployment = option("deployment")
     if storage == settings.MEMORY:
         _warn_of_many_workers()
-        return MemoryStore(lease_s=lease_s)
+        key: tuple[Hashable, ...] = ("store", storage, deployment, lease_s)
+        return share(key, user, lambda: MemoryStore(lease_s=lease_s))
     if settings.is_limit_store(storage):
-        own: LimitStore = storage
-        return own
+        return share(("store", identity(storage)), user, lambda: storage)
     from inf_middleware.stores.redis import (  # noqa: PLC0415 - 100 ms at import, for this alone
         RedisStore,
     )
 
-    shared = RedisStore(
-        storage,
-        deployment=option("deployment"),
-        lease_s=lease_s,
-        timeout_s=option("storage_timeout_s"),
-    )
-    return OutageStore(shared, MemoryStore(lease_s=lease_s), policy=option("on_storage_error"))
+    timeout_s, policy = option("storage_timeout_s"), option("on_storage_error")
+
+    def make() -> LimitStore:
+        shared = RedisStore(storage, deployment=deployment, lease_s=lease_s, timeout_s=timeout_s)
+        return OutageStore(shared, MemoryStore(lease_s=lease_s), policy=policy)
+
+    key = ("store", identity(storage), deployment, lease_s, timeout_s, policy)
+    return share(key, user, make)
 
 
 def _warn_of_many_workers() -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
@@ -20,10 +20,10 @@ import httpx
 from starlette.types import Receive, Scope, Send
 
 from inf_middleware.call.record import CALL_KEY
-from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.gate import Gate
-from inf_middleware.upstream import Upstream, read_settings
+from inf_middleware.settings import Sources
+from inf_middleware.upstream import Upstream
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialects import Dialects
 from inf_middleware.wire.hops import passed_through, request_headers, response_headers, with_key
@@ -301,8 +301,8 @@ def _shown(error: Exception) -> str:
     return f"{type(error).__name__} {error}".strip()
 
 
-def app_from(environment: Mapping[str, str], **options: Any) -> Gate:
-    """Build the proxy in its gate; `options` of the gate go before those of the settings file.
+def app_from(**options: Any) -> Gate:
+    """Build the proxy in its gate; `options` of the gate go before what the settings say.
 
     INF_MIDDLEWARE_UPSTREAM is the upstream's URL; INF_MIDDLEWARE_CONFIG names the settings file,
     whose `[upstream]` says more of it.
@@ -310,27 +310,12 @@ def app_from(environment: Mapping[str, str], **options: Any) -> Gate:
     Raises:
         ConfigError: There is no upstream, or something given cannot hold.
     """
-    url = environment.get("INF_MIDDLEWARE_UPSTREAM", "").strip()
-    config = environment.get("INF_MIDDLEWARE_CONFIG", "").strip()
-    upstream, written = read_settings(config) if config else (None, {})
-    if upstream is None and not url:
-        raise ConfigError(
-            "there is no upstream; set INF_MIDDLEWARE_UPSTREAM=http://localhost:8000, or"
-            f" [upstream] url in {config or 'the file that INF_MIDDLEWARE_CONFIG names'}"
-        )
-    if url:
-        upstream = Upstream(url=url) if upstream is None else _elsewhere(upstream, url)
-    assert upstream is not None
-    return Gate(Proxy(upstream), **{**written, **options})
-
-
-def _elsewhere(upstream: Upstream, url: str) -> Upstream:
-    return Upstream(**{**vars(upstream), "url": url})
+    return Gate(Proxy(Sources().upstream()), **options)
 
 
 def __getattr__(name: str) -> Any:
     # Built when a server asks for it: importing this module asks for no environment.
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    built = globals()["app"] = app_from(os.environ)
+    built = globals()["app"] = app_from()
     return built

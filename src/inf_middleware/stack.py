@@ -2,42 +2,34 @@
 
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware import settings
 from inf_middleware.accounts.address import Networks
-from inf_middleware.accounts.ledger import LedgerAccounts
+from inf_middleware.billing import Ledgers, build_accounts, build_billing
 from inf_middleware.call.failed_keys import FailedKeys
-from inf_middleware.call.health import LedgerHealth
-from inf_middleware.call.record import Billing, Metering, Parts
+from inf_middleware.call.record import Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
-from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.ledgers.base import LedgerBase
-from inf_middleware.ledgers.spool import SpoolingLedger
-from inf_middleware.ledgers.uris import ledger_of
-from inf_middleware.limiting import build_limiting, close_limiting, enforces
-from inf_middleware.lookups import build_lookup
-from inf_middleware.ports import Claims, Holds, Ledger, Outbox, Sink
-from inf_middleware.sinks.relay import Relay
-from inf_middleware.sinks.uris import sink_from_uri
+from inf_middleware.files import TableFile, value_of
+from inf_middleware.following import Following, Read
+from inf_middleware.limiting import build_limiting, enforces
+from inf_middleware.lookups import build_lookup, check_levels
+from inf_middleware.settings import DEFAULT, Setting, Sources
+from inf_middleware.sharing import User, identity, share
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialects import Dialects
 
 log = logging.getLogger("inf_middleware")
 
 METER, LIMITER, LEDGER = "TokenMeter", "TierLimiter", "CostLedger"
-
-# How long a server that shuts down waits for sinks to take what is left; the rest goes out at the
-# next start, by the cursor.
-DRAIN_TIMEOUT_S = 5.0
 
 # Deeper than any real chain of middlewares: a guard against a chain that bites its tail.
 _DEPTH_MAX = 1000
@@ -81,11 +73,12 @@ class Stack:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._kinds: set[str] = set()
-        self._given: dict[str, tuple[Any, str]] = {}
-        self._ledgers: dict[str, LedgerBase] = {}
+        self._given: dict[str, Setting] = {}
+        self._found: dict[str, Setting] = {}  # by variables and file, for what is not given
+        self._user = User()
 
     def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
-        """Take the options of one more middleware.
+        """Take the options of one more middleware, and what variables and file say of the others.
 
         Raises:
             ConfigError: An option is unknown, cannot hold, or differs from one given before.
@@ -99,11 +92,17 @@ class Stack:
                 other, giver = self._given[name]
                 if other is not value and other != value:
                     raise ConfigError(
-                        f"{name} is {value!r} in {member} and {other!r} in {giver};"
+                        f"{name} is {_quoted(name, value)} in {member} and"
+                        f" {_quoted(name, other)} in {giver};"
                         " an option given to one of a stack holds for all, give it once"
                     )
                 continue
-            self._given[name] = (value, member)
+            self._given[name] = Setting(value, member)
+        sources = Sources()
+        # Of all, also of those that are absent: accounts may be on levels that the file has.
+        for name in settings.DEFAULTS:
+            if name not in self._given and name not in self._found:
+                self._found[name] = sources.setting(name)
         self._kinds.update(kinds)
 
     @cached_property
@@ -113,6 +112,8 @@ class Stack:
         shutdown: list[Callable[[], Awaitable[None]]] = []
         parts = self._parts(startup, shutdown)
         self._log_options()
+        following = self._following(parts, lambda: weakly())  # noqa: PLW0108 - bound below
+        shutdown.append(following.aclose)
 
         async def on_startup() -> None:
             for step in startup:
@@ -125,14 +126,34 @@ class Stack:
                 except Exception:
                     log.exception("a part did not close cleanly")
 
-        return Worker(
+        worker = Worker(
             self._app,
             parts,
+            touch=following.touch,
             exempt=self._option("exempt"),
             websockets=self._option("websockets"),
             on_startup=on_startup,
             on_shutdown=on_shutdown,
         )
+        # Weakly: what a dropped stack shares shall be free at once, not when a cycle is found.
+        weakly = weakref.ref(worker)
+        return worker
+
+    def _following(self, parts: Parts, worker: Callable[[], Worker | None]) -> Following:
+        tiers, prices, accounts = map(self._option, ("tiers", "prices", "accounts"))
+
+        def check(read: Read) -> None:
+            levels = read.get(tiers) or value_of(tiers) or parts.tiers
+            check_levels(accounts, parts.lookup, read, levels)
+
+        def taken() -> None:
+            found = worker()
+            if found is not None:
+                found.take_over(value_of(tiers) or parts.tiers, value_of(prices) or parts.prices)
+
+        options = (getattr(accounts, "file", None), tiers, prices)
+        files = [option for option in options if isinstance(option, TableFile)]
+        return Following(files, check=check, taken=taken)
 
     def _parts(
         self,
@@ -140,43 +161,35 @@ class Stack:
         shutdown: list[Callable[[], Awaitable[None]]],
     ) -> Parts:
         option = self._option
-        tiers: Tiers = option("tiers") or Tiers.default()
-        counters = Counters(option("counter"))
+        tiers: Tiers = value_of(option("tiers")) or Tiers.default()
+        given = option("counter")
+        counters = share(("counter", identity(given)), self._user, lambda: Counters(given)).thing
         startup.append(counters.load)
+        ledgers = Ledgers(self._user)
         limiting = billing = None
         if LIMITER in self._kinds:
-            limiting = build_limiting(option)
-            shutdown.append(partial(close_limiting, limiting))
+            limiting, close = build_limiting(option, self._user)
+            shutdown.append(close)
         if LEDGER in self._kinds:
-            ledger, kept, spool = self._ledger(startup, shutdown)
-            serves = option("serves")
-            billing = Billing(
-                ledger=ledger,
-                serves=None if serves is None else frozenset(serves),
-                unpriced=self._by_mode("unpriced", "record", "refuse"),
-                settle_timeout_s=option("settle_timeout_s"),
-                spool=spool,
-                health=LedgerHealth(getattr(kept, "probe", None)),
-                holds=self._holds(kept),
-                claims=kept if isinstance(kept, Claims) else None,
-                drains=option("on_disconnect") == "drain",
-                enforce_features=option("enforce_features"),
-            )
+            billing, start, close = build_billing(option, self._user, ledgers)
+            startup.append(start)
+            shutdown.append(close)
         networks = Networks(option("trusted_proxies"))
         lookup = build_lookup(
-            self._accounts(shutdown),
+            build_accounts(option, ledgers),
             anonymous=option("anonymous"),
             ttl_s=option("accounts_ttl_s"),
             networks=networks,
             tiers=tiers,
         )
+        shutdown.append(ledgers.aclose)
         return Parts(
             lookup=lookup,
             names_accounts=option("accounts") is not None,
             network=networks,
             failed_keys=FailedKeys(),
             tiers=tiers,
-            prices=option("prices") or Prices.default(),
+            prices=value_of(option("prices")) or Prices.default(),
             metering=Metering(
                 is_given=METER in self._kinds,
                 dialects=Dialects(option("dialects")),
@@ -194,100 +207,27 @@ class Stack:
             now_ns=time.time_ns,
         )
 
-    def _ledger(
-        self,
-        startup: list[Callable[[], Awaitable[None]]],
-        shutdown: list[Callable[[], Awaitable[None]]],
-    ) -> tuple[Ledger, Ledger, SpoolingLedger | None]:
-        given = self._option("ledger")
-        kept: Ledger = self._ledger_at(given) if isinstance(given, str) else given
-        ledger, spool = kept, None
-        if self._by_mode("on_ledger_error", "spool", "refuse") == "spool":
-            ledger = spool = SpoolingLedger(kept, self._spool_directory(kept))
-            startup.append(spool.start)
-        sinks = {
-            name: sink_from_uri(sink) if isinstance(sink, str) else sink
-            for name, sink in self._option("sinks").items()
-        }
-        if sinks:
-            delivering = _DeliveringLedger(ledger, kept, sinks)
-            startup.append(delivering.start)
-            ledger = delivering
-        shutdown.append(ledger.aclose)
-        return ledger, kept, spool
-
-    def _accounts(self, shutdown: list[Callable[[], Awaitable[None]]]) -> Any:
-        """Return the accounts, those that a ledger keeps as a look-up."""
-        accounts = self._option("accounts")
-        if not isinstance(accounts, str):
-            return accounts
-        book = self._ledger_at(accounts)
-        shutdown.append(book.aclose)
-        return LedgerAccounts(book, (self._option("prices") or Prices.default()).currency)
-
-    def _by_mode(self, name: str, postpaid: str, prepaid: str) -> Any:
-        """Return an option whose default depends on the mode."""
-        default = prepaid if self._option("mode") == "prepaid" else postpaid
-        given = self._option(name)
-        return default if given is None else given
-
-    def _holds(self, kept: Ledger) -> Holds | None:
-        if self._option("mode") != "prepaid":
-            return None
-        if not (isinstance(kept, Holds) and isinstance(kept, Claims)):
-            raise ConfigError(f'mode is "prepaid", and the ledger {kept!r} cannot hold money')
-        return kept
-
-    def _spool_directory(self, ledger: Ledger) -> Path:
-        # A user's own ledger tells no place: the deployment tells it from others.
-        own = f"inf-ledger-{self._option('deployment')}.spool"
-        return Path(getattr(ledger, "spool_directory", own))
-
-    def _ledger_at(self, uri: str) -> LedgerBase:
-        """Return the ledger of a URI: one for all that name it."""
-        if uri not in self._ledgers:
-            self._ledgers[uri] = ledger_of(uri)
-        return self._ledgers[uri]
-
     def _option(self, name: str) -> Any:
-        given = self._given.get(name)
-        return settings.DEFAULTS[name] if given is None else given[0]
+        return self._setting(name).value
+
+    def _setting(self, name: str) -> Setting:
+        setting = self._given.get(name) or self._found.get(name)
+        if setting is None or setting.origin == DEFAULT:
+            mode = settings.DEFAULTS["mode"] if name == "mode" else self._option("mode")
+            setting = Setting(settings.default(name, mode), DEFAULT)
+        return setting
 
     def _log_options(self) -> None:
         shown = []
         for name in _known_options(tuple(self._kinds)):
-            _, giver = self._given.get(name, (None, "default"))
-            value = self._option(name)
-            text = value if isinstance(value, str | int | float | bool | None) else "…"
-            shown.append(f"{name}={text} ({giver})")
+            value, origin = self._setting(name)
+            shown.append(f"{name}={settings.shown(name, value)} ({origin})")
         log.info("%s in force: %s", " + ".join(sorted(self._kinds)), ", ".join(shown))
 
 
-class _DeliveringLedger:
-    """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
-
-    def __init__(self, ledger: Ledger, kept: Ledger, sinks: Mapping[str, Sink]) -> None:
-        if not isinstance(kept, Outbox):
-            raise ConfigError(
-                f"sinks are given, and the ledger {kept!r} has no outbox for them to read"
-            )
-        self._ledger = ledger
-        self._relay = Relay(kept, sinks)
-
-    async def start(self) -> None:
-        """Begin to deliver, what an earlier run left included."""
-        self._relay.start()
-
-    def settle(self, event: BillingEvent) -> Awaitable[None]:
-        """Hand a settlement over, and see that it will be delivered."""
-        self._relay.start()
-        return self._ledger.settle(event)
-
-    async def aclose(self) -> None:
-        """Deliver what can be delivered, and close."""
-        await self._relay.drain(DRAIN_TIMEOUT_S)
-        await self._relay.aclose()
-        await self._ledger.aclose()
+def _quoted(name: str, value: Any) -> str:
+    text = settings.shown(name, value)
+    return repr(text) if isinstance(value, str) else text
 
 
 def _known_options(kinds: tuple[str, ...]) -> dict[str, None]:

@@ -1,6 +1,5 @@
 """What the proxy forwards to, and how, each part checked when it is given."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -78,35 +77,6 @@ class Upstream:
             return cls(**given)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-
-
-def read_settings(path: str | Path) -> tuple[Upstream | None, dict[str, Any]]:
-    """Read a settings file: its `[upstream]`, and the options of `Gate` that it gives.
-
-    Raises:
-        ConfigError: It cannot be read, or its `[upstream]` cannot hold; names the file.
-    """
-    try:
-        table = tomllib.loads(Path(path).read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    section = table.pop("upstream", None)
-    if section is None:
-        return None, _from_here(table, path)
-    if not isinstance(section, dict):
-        raise ConfigError(f'{path}: upstream is a section: write [upstream] and url = "{_EXAMPLE}"')
-    return Upstream.from_table(section, str(path)), _from_here(table, path)
-
-
-def _from_here(options: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Return options with the paths of tables in them relative to the file's folder."""
-    folder = Path(path).parent
-    return {
-        name: str(folder / value) if isinstance(value, str) and value.endswith(".toml") else value
-        for name, value in options.items()
-    }
 
 
 def _check_url(url: object) -> None:

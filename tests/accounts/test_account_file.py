@@ -11,7 +11,7 @@ from inf_middleware import Account, ConfigError, Gate, Tier, Tiers
 from inf_middleware.accounts.toml import TomlAccounts
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import post
-from tests.kit import CHAT, Clock
+from tests.kit import CHAT
 
 
 def sha(key: str) -> str:
@@ -141,41 +141,3 @@ def test_the_file_of_the_documentation_is_one(tmp_path: Path) -> None:
     acme = found(accounts, "password")  # whose hash it has
     assert acme is not None
     assert acme.id == "acme"
-
-
-def test_a_file_that_changes_is_read_anew_and_a_mistake_in_it_changes_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock()
-    path = written(tmp_path, entry())
-    accounts = TomlAccounts(path, clock=clock)
-    accounts.follow(Tiers.default(), 60.0)
-
-    async def suspended_after(wait_s: float) -> bool | None:
-        clock.now += wait_s
-        await accounts("k", None)  # type: ignore[arg-type]
-        if accounts._looking is not None:
-            await accounts._looking
-        account = await accounts("k", None)  # type: ignore[arg-type]
-        return None if account is None else account.suspended
-
-    async def check() -> None:
-        written(tmp_path, entry("suspended = true"))
-        assert await suspended_after(59.0) is False
-        assert await suspended_after(1.0) is True
-        for mistake in ("suspended = maybe", "tier = 'gold'"):
-            written(tmp_path, entry(mistake))
-            assert await suspended_after(60.0) is True
-            assert await suspended_after(60.0) is True
-        path.unlink()
-        assert await suspended_after(60.0) is True
-        assert await suspended_after(60.0) is True
-        written(tmp_path, entry(keys="keys = []"))
-        assert await suspended_after(60.0) is None
-
-    asyncio.run(check())
-    told = [r.getMessage() for r in caplog.records if "stay as they were" in r.getMessage()]
-    assert len(told) == 3
-    assert "accounts.toml" in told[0]
-    assert "account 1 (acme): there is no tier 'gold'" in told[1]
-    assert "cannot be read" in told[2]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +111,24 @@ def test_what_goes_wrong_is_one_line_and_exit_code_2(storage: str, says: str) ->
     assert shown.exit_code == 2
     assert shown.output.count("\n") == 1
     assert says in shown.output
+
+
+def test_the_storage_is_taken_from_the_settings_file(server: RedisServer, tmp_path: Path) -> None:
+    path = tmp_path / "inf.toml"
+    path.write_text(f'deployment = "none"\n[storage]\nuri = "{server.uri}"\n')
+    shown = CliRunner().invoke(main, ["limits", "show", "acme", "--config", str(path)])
+    assert (shown.exit_code, "Nothing is counted" in shown.output) == (0, True)
+    path.write_text("[storage]\nurl = 5\n")
+    shown = CliRunner().invoke(main, ["limits", "release", "acme", "--config", str(path)])
+    assert (shown.exit_code, "line 2: [storage] has no url" in shown.output) == (2, True)
+
+
+def test_without_a_storage_it_says_how_one_is_given() -> None:
+    shown = CliRunner().invoke(main, ["limits", "show", "acme"])
+    assert (shown.exit_code, "is given by --storage, or by the settings" in shown.output) == (
+        2,
+        True,
+    )
 
 
 def test_the_storage_is_taken_from_the_environment(server: RedisServer) -> None:

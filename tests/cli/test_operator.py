@@ -170,7 +170,7 @@ def test_usage_by_day_model_and_key_less_what_was_credited(uri: str) -> None:
 def test_days_are_those_of_the_time_zone_of_reports(uri: str, tmp_path: Path) -> None:
     settle(uri, event_of(1, settled_at="2026-11-24T18:00:00.000000Z"))
     config = tmp_path / "config.toml"
-    config.write_text(f'ledger = "{uri}"\ntimezone = "Asia/Shanghai"\n')
+    config.write_text(f'[ledger]\nuri = "{uri}"\ntimezone = "Asia/Shanghai"\n')
     shown = CliRunner().invoke(main, ["usage", "--by", "day", "--json", "--config", str(config)])
     assert [row["day"] for row in json.loads(shown.stdout)] == ["2026-11-25"]
     env = {"INF_MIDDLEWARE_TIMEZONE": "America/New_York"}
@@ -414,12 +414,17 @@ def test_a_config_file_names_ledger_levels_and_prices(tmp_path: Path) -> None:
         "tokens_per_minute = 10\n"
     )
     config = tmp_path / "c.toml"
-    config.write_text(f'ledger = "sqlite:///{tmp_path}/l.db"\ntiers = "tiers.toml"\n')
+    config.write_text(
+        f'[ledger]\nuri = "sqlite:///{tmp_path}/l.db"\n[tiers]\nfile = "tiers.toml"\n'
+    )
     made = CliRunner().invoke(
         main, ["account", "create", "acme", "--json", "--config", str(config)]
     )
     assert json.loads(made.stdout)["tier"] == "Only"
     assert (tmp_path / "l.db").exists()
-    config.write_text("ledger = 3\n")
+    config.write_text("[ledger]\nuri = 3\n")
     wrong = CliRunner().invoke(main, ["account", "list", "--config", str(config)])
-    assert (wrong.exit_code, "write it as a text" in wrong.stderr) == (2, True)
+    assert (wrong.exit_code, f"{config}, line 2, [ledger]: ledger is 3" in wrong.stderr) == (
+        2,
+        True,
+    )

@@ -271,7 +271,7 @@ def test_the_app_is_built_from_the_environment(
     [
         ("", "there is no upstream"),
         ("[upstream]\n", "[upstream] lacks url"),
-        ('upstream = "http://x"', "upstream is a section"),
+        ('upstream = "http://x"', "upstream is no section: write [upstream]"),
         ('[upstream]\nurl = "localhost:8000"', "must be a URL such as http://localhost:8000"),
         ('[upstream]\nurl = "ftp://x"', "must be a URL"),
         ('[upstream]\nurl = "http://u:p@x"', "…@x"),
@@ -289,17 +289,23 @@ def test_the_app_is_built_from_the_environment(
         ('acounts = "x.toml"\n[upstream]\nurl = "http://x"', "did you mean accounts?"),
     ],
 )
-def test_what_cannot_hold_is_said_at_once(written: str, told: str, tmp_path: Path) -> None:
+def test_what_cannot_hold_is_said_at_once(
+    written: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "inf.toml"
     config.write_text(written)
+    monkeypatch.setenv("INF_MIDDLEWARE_CONFIG", str(config))
     with pytest.raises(ConfigError) as refused:
-        app_from({"INF_MIDDLEWARE_CONFIG": str(config)})
+        app_from()
     assert told in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert "u:p" not in str(refused.value)
 
 
-def test_no_thread_is_started_and_nothing_opened_at_construction() -> None:
+def test_no_thread_is_started_and_nothing_opened_at_construction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("INF_MIDDLEWARE_UPSTREAM", "http://127.0.0.1:9")
     before = threading.active_count()
-    app_from({"INF_MIDDLEWARE_UPSTREAM": "http://127.0.0.1:9"})
+    app_from()
     assert threading.active_count() == before

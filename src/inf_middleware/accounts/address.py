@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from starlette.requests import HTTPConnection
 
-from inf_middleware.domain.tiers import Account
+from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.wire.forwarded import TrustedProxies, network_of
 
 _log = logging.getLogger("inf_middleware.accounts")
@@ -44,6 +44,7 @@ class AddressAccounts:
     """Takes a caller's network for its account, on one level for all."""
 
     def __init__(self, tier: str, networks: Networks) -> None:
+        self._tier = tier
         self._networks = networks
         self._account = lru_cache(_ADDRESSES_MAX)(
             lambda network: Account(f"ip:{network}", tier=tier)
@@ -52,3 +53,11 @@ class AddressAccounts:
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account of the caller's network; the key does not matter."""
         return self._account(self._networks(connection))
+
+    def check_levels(self, tiers: Tiers) -> None:
+        """See that the level exists.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        tiers.named(self._tier)

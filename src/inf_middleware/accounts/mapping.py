@@ -26,14 +26,23 @@ class MappingAccounts:
         for key, value in accounts.items():
             digest = configured_digest(key, "accounts")
             account = _account_of(digest, value)
-            tiers.of(account)  # a level that does not exist is found now, not at a request
             if digest in self._by_digest:
                 raise ConfigError("accounts has one key twice, in clear and as sha256")
             self._by_digest[digest] = account
+        self.check_levels(tiers)  # one that does not exist is found now, not at a request
 
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account of a key; None for no key or an unknown one."""
         return None if key is None else self._by_digest.get(digest_of(key))
+
+    def check_levels(self, tiers: Tiers) -> None:
+        """See that all levels exist.
+
+        Raises:
+            ConfigError: One does not.
+        """
+        for account in self._by_digest.values():
+            tiers.of(account)
 
 
 def _account_of(digest: bytes, value: object) -> Account:

@@ -1,9 +1,6 @@
 """Accounts in a TOML file: one `[[account]]` table each, with the SHA-256 of their keys."""
 
-import asyncio
-import logging
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +10,14 @@ from inf_middleware.domain import tables
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.keys import DIGEST_PREFIX, configured_digest, digest_of
 from inf_middleware.domain.tiers import Account, Tier, Tiers
-
-_log = logging.getLogger("inf_middleware.accounts")
-
-# The file is looked at no more often than this, whatever `accounts_ttl_s` says.
-LOOK_INTERVAL_MIN_S = 1.0
+from inf_middleware.files import TableFile
 
 _KNOWN = ("id", "tier", "recharged", "keys", "suspended", "metadata")
 _HASHING = 'make one with: printf %s "$KEY" | sha256sum'
 
 
 class TomlAccounts:
-    """Accounts of a TOML file, read when it is given and, once followed, again when it changes.
+    """Accounts of a TOML file, or of one table in it; `file` is what follows its changes.
 
     Raises:
         ConfigError: The file cannot be read, or an entry cannot hold; names file and entry.
@@ -32,20 +25,15 @@ class TomlAccounts:
 
     cacheable = False  # it is in memory already
 
-    def __init__(self, path: str | Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.source = str(path)
-        self._clock = clock
-        self._stamp = _stamp_of(self.source)  # before it is read: a change meanwhile is seen later
-        self._entries = _Entries(self.source)
-        self._tiers: Tiers | None = None
-        self._every_s = self._look_at = 0.0
-        self._looking: asyncio.Task[None] | None = None
+    def __init__(self, path: str | Path, *, section: str | None = None) -> None:
+        self.file = TableFile(
+            "accounts", path, Entries if section is None else _own, section=section
+        )
+        self.source = self.file.source
 
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account of a key; None for no key or an unknown one."""
-        if self._tiers is not None and self._clock() >= self._look_at:
-            self._look(self._tiers)  # this request does not wait for it
-        return None if key is None else self._entries.by_digest.get(digest_of(key))
+        return None if key is None else self.file.value.by_digest.get(digest_of(key))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TomlAccounts):
@@ -64,45 +52,30 @@ class TomlAccounts:
         Raises:
             ConfigError: One does not; names file and entry.
         """
-        self._entries.check_levels(tiers)
-
-    def follow(self, tiers: Tiers, every_s: float) -> None:
-        """Look from now on whether the file has changed, as requests come."""
-        self._tiers = tiers
-        self._every_s = max(every_s, LOOK_INTERVAL_MIN_S)
-        self._look_at = self._clock() + self._every_s
-
-    def _look(self, tiers: Tiers) -> None:
-        if self._looking is None or self._looking.done():
-            self._look_at = self._clock() + self._every_s
-            self._looking = asyncio.get_running_loop().create_task(self._read_anew(tiers))
-
-    async def _read_anew(self, tiers: Tiers) -> None:
-        stamp = await asyncio.to_thread(_stamp_of, self.source)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp  # noted first: a mistake in the file is told once
-        try:
-            entries = await asyncio.to_thread(_Entries, self.source)
-            entries.check_levels(tiers)
-        except Exception as error:  # whatever is wrong with the file, what was right goes on
-            _log.error("the accounts stay as they were: %s", error)
-            return
-        self._entries = entries
-        _log.info("%s was read anew: %d accounts", self.source, len(entries.accounts))
+        self.file.value.check_levels(tiers)
 
 
-class _Entries:
-    """What a file says: its accounts, by the SHA-256 of their keys."""
+class Entries:
+    """What a table says: its accounts, by the SHA-256 of their keys.
 
-    def __init__(self, source: str) -> None:
+    Raises:
+        ConfigError: An entry cannot hold; names it.
+    """
+
+    def __init__(self, table: Mapping[str, Any], source: str) -> None:
+        tables.refuse_unknown(table, {"account"}, source)
         self._where: dict[str, str] = {}  # account id → its entry, in words
         self.accounts: list[Account] = []
         self.by_digest: dict[bytes, Account] = {}
-        for number, row in enumerate(tables.rows(_table_of(source), "account", source), 1):
+        for number, row in enumerate(tables.rows(table, "account", source), 1):
             self._add(f"{source}: account {number}", row)
 
     def check_levels(self, tiers: Tiers) -> None:
+        """See that all levels exist.
+
+        Raises:
+            ConfigError: One does not; names the entry.
+        """
         for account in self.accounts:
             try:
                 tiers.of(account)
@@ -127,22 +100,9 @@ class _Entries:
             self.by_digest[digest] = account
 
 
-def _stamp_of(source: str) -> tuple[int, int, int] | None:
-    try:
-        status = Path(source).stat()
-    except OSError:  # told when it is read
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _table_of(source: str) -> dict[str, object]:
-    try:
-        text = Path(source).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"accounts: {source} cannot be read: {error}") from error
-    table = tables.parse(text, source)
-    tables.refuse_unknown(table, {"account"}, source)
-    return table
+def _own(table: Mapping[str, Any], source: str) -> Entries:
+    """Read the accounts of a section, which has options beside them."""
+    return Entries({"account": table.get("account")}, source)
 
 
 def _account_of(row: dict[str, Any], where: str) -> Account:

@@ -6,6 +6,7 @@ the opener alone settles, once, shielded from cancellation.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import anyio
@@ -34,6 +35,8 @@ from inf_middleware.call.request import asking, read_request, understand
 from inf_middleware.call.settle import release, settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.domain.prices import Prices
+from inf_middleware.domain.tiers import Tiers
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008
@@ -52,6 +55,7 @@ class Worker:
         *,
         exempt: tuple[str, ...],
         websockets: str,
+        touch: Callable[[], Awaitable[None] | None],
         on_startup: Callable[[], Awaitable[None]],
         on_shutdown: Callable[[], Awaitable[None]],
     ) -> None:
@@ -63,21 +67,26 @@ class Worker:
         self._prices = parts.prices
         self._exempt = exempt
         self._websockets = websockets
+        self._touch = touch
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope."""
+        """Serve one ASGI scope; `touch` is told of each call, and may have it wait."""
         kind = scope["type"]
         if kind == "http":
             if self._is_exempt(scope["path"]):
                 await self._app(scope, receive, send)
             elif scope["method"] != "POST":
                 await self._pass(scope, receive, send)
-            elif CALL_KEY in scope:
-                await self._join(scope[CALL_KEY], scope, receive, send)
             else:
-                await self._open(scope, receive, send)
+                fresh = self._touch()
+                if fresh is not None:
+                    await fresh
+                if CALL_KEY in scope:
+                    await self._join(scope[CALL_KEY], scope, receive, send)
+                else:
+                    await self._open(scope, receive, send)
         elif kind == "websocket" and self._refuses_websocket(scope):
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -86,14 +95,20 @@ class Worker:
         else:
             await self._app(scope, receive, send)
 
+    def take_over(self, tiers: Tiers, prices: Prices) -> None:
+        """Go by other levels and prices from the next call on; those that run keep theirs."""
+        if self._prices is self._parts.prices:  # else they are those of a CostLedger further in
+            self._prices = prices
+        self._parts = replace(self._parts, tiers=tiers, prices=prices)
+
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self._parts
         now_ns = parts.now_ns()
         path = scope["path"]
         ahead = Ahead(receive)
-        metering = self._metering
+        metering, prices = self._metering, self._prices
         dialect = metering.dialects.of(path)
-        call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, self._prices)
+        call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices)
         call.state = scope.get("state")
         inner: Scope = {**scope, CALL_KEY: call}
         try:
@@ -124,7 +139,9 @@ class Worker:
             if not (call.exhausted and isinstance(error, Exception)):  # that is how it is stopped
                 raise
         finally:
-            self._metering, self._prices = call.metering, call.prices
+            self._metering = call.metering
+            if call.prices is not prices:  # it may have begun before others were taken over
+                self._prices = call.prices
             ahead.close()
             await _close(call)
 

@@ -6,6 +6,8 @@ import click
 
 from inf_middleware.cli.accounts import account, key
 from inf_middleware.cli.catalogue import prices, tiers
+from inf_middleware.cli.config import config
+from inf_middleware.cli.doctor import doctor
 from inf_middleware.cli.events import events
 from inf_middleware.cli.init import init
 from inf_middleware.cli.ledger import ledger
@@ -42,5 +44,7 @@ for _command in (
     limits,
     prices,
     tiers,
+    config,
+    doctor,
 ):
     main.add_command(_command)

@@ -2,8 +2,6 @@
 
 import asyncio
 import functools
-import os
-import tomllib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -19,25 +17,29 @@ from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.money import NANO, decimal_string
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.files import value_of
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.steps import Work
 from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.settings import Sources, check
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DEFAULT_LEDGER = "sqlite:///inf-ledger.db"
-
 _SIGNS = {"CNY": "¥"}
 
-# The options of the configuration file that concern a command; others are the middlewares'.
-_CONFIG_KEYS = ("ledger", "tiers", "prices", "deployment", "timezone")
+# The settings file of a command.
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="The settings file; without it the one that INF_MIDDLEWARE_CONFIG names.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What a command works with: options, else the configuration file's, else the defaults."""
+    """What a command works with: its options, else what the settings say."""
 
     uri: str
     tiers: Tiers
@@ -67,13 +69,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     What the operator can mend is one line and exit code 2, without a traceback.
     """
 
-    @click.option("--ledger", metavar="URI", help=f"The ledger.  [default: {DEFAULT_LEDGER}]")
-    @click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        envvar="INF_MIDDLEWARE_CONFIG",
-        help="A TOML file with ledger, tiers, prices, deployment, timezone.",
-    )
+    @click.option("--ledger", metavar="URI", help="The ledger; without it that of the settings.")
+    @config_option
     @click.option("--json", "as_json", is_flag=True, help="Print records as JSON.")
     @functools.wraps(function)
     def wrapped(ledger: str | None, config: Path | None, as_json: bool, **arguments: Any) -> None:
@@ -179,41 +176,24 @@ def written(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def setting(sources: Sources, option: str, given: str | None = None) -> Any:
+    """Return the value of an option: what a command is given, else what the settings say.
+
+    Raises:
+        ConfigError: It cannot hold.
+    """
+    if given is not None:
+        return check(option, given, (option,))
+    return value_of(sources.setting(option).value)
+
+
 def _chosen(ledger: str | None, config: Path | None, as_json: bool) -> Chosen:
-    given = _read_config(config)
-    uri = ledger or os.environ.get("INF_MIDDLEWARE_LEDGER") or given.get("ledger", DEFAULT_LEDGER)
-    tiers, prices = given.get("tiers"), given.get("prices")
+    sources = Sources(config)
     return Chosen(
-        uri=uri,
-        tiers=Tiers.default() if tiers is None else Tiers.from_toml(_text(tiers), source=tiers),
-        prices=(
-            Prices.default() if prices is None else Prices.from_toml(_text(prices), source=prices)
-        ),
-        deployment=given.get("deployment", "default"),
-        zone=zone_of(os.environ.get("INF_MIDDLEWARE_TIMEZONE") or given.get("timezone", "UTC")),
+        uri=setting(sources, "ledger", ledger),
+        tiers=setting(sources, "tiers") or Tiers.default(),
+        prices=setting(sources, "prices") or Prices.default(),
+        deployment=setting(sources, "deployment"),
+        zone=zone_of(setting(sources, "timezone")),
         as_json=as_json,
     )
-
-
-def _read_config(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    given = {name: table[name] for name in _CONFIG_KEYS if name in table}
-    for name, value in given.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"{path}: {name} is {value!r}; write it as a text")
-    for name in ("tiers", "prices"):  # paths are meant from where the file is
-        if name in given:
-            given[name] = str(path.parent / given[name])
-    return given
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None

@@ -21,19 +21,30 @@ _KEY_BYTES = 32
 _CONFIG_TEXT = """\
 # Settings of inf-middleware. Start the proxy with: inf-middleware serve --config inf.toml
 
-accounts = "accounts.toml"            # who may call; beside this file
-ledger = "sqlite:///inf-ledger.db"    # what was used, and what it costs
-# storage = "redis://localhost:6379"  # limits shared by many processes; else in this one
-# tiers = "tiers.toml"                # levels of your own
-# prices = "prices.toml"              # a price list of your own
-# serves = ["inf-chat-v1"]            # other models are 404
-# sinks = {{ file = "jsonl:events.jsonl" }}
-
 [upstream]
 url = {url}
 # paths = ["/v1/*", "/api/chat"]      # what is forwarded; everything if not given
 # key_file = "upstream.key"           # sent in the place of the caller's key
 # first_byte_timeout_s = 600          # 504 beyond
+
+[accounts]
+file = "accounts.toml"                # who may call; beside this file
+
+[ledger]
+uri = "sqlite:///inf-ledger.db"       # what was used, and what it costs
+
+# [storage]
+# uri = "redis://localhost:6379"      # limits shared by many processes; else in this one
+
+# [tiers]
+# file = "tiers.toml"                 # levels of your own
+
+# [prices]
+# file = "prices.toml"                # a price list of your own
+# serves = ["inf-chat-v1"]            # other models are 404
+
+# [sinks]
+# file = "jsonl:events.jsonl"         # where bills are sent
 """
 
 

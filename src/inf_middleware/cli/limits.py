@@ -6,13 +6,16 @@ Keys are hashed there, so that the storage's own tools cannot tell whose they ar
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
+from inf_middleware.cli.common import config_option, setting
 from inf_middleware.cli.table import printable, table
 from inf_middleware.domain.errors import ConfigError, LimitsUnavailable
+from inf_middleware.settings import MEMORY, Sources
 from inf_middleware.stores.redis import RedisStore, ShownGroup
 from inf_middleware.wire.answers import UNITS, duration
 
@@ -25,27 +28,27 @@ def _command(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
     @click.option(
         "--storage",
-        envvar="INF_MIDDLEWARE_STORAGE",
-        required=True,
         metavar="URI",
-        help="The storage that TierLimiter is given, such as redis://localhost:6379.",
+        help="The storage that TierLimiter is given, such as redis://localhost:6379; without it"
+        " that of the settings.",
     )
-    @click.option(
-        "--deployment",
-        envvar="INF_MIDDLEWARE_DEPLOYMENT",
-        default="default",
-        show_default=True,
-        help="The deployment that the middlewares are given.",
-    )
+    @click.option("--deployment", help="The deployment that the middlewares are given, likewise.")
+    @config_option
     @click.option("--json", "as_json", is_flag=True, help="Print records as JSON.")
     @functools.wraps(function)
-    def wrapped(storage: str, deployment: str, **options: Any) -> None:
+    def wrapped(
+        storage: str | None, deployment: str | None, config: Path | None, **options: Any
+    ) -> None:
         async def run() -> None:
-            if storage == "memory://":
+            sources = Sources(config)
+            uri = setting(sources, "storage", storage)
+            if uri == MEMORY:
                 raise ConfigError(
-                    "limits in memory:// live in each worker process, and nobody else can see them"
+                    "limits in memory:// live in each worker process, and nobody else can see them;"
+                    " the storage that they share is given by --storage, or by the settings"
                 )
-            store = RedisStore(storage, deployment=deployment, timeout_s=_TIMEOUT_S)
+            name = setting(sources, "deployment", deployment)
+            store = RedisStore(uri, deployment=name, timeout_s=_TIMEOUT_S)
             try:
                 await function(store, **options)
             finally:

@@ -5,8 +5,10 @@ import socket
 
 import click
 
+from inf_middleware.cli.common import setting
 from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.settings import Sources, shown
 
 # Supervisors kill after 30 s (Kubernetes): running answers end before, so that they are billed.
 GRACE_S = 25
@@ -20,7 +22,7 @@ Try it:
     -d '{{"model": "MODEL", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 Who has used how much:
-  inf-middleware usage{ledger}
+  inf-middleware usage{looked_up}
 """
 
 
@@ -52,31 +54,33 @@ def _run(host: str, port: int, options: dict[str, str]) -> None:
         import uvicorn  # noqa: PLC0415 - of an extra, which other commands do without
 
         from inf_middleware.proxy import Proxy, app_from  # noqa: PLC0415 - the same
-        from inf_middleware.upstream import read_settings  # noqa: PLC0415 - the same
     except ImportError as error:
         raise ConfigError(
             f"the proxy needs {error.name}; install it: pip install 'inf-middleware[serve]'"
         ) from None
-    app = app_from(os.environ, **options)
-    config = os.environ.get("INF_MIDDLEWARE_CONFIG", "").strip()
-    written = {**(read_settings(config)[1] if config else {}), **options}
+    app = app_from(**options)
+    sources = Sources()
     assert isinstance(app.app, Proxy)
     listener = _listener(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    here = f"http://{shown}:{listener.getsockname()[1]}"
-    accounts = written.get("accounts")
-    ledger = written.get("ledger")
+    name = f"[{host}]" if ":" in host else host
+    here = f"http://{name}:{listener.getsockname()[1]}"
+    accounts = setting(sources, "accounts", options.get("accounts"))
+    ledger = options.get("ledger")
     click.echo(
         _TOLD.format(
             here=here,
             there=app.app.upstream.url,
             who=(
-                f"Accounts: {accounts}"
+                f"Accounts: {shown('accounts', accounts)}"
                 if accounts
                 else "No accounts are given: each network address is one, on the lowest level"
             ),
             key=' -H "Authorization: Bearer KEY"' if accounts else "",
-            ledger=f" --ledger {ledger}" if ledger else "",
+            looked_up="".join(
+                f" --{name} {value}"
+                for name, value in (("config", sources.config), ("ledger", ledger))
+                if value
+            ),
         )
     )
     # Forwarded headers are the gate's to believe or not (`trusted_proxies`).

@@ -8,6 +8,7 @@ MiddlewareError
     ├── AccountsUnavailable
     ├── LimitsUnavailable
     └── LedgerUnavailable
+        └── LedgerMissing  there is none yet
 
 None of these is ever raised into the model app: they become answers (design: "What the caller
 sees") or stop the server at construction.
@@ -55,3 +56,7 @@ class LimitsUnavailable(Unavailable):
 
 class LedgerUnavailable(Unavailable):
     """The ledger could not make a settlement durable."""
+
+
+class LedgerMissing(LedgerUnavailable):
+    """There is no ledger yet where one was to be read."""

@@ -1,6 +1,6 @@
 """Prices, and what a call costs by them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -55,10 +55,29 @@ class Price:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
             raise ConfigError(f"model is {self.model!r}; a price names its model, or a pattern")
-        if self.since is not None and self.since.tzinfo is None:
+        since: object = self.since
+        if since is not None and (not isinstance(since, datetime) or since.tzinfo is None):
             raise ConfigError(
-                f"since of {self.model} is {self.since}; write it in UTC: 2027-01-01T00:00:00Z"
+                f"since of {self.model} is {since}; write it in UTC: 2027-01-01T00:00:00Z"
             )
+        context: object = self.context
+        if context is not None and (type(context) is not int or context < 1):
+            raise ConfigError(
+                f"context of {self.model} is {context!r}; it must be a whole number of tokens:"
+                " 32768"
+            )
+        for name in ("features", "aliases"):
+            texts: object = getattr(self, name)
+            if (
+                not isinstance(texts, Sequence)
+                or isinstance(texts, str)
+                or not all(isinstance(text, str) and text for text in texts)
+            ):
+                raise ConfigError(
+                    f'{name} of {self.model} is {texts!r}; it must be a list of texts: ["a"]'
+                )
+        if not isinstance(self.scenario, str):
+            raise ConfigError(f"scenario of {self.model} is {self.scenario!r}; it must be a text")
         cached = self.cached_input
         for name, value in (
             ("input_nano", nano_per_token(self.input, f"input price of {self.model}")),
@@ -156,7 +175,15 @@ class Prices:
         Raises:
             ConfigError: Not TOML, an unknown or missing key, or a price that cannot hold.
         """
-        table = tables.parse(text, source)
+        return cls.from_table(tables.parse(text, source), source)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object], source: str) -> "Prices":
+        """Read a price list from a table that is parsed already; `source` names it in errors.
+
+        Raises:
+            ConfigError: An unknown or missing key, or a price that cannot hold.
+        """
         tables.refuse_unknown(table, {"version", "currency", "price"}, source)
         prices = []
         for number, entry in enumerate(tables.rows(table, "price", source), 1):

@@ -97,7 +97,7 @@ def further_rates(metric: Metric, notations: Sequence[RateNotation], what: str) 
     Raises:
         ConfigError: One does not parse, is out of range, or there are too many.
     """
-    if isinstance(notations, str):
+    if isinstance(notations, str) or not isinstance(notations, Sequence):
         raise ConfigError(f'{what} is {notations!r}; write a list: ["1000/day"]')
     if not notations:
         return []

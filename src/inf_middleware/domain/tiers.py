@@ -163,7 +163,15 @@ class Tiers:
         Raises:
             ConfigError: Not TOML, an unknown or missing key, or a limit that cannot hold.
         """
-        table = tables.parse(text, source)
+        return cls.from_table(tables.parse(text, source), source)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], source: str) -> "Tiers":
+        """Read levels from a table that is parsed already; `source` names it in errors.
+
+        Raises:
+            ConfigError: An unknown or missing key, or a limit that cannot hold.
+        """
         tables.refuse_unknown(table, {"tier"}, source)
         tiers = []
         for number, row in enumerate(tables.rows(table, "tier", source), 1):

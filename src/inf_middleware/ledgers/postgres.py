@@ -19,7 +19,7 @@ from typing import Any
 
 import asyncpg
 
-from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
+from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable, MiddlewareError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.arrays import RECORD, columns_of, storable
@@ -109,6 +109,8 @@ class PostgresLedger(LedgerBase):
     async def check(self) -> None:
         """See that the ledger is there, and of this version; nothing is made or changed."""
         found = await self._version()
+        if found is None:
+            raise LedgerMissing(_wrong_version(found))
         if found != SCHEMA_VERSION:
             raise LedgerUnavailable(_wrong_version(found))
 

@@ -51,10 +51,11 @@ class SpoolingLedger:
     def __init__(
         self, ledger: Ledger, directory: Path, *, bytes_max: int = SPOOL_BYTES_MAX
     ) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
         self._directory = directory
         self._bytes_max = bytes_max
         self._active = False
+        self._replaying = False
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
@@ -68,7 +69,7 @@ class SpoolingLedger:
     def settle(self, event: BillingEvent) -> Awaitable[None]:
         """Hand over a settlement: to the ledger, or to the spool where that is in use."""
         self._start()
-        return self.keep(event) if self._active else self._ledger.settle(event)
+        return self.keep(event) if self._active else self.ledger.settle(event)
 
     async def keep(self, event: BillingEvent) -> None:
         """Keep a settlement durably on this host; the ledger gets it as soon as it is back.
@@ -87,11 +88,21 @@ class SpoolingLedger:
         self._start()
 
     async def aclose(self) -> None:
-        """Hand over what the ledger takes now, and close; what is left waits for the next run."""
+        """Stop, and close the ledger."""
+        await self.stop()
+        await self.ledger.aclose()
+
+    async def stop(self) -> None:
+        """Hand over what the ledger takes now, and end; what is left waits for the next run.
+
+        The ledger stays open, for others may use it.
+        """
         task, self._task = self._task, None
         if task is not None and task.get_loop() is asyncio.get_running_loop():
             task.cancel()
             await asyncio.wait([task])
+        elif task is not None and task.get_loop().is_running():  # of another thread
+            task.get_loop().call_soon_threadsafe(task.cancel)
         if self._active:
             with contextlib.suppress(LedgerUnavailable):
                 await self._replay()
@@ -100,19 +111,22 @@ class SpoolingLedger:
         if pool is not None and self._pid == os.getpid():
             await asyncio.get_running_loop().run_in_executor(pool, self._close)
             pool.shutdown()
-        await self._ledger.aclose()
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
         task = self._task
-        if task is None or task.get_loop() is not loop or task.done():
-            self._task = loop.create_task(self._run(), name="inf-middleware-spool")
+        if task is not None and not task.done():
+            its_loop = task.get_loop()
+            if its_loop is loop or its_loop.is_running():  # of another thread
+                return
+        self._task = loop.create_task(self._run(), name="inf-middleware-spool")
 
     def _executor(self) -> concurrent.futures.ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
                 if self._pid != os.getpid():
                     self._file, self._path, self._size = None, None, 0
+                    self._replaying = False
                 self._pid = os.getpid()
                 self._pool = concurrent.futures.ThreadPoolExecutor(
                     1, thread_name_prefix="inf-middleware-spool"
@@ -133,7 +147,18 @@ class SpoolingLedger:
         Raises:
             LedgerUnavailable: The ledger is still away.
         """
-        loop, pool = asyncio.get_running_loop(), self._executor()
+        pool = self._executor()
+        with self._lock:
+            if self._replaying:  # two at once would forget what neither has handed over
+                return
+            self._replaying = True
+        try:
+            await self._replay_files(pool)
+        finally:
+            self._replaying = False
+
+    async def _replay_files(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
         for path in await loop.run_in_executor(pool, self._files):
             end, lines = await loop.run_in_executor(pool, _read, path)
             refused: list[bytes] = []
@@ -149,7 +174,7 @@ class SpoolingLedger:
         """Return the lines that the ledger refuses while it takes others, or that are none."""
         events = {line: event for line in lines if (event := _event_of(line)) is not None}
         results = await asyncio.gather(
-            *(self._ledger.settle(event) for event in events.values()), return_exceptions=True
+            *(self.ledger.settle(event) for event in events.values()), return_exceptions=True
         )
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures and len(failures) == len(events):

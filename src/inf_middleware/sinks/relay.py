@@ -50,8 +50,10 @@ class Relay:
         """Begin to deliver on the running event loop; again after that loop has ended."""
         loop = asyncio.get_running_loop()
         task = self._task
-        if task is not None and task.get_loop() is loop and not task.done():
-            return
+        if task is not None and not task.done():
+            its_loop = task.get_loop()
+            if its_loop is loop or its_loop.is_running():  # of another thread
+                return
         self._elected = False
         self._task = loop.create_task(self._run(), name="inf-middleware-relay")
 

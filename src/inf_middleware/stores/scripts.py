@@ -96,7 +96,7 @@ class Scripts:
             try:
                 async with _deadline(self._timeout_s):
                     return await _twice(storage, lambda: _run(storage, call))
-            except _failures(storage) as error:
+            except failures(storage) as error:
                 self._failed += 1
                 reason = str(error) or f"no answer within {self._timeout_s:g} s"
                 raise LimitsUnavailable(f"the limits' storage failed: {reason}") from error
@@ -121,7 +121,7 @@ class Scripts:
         found = storage.bridge.get_connection().scan_iter(match=pattern, count=1000)
         try:
             return [_text(key) async for key in found]
-        except _failures(storage) as error:
+        except failures(storage) as error:
             raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
 
     async def aclose(self) -> None:
@@ -137,7 +137,7 @@ class Scripts:
         try:
             async with _deadline(self._timeout_s):
                 replies = await _twice(storage, lambda: _run_pipeline(storage, calls))
-        except _failures(storage) as error:
+        except failures(storage) as error:
             raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
         for place, reply in enumerate(replies):
             if _is_noscript(reply):
@@ -212,7 +212,7 @@ async def _twice(storage: Any, step: Callable[[], Awaitable[Any]]) -> Any:
     """
     try:
         return await step()
-    except _failures(storage) as error:
+    except failures(storage) as error:
         if type(error).__name__ != "ConnectionError":
             raise
         pool = getattr(storage.bridge.get_connection(), "connection_pool", None)
@@ -234,7 +234,7 @@ async def _run(storage: Any, call: Call) -> Any:
     script, keys, arguments = call
     try:
         return await connection.evalsha(script.sha, len(keys), *keys, *arguments)
-    except _failures(storage) as error:
+    except failures(storage) as error:
         if not _is_noscript(error):
             raise
     return await connection.eval(script.text, len(keys), *keys, *arguments)
@@ -266,7 +266,8 @@ def _is_noscript(reply: object) -> bool:
     return type(reply).__name__ == "NoScriptError"
 
 
-def _failures(storage: Any) -> tuple[type[Exception], ...]:
+def failures(storage: Any) -> tuple[type[Exception], ...]:
+    """Return what a storage raises where it cannot do its work."""
     own = storage.base_exceptions
     return (*(own if isinstance(own, tuple) else (own,)), OSError, TimeoutError)
 

@@ -1,0 +1,184 @@
+"""From the options that concern a ledger to what keeps bills: ledger, spool, relay, accounts."""
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from inf_middleware.accounts.ledger import LedgerAccounts
+from inf_middleware.call.health import LedgerHealth
+from inf_middleware.call.record import Billing
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.prices import Prices
+from inf_middleware.files import value_of
+from inf_middleware.ledgers.spool import SpoolingLedger
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.ports import Claims, Holds, Ledger, Outbox, Sink
+from inf_middleware.sharing import Shared, User, identity, share
+from inf_middleware.sinks.relay import Relay
+from inf_middleware.sinks.uris import sink_from_uri
+
+# How long a server that shuts down waits for sinks to take what is left; the rest goes out at the
+# next start, by the cursor.
+DRAIN_TIMEOUT_S = 5.0
+
+Option = Callable[[str], Any]
+
+
+class Ledgers:
+    """The ledgers of one stack, each shared with all others of the process that name it."""
+
+    def __init__(self, user: User) -> None:
+        self._user = user
+        self._shared: dict[Hashable, Shared[Any]] = {}
+
+    def of(self, given: str | Ledger) -> Any:
+        """Return the ledger that an option means: a URI's, or the object itself."""
+        made = ledger_of(given) if isinstance(given, str) else given
+        place = _place(given, made)
+        if place not in self._shared:
+            self._shared[place] = share(("ledger", place), self._user, lambda: made)
+        return self._shared[place].thing
+
+    async def aclose(self) -> None:
+        """Let go of all; what nobody else uses is closed."""
+        for shared in self._shared.values():
+            if shared.let_go():
+                await shared.thing.aclose()
+
+
+def _place(given: str | Ledger, made: Any) -> Hashable:
+    if not isinstance(given, str):
+        return identity(given)
+    return str(made.path.absolute()) if isinstance(made, SqliteLedger) else given
+
+
+class Built(NamedTuple):
+    """What bills calls, how it starts, and how it is closed: before the ledgers."""
+
+    billing: Billing
+    start: Callable[[], Awaitable[None]]
+    aclose: Callable[[], Awaitable[None]]
+
+
+def build_accounts(option: Option, ledgers: Ledgers) -> Any:
+    """Return what `accounts` is, those that a ledger keeps as a look-up. Opens nothing."""
+    accounts = option("accounts")
+    if not isinstance(accounts, str):
+        return accounts
+    prices: Prices = value_of(option("prices")) or Prices.default()
+    return LedgerAccounts(ledgers.of(accounts), prices.currency)
+
+
+def build_billing(option: Option, user: User, ledgers: Ledgers) -> Built:
+    """Build what bills calls; `option` returns the value in force of an option. Opens nothing.
+
+    Raises:
+        ConfigError: The ledger lacks what other options need, or another stack of the process uses
+            a sink's name or a spool's folder for something else.
+    """
+    kept: Ledger = ledgers.of(option("ledger"))
+    serves = option("serves")
+    spool = _shared_spool(option, user, kept) if option("on_ledger_error") == "spool" else None
+    names = [_shared_name(user, kept, name, sink) for name, sink in option("sinks").items()]
+    relay = _shared_relay(user, kept, option("sinks")) if names else None
+    ledger: Ledger = kept if spool is None else spool.thing
+    billing = Billing(
+        ledger=ledger if relay is None else _DeliveringLedger(ledger, relay.thing),
+        serves=None if serves is None else frozenset(serves),
+        unpriced=option("unpriced"),
+        settle_timeout_s=option("settle_timeout_s"),
+        spool=None if spool is None else spool.thing,
+        health=LedgerHealth(getattr(kept, "probe", None)),
+        holds=_holds(option("mode"), kept),
+        claims=kept if isinstance(kept, Claims) else None,
+        drains=option("on_disconnect") == "drain",
+        enforce_features=option("enforce_features"),
+    )
+
+    async def start() -> None:
+        if spool is not None:
+            await spool.thing.start()
+        if relay is not None:
+            relay.thing.start()
+
+    async def aclose() -> None:
+        try:
+            if relay is not None and relay.let_go():
+                await relay.thing.drain(DRAIN_TIMEOUT_S)
+                await relay.thing.aclose()
+        finally:
+            for name in names:
+                name.let_go()
+            if spool is not None and spool.let_go():
+                await spool.thing.stop()
+
+    return Built(billing, start, aclose)
+
+
+def _holds(mode: str, kept: Ledger) -> Holds | None:
+    if mode != "prepaid":
+        return None
+    if not (isinstance(kept, Holds) and isinstance(kept, Claims)):
+        raise ConfigError(f'mode is "prepaid", and the ledger {kept!r} cannot hold money')
+    return kept
+
+
+def _shared_spool(option: Option, user: User, kept: Ledger) -> Shared[SpoolingLedger]:
+    # A user's own ledger tells no place: the deployment tells it from others.
+    own = f"inf-ledger-{option('deployment')}.spool"
+    directory = Path(getattr(kept, "spool_directory", own))
+    key = ("spool", str(directory.absolute()))
+    shared = share(key, user, lambda: SpoolingLedger(kept, directory))
+    if shared.thing.ledger is not kept:  # whose bills would be handed to the other
+        shared.let_go()
+        raise ConfigError(
+            f"another stack of this process keeps the bills of another ledger in {directory};"
+            " give both the same ledger, or each a deployment of its own"
+        )
+    return shared
+
+
+def _shared_name(user: User, kept: Ledger, name: str, sink: Sink | str) -> Shared[Sink | str]:
+    shared = share(("sink", id(kept), name), user, lambda: sink)
+    if identity(shared.thing) != identity(sink):
+        shared.let_go()
+        raise ConfigError(
+            f"sink {name} is another one in another stack of this process, with the same"
+            " ledger; a name is one place in its outbox: choose another"
+        )
+    return shared
+
+
+def _shared_relay(user: User, kept: Ledger, sinks: Mapping[str, Sink | str]) -> Shared[Relay]:
+    if not isinstance(kept, Outbox):
+        raise ConfigError(
+            f"sinks are given, and the ledger {kept!r} has no outbox for them to read"
+        )
+    outbox: Outbox = kept
+
+    def make() -> Relay:
+        made = {
+            name: sink_from_uri(sink) if isinstance(sink, str) else sink
+            for name, sink in sinks.items()
+        }
+        return Relay(outbox, made)
+
+    return share(("relay", id(kept), identity(sinks)), user, make)
+
+
+class _DeliveringLedger:
+    """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
+
+    def __init__(self, ledger: Ledger, relay: Relay) -> None:
+        self._ledger = ledger
+        self._relay = relay
+
+    def settle(self, event: BillingEvent) -> Awaitable[None]:
+        """Hand a settlement over, and see that it will be delivered."""
+        self._relay.start()
+        return self._ledger.settle(event)
+
+    async def aclose(self) -> None:
+        """Do nothing: relay and ledger may have other users."""

@@ -1,0 +1,70 @@
+"""The settings in force for a server that is started with the same file and variables."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from inf_middleware.accounts.address import Networks
+from inf_middleware.cli.common import config_option
+from inf_middleware.cli.table import printable
+from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.tiers import Tiers
+from inf_middleware.files import value_of
+from inf_middleware.limiting import enforces
+from inf_middleware.lookups import build_lookup
+from inf_middleware.settings import DEFAULTS, Setting, Sources
+
+
+class InForce:
+    """All settings, each checked by itself and with the others; nothing is opened.
+
+    Raises:
+        ConfigError: One cannot hold; names variable, or file and line.
+    """
+
+    def __init__(self, config: Path | None) -> None:
+        enforces()
+        sources = Sources(config)
+        self.config = sources.config
+        self.settings: dict[str, Setting] = {name: sources.setting(name) for name in DEFAULTS}
+        self._check_accounts()
+
+    def __getitem__(self, option: str) -> Any:
+        return self.settings[option].value
+
+    @property
+    def tiers(self) -> Tiers:
+        """The levels."""
+        return value_of(self["tiers"]) or Tiers.default()
+
+    def _check_accounts(self) -> None:
+        try:
+            build_lookup(
+                self["accounts"],
+                anonymous=self["anonymous"],
+                ttl_s=self["accounts_ttl_s"],
+                networks=Networks(self["trusted_proxies"]),
+                tiers=self.tiers,
+            )
+        except ConfigError as error:
+            option = "anonymous" if self["accounts"] is None else "accounts"
+            raise ConfigError(f"{self.settings[option].origin}: {error}") from None
+
+
+def with_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--config`; a wrong setting is one line, and exit code 2."""
+
+    @config_option
+    @functools.wraps(function)
+    def wrapped(config: Path | None, **options: Any) -> None:
+        try:
+            in_force = InForce(config)
+        except ConfigError as error:
+            click.echo(f"inf-middleware: {printable(str(error))}", err=True)
+            raise SystemExit(2) from None
+        function(in_force, **options)
+
+    return wrapped

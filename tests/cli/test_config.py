@@ -1,0 +1,249 @@
+"""`inf-middleware config` and `doctor`: what is in force and from where; mistakes in one line."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from inf_middleware.cli import main
+from inf_middleware.ledgers.connection import version_of
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
+from tests.events import event_of
+from tests.ledgers.postgres_server import serving_postgres
+from tests.ledgers.test_migration import old_ledger
+from tests.redis_servers import RedisServer
+
+HASH = "sha256:" + "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
+TIER = '[[tiers.tier]]\nname = "basic"\nconcurrency = 1\nrequests_per_minute = 9\n'
+ACCOUNT = '[[accounts.account]]\nid = "acme"\n'
+
+# What is written, as variables or as the file's text, and what is said of it.
+WRONG: list[tuple[dict[str, str] | str, str]] = [
+    ({"ENFROCE": "0"}, "no variable INF_MIDDLEWARE_ENFROCE; did you mean INF_MIDDLEWARE_ENFORCE?"),
+    ({"ENFORCE": "maybe"}, "INF_MIDDLEWARE_ENFORCE is 'maybe'; write 0 to refuse nobody, or 1"),
+    ({"enforce": "0"}, "there is no variable INF_MIDDLEWARE_enforce"),
+    ({"CONFIG": "nowhere.toml"}, "INF_MIDDLEWARE_CONFIG: settings: nowhere.toml cannot be read"),
+    ({"CONFIG": "."}, "cannot be read"),
+    ({"DIALECTS": "x"}, "INF_MIDDLEWARE_DIALECTS: dialects is given in code only"),
+    ({"STORAGE_FILE": "none"}, "INF_MIDDLEWARE_STORAGE_FILE: none cannot be read"),
+    ({"STORAGE": "memory://", "STORAGE_FILE": "x"}, "are both given; one of them is enough"),
+    ({"STORAGE": "redis://:pw@localhost"}, "INF_MIDDLEWARE_STORAGE: storage is 'redis://…@localh"),
+    ({"STORAGE": "memcached://:pw@h:1"}, "it must be memory:// or one of"),
+    ({"STORAGE_TIMEOUT_S": "0"}, "storage_timeout_s is 0; it must be more than 0"),
+    ({"LEASE_S": "soon"}, "INF_MIDDLEWARE_LEASE_S: lease_s is 'soon'; it must be from 0 to 3600"),
+    ({"MAX_WAIT_S": "-1"}, "max_wait_s is -1; it must be from 0 to 3600 seconds"),
+    ({"MAX_IN_FLIGHT": "many"}, "max_in_flight is 'many'; it must be a whole number of 1 or more"),
+    ({"ON_STORAGE_ERROR": "open"}, '"local" or "refuse" or "admit"'),
+    ({"BODY_BYTES_MAX": "8M"}, "body_bytes_max is '8M'; it must be a whole number"),
+    ({"WEBSOCKETS": "allow"}, '"refuse" or "pass"'),
+    ({"TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "INF_MIDDLEWARE_TRUSTED_PROXIES: trusted_proxies ha"),
+    ({"ACCOUNTS": "sk-secret"}, "INF_MIDDLEWARE_ACCOUNTS: accounts is a str; give a mapping"),
+    ({"ACCOUNTS": '{ "sk-secret" = "gold" }'}, "INF_MIDDLEWARE_ACCOUNTS: there is no tier 'gold'"),
+    ({"ACCOUNTS": '{ "sk-secret" = 5 }'}, "accounts has a int for a key; give a level's name"),
+    ({"ACCOUNTS": "oracle://me:pw@db/x"}, "INF_MIDDLEWARE_ACCOUNTS: ledger is 'oracle://…@db/x'"),
+    ({"MODE": "free"}, '"postpaid" or "prepaid"'),
+    ({"ON_LEDGER_ERROR": "ignore"}, '"spool" or "refuse"'),
+    ({"TIMEZONE": "Peking"}, "INF_MIDDLEWARE_TIMEZONE: timezone is 'Peking'; write a name such as"),
+    ({"ANONYMOUS": "gold"}, "INF_MIDDLEWARE_ANONYMOUS: anonymous: there is no tier 'gold'"),
+    ({"TIERS": "none.toml"}, "INF_MIDDLEWARE_TIERS: tiers: none.toml cannot be read"),
+    ({"PRICES": "none.toml"}, "prices: none.toml cannot be read"),
+    ({"COUNTER": "gpt-4"}, "shipped encodings are cl100k_base, o200k_base"),
+    ({"INCLUDE_USAGE": "often"}, 'it must be True or False or "continuous"'),
+    ({"ASSUMED_OUTPUT_TOKENS": "0"}, "assumed_output_tokens is 0; it must be a whole number"),
+    ({"LEDGER": "oracle://me:pw@db/x"}, "INF_MIDDLEWARE_LEDGER: ledger is 'oracle://…@db/x'"),
+    ({"SINKS": "jsonl:x"}, "give a mapping"),
+    ({"SINKS": '{ mine = "kafka://me:pw@x" }'}, "known are"),
+    ({"ON_DISCONNECT": "bill"}, '"produced" or "drain"'),
+    ("[storage\n", "inf.toml: Expected ']'"),
+    ("deployment = 'a'\ndeployment = 'b'\n", "(at line 2, column 17)"),
+    ("\n[storrage]\n", "inf.toml, line 2: there is no storrage; did you mean storage?"),
+    (
+        "storage = 'memory://'\n",
+        "inf.toml, line 1: storage is no section: write [storage]",
+    ),
+    ("[storage]\nurl = 'memory://'\n", "inf.toml, line 2: [storage] has no url; did you mean uri?"),
+    (
+        "[storage]\nenforce = false\n",
+        "[storage] has no enforce; it belongs into [policies]",
+    ),
+    ("[meter]\ndeployment = 'x'\n", "line 2: [meter] has no deployment; it belongs before the fi"),
+    ("[meter]\non_usage = 'x'\n", "inf.toml, line 2: on_usage is given in code only"),
+    ("[policies]\n\nenforce = 'no'\n", "inf.toml, line 3, [policies]: enforce is 'no'; it must be"),
+    (
+        "[policies]\nexempt = [1]\n",
+        "line 2, [policies]: exempt is [1]; it must be a list",
+    ),
+    ("help_url = 5\n", "inf.toml, line 1: help_url is 5; it must be a printable text"),
+    (TIER, "inf.toml, line 1: [tiers]: tier 1 lacks tokens_per_minute"),
+    (TIER + "rpm = 1\n", "tier 1 has unknown rpm; known are"),
+    ("[tiers]\nfile = 'x.toml'\n" + TIER, "has `file`, and tier beside it; write one of them"),
+    ("[prices]\nversion = 'x'\n", "inf.toml, line 2: [prices] has no [[price]] table"),
+    ("[[prices.price]]\nmodel = 'm'\ninput = 1.5\noutput = '1'\n", "write it as a decimal string"),
+    (ACCOUNT, "inf.toml, line 1: [accounts]: account 1 (acme) lacks keys; write keys ="),
+    (ACCOUNT + "keys = ['sk-secret']\n", "keys in clear do not belong into a file"),
+    (ACCOUNT + f"keys = ['{HASH}']\ntier = 'gold'\n", "account 1 (acme): there is no tier 'gold'"),
+    ("[sinks]\nmine = 5\n", "inf.toml, line 1, [sinks]: sinks['mine'] is 5; give"),
+]
+
+SECRETS = ("pw", "sk-secret")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str, **variables: str) -> Result:
+    environment = {f"INF_MIDDLEWARE_{name}": text for name, text in variables.items()}
+    return CliRunner().invoke(main, arguments, env=environment)
+
+
+def test_there_are_forty_of_them() -> None:
+    assert len(WRONG) >= 40
+
+
+@pytest.mark.parametrize(("given", "words"), WRONG, ids=[words for _, words in WRONG])
+@pytest.mark.parametrize("command", [("config", "check"), ("doctor",)], ids=["check", "doctor"])
+def test_a_wrong_setting_is_one_clear_line_and_exit_code_2(
+    command: tuple[str, ...], given: dict[str, str] | str, words: str
+) -> None:
+    if isinstance(given, str):
+        Path("inf.toml").write_text(given)
+        done = run(*command, "--config", "inf.toml")
+    else:
+        done = run(*command, **given)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert isinstance(done.exception, SystemExit)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("inf-middleware: ")
+    assert words in line
+    assert "INF_MIDDLEWARE_" in line or "inf.toml" in line
+    assert not any(secret in line for secret in SECRETS)
+
+
+def test_a_real_process_shows_no_traceback() -> None:
+    command = [str(Path(sys.executable).with_name("inf-middleware")), "config", "check"]
+    Path("inf.toml").write_text("[policies]\nenforce = 1\n")
+    done = subprocess.run([*command, "--config", "inf.toml"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "inf-middleware: inf.toml, line 2, [policies]: enforce is 1; it must be True or False\n"
+    )
+
+
+def test_what_is_right_is_said_to_be_and_nothing_is_opened(tmp_path: Path) -> None:
+    Path("inf.toml").write_text('[ledger]\nuri = "sqlite:///l.db"\n[sinks]\nf = "jsonl:e.jsonl"\n')
+    done = run("config", "check", "--config", "inf.toml")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "Right: inf.toml; 2 settings, all others are defaults.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["inf.toml"]
+
+
+def test_show_says_what_is_in_force_and_where_from_without_secrets() -> None:
+    Path("inf.toml").write_text("\n[policies]\nmax_in_flight = 5\n[storage]\nlease_s = 9\n")
+    variables = {"STORAGE": "redis://:pw@localhost:6379", "LEASE_S": "10"}
+    variables["ACCOUNTS"] = '{ "sk-secret" = "free" }'
+    done = run("config", "show", "--config", "inf.toml", "--json", **variables)
+    said = json.loads(done.stdout)
+    assert said["max_in_flight"] == {"value": 5, "from": "inf.toml, line 3"}
+    assert said["lease_s"] == {"value": 10.0, "from": "INF_MIDDLEWARE_LEASE_S"}
+    assert said["storage"]["value"] == "redis://…@localhost:6379"
+    assert said["deployment"] == {"value": "default", "from": "default"}
+    shown = run("config", "show", "--config", "inf.toml", **variables).stdout
+    assert "max_in_flight" in shown
+    assert "inf.toml, line 3" in shown
+    for text in (done.stdout, shown):
+        assert not any(secret in text for secret in SECRETS)
+
+
+def test_the_doctor_finds_a_healthy_house_healthy(tmp_path: Path) -> None:
+    async def record() -> None:
+        ledger = SqliteLedger("l.db")
+        await ledger.settle(event_of(0))
+        await ledger.aclose()
+
+    asyncio.run(record())
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    try:
+        variables = {"STORAGE": server.uri, "LEDGER": "sqlite:///l.db"}
+        done = run("doctor", **variables)
+        assert done.exit_code == 0, done.output
+        assert "All is well." in done.stdout
+        assert f"ok     storage   {server.uri} answers in " in done.stdout
+        assert "opens, 1 requests" in done.stdout
+        assert server.ask("DBSIZE") == 0
+        server.ask("CONFIG", "SET", "maxmemory", "100mb")
+        server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        done = run("doctor", **variables)
+        assert done.exit_code == 1
+        assert "set maxmemory-policy noeviction" in done.stdout
+    finally:
+        server.stop()
+
+
+def test_the_doctor_says_in_words_what_is_wrong_and_ends_with_1() -> None:
+    Path("l.db").write_bytes(b"no ledger at all" * 500)
+    Path("t.json").write_text("{}")
+    done = run(
+        "doctor",
+        "--json",
+        STORAGE="redis://:pw@127.0.0.1:1",
+        LEDGER="sqlite:///l.db",
+        COUNTER="t.json",
+        ANONYMOUS="none",
+    )
+    assert done.exit_code == 1
+    found = {one["part"]: one for one in json.loads(done.stdout)}
+    wrong = {part for part, one in found.items() if not one["right"]}
+    assert wrong == {"storage", "ledger", "counter", "accounts"}
+    assert "redis://…@127.0.0.1:1 cannot be used" in found["storage"]["words"]
+    assert "l.db cannot be used" in found["ledger"]["words"]
+    assert "nobody is served" in found["accounts"]["words"]
+
+
+def test_the_doctor_misses_a_folder_and_makes_no_file(tmp_path: Path) -> None:
+    done = run("doctor", LEDGER="sqlite:///nowhere/l.db")
+    assert done.exit_code == 1
+    assert "there is no folder" in done.stdout
+    assert "1 thing is wrong." in done.stdout
+    assert run("doctor").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_asks_a_ledger_in_postgresql_and_makes_nothing_there() -> None:
+    with serving_postgres() as server:
+        uri = server.uri()
+        done = run("doctor", LEDGER=uri, ACCOUNTS=uri)
+        assert done.exit_code == 0, done.output
+        assert done.stdout.count("answers, and a ledger is made at first use") == 1
+
+        async def record() -> None:
+            ledger = ledger_of(uri)
+            await ledger.settle(event_of(0))
+            await ledger.aclose()
+
+        asyncio.run(record())
+        assert "opens, 1 requests" in run("doctor", LEDGER=uri).stdout
+    done = run("doctor", LEDGER=uri)
+    assert done.exit_code == 1
+    assert "cannot be used: the ledger cannot be reached" in done.stdout
+
+
+def test_the_doctor_leaves_a_ledger_of_an_older_version_as_it_is(tmp_path: Path) -> None:
+    old_ledger(tmp_path / "l.db")
+    done = run("doctor", LEDGER="sqlite:///l.db")
+    assert (done.exit_code, "run `inf-middleware ledger migrate`" in done.stdout) == (1, True)
+    assert version_of(tmp_path / "l.db") == 1
+
+
+def test_defaults_that_follow_from_the_mode_are_shown_as_they_are() -> None:
+    for mode, unpriced, on_error in (("postpaid", "record", "spool"), ("prepaid", *["refuse"] * 2)):
+        said = json.loads(run("config", "show", "--json", MODE=mode).stdout)
+        assert said["unpriced"] == {"value": unpriced, "from": "default"}
+        assert said["on_ledger_error"] == {"value": on_error, "from": "default"}
