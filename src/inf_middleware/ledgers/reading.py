@@ -12,19 +12,21 @@ import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.connection import connect, connect_to_read
+from inf_middleware.ledgers.forking import Forking
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ledgers.writer import FATAL, run
 
 
-class Reader:
+class Reader(Forking):
     """One thread with one connection that only reads; started at first use."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._pid = 0
-        self._db: apsw.Connection | None = None  # the thread's own
+        self._db: apsw.Connection | None = None  # the thread's own, but for a fork
 
     async def run(self, work: Work[T]) -> T:
         """Run steps that only read, as of one moment.
@@ -56,16 +58,24 @@ class Reader:
             return self._pool
 
     def _read(self, work: Work[Any]) -> Any:
-        try:
-            if self._db is None:
-                self._db = _open(self._path)
-            return read(self._db, work)
-        except apsw.Error as error:
-            if isinstance(error, FATAL):
-                self._close()
-            raise LedgerUnavailable(f"the ledger {self._path} cannot be read: {error}") from error
+        with self.using:
+            try:
+                if self._db is None:
+                    self._db = _open(self._path)
+                return read(self._db, work)
+            except apsw.Error as error:
+                if isinstance(error, FATAL):
+                    self.let_go()
+                raise LedgerUnavailable(
+                    f"the ledger {self._path} cannot be read: {error}"
+                ) from error
 
     def _close(self) -> None:
+        with self.using:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file."""
         if self._db is not None:
             db, self._db = self._db, None
             with contextlib.suppress(apsw.Error):

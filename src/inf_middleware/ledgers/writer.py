@@ -21,6 +21,7 @@ import apsw
 from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.connection import connect
+from inf_middleware.ledgers.forking import Forking
 from inf_middleware.ledgers.recording import record
 from inf_middleware.ledgers.rows import Rows, rows_of
 from inf_middleware.ledgers.settling import settle_all
@@ -64,7 +65,7 @@ class _Stop(NamedTuple):
 Answer = tuple[asyncio.Future[Any], Any, Exception | None]
 
 
-class Writer:
+class Writer(Forking):
     """One thread with the one writing connection of this process; started at first use.
 
     `commits` counts its transactions. `beat` is run every `beat_s` seconds, whatever else there is
@@ -72,6 +73,7 @@ class Writer:
     """
 
     def __init__(self, path: Path, beat: Work[Any], beat_s: float) -> None:
+        super().__init__()
         self.commits = 0
         self.generation = 0
         self._path = path
@@ -85,7 +87,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._pending = 0
-        self._db: apsw.Connection | None = None  # the thread's own
+        self._db: apsw.Connection | None = None  # the thread's own, but for a fork
 
     def submit(self, work: BillingEvent | Work[Any]) -> asyncio.Future[Any]:
         """Hand something over at once; the future ends when it is durable."""
@@ -158,7 +160,8 @@ class Writer:
         while True:
             item = item or self._next(queue)
             if isinstance(item, _Stop):
-                self._close()
+                with self.using:
+                    self.let_go()
                 _tell(item.loop, [(item.future, None, None)])
                 return
             if isinstance(item, _Job):
@@ -180,27 +183,30 @@ class Writer:
     def _next(self, queue: "SimpleQueue[_Batch | _Job | _Stop]") -> _Batch | _Job | _Stop:
         while True:
             now = time.monotonic()
-            if self._db is not None and now >= self._next_beat:
-                self._next_beat = now + self._beat_s
-                try:
-                    transact(self._db, self._beat())
-                except apsw.Error as error:
-                    _log.warning("the ledger's heartbeat failed: %s", self._failed(error))
+            with self.using:
+                if self._db is not None and now >= self._next_beat:
+                    self._next_beat = now + self._beat_s
+                    try:
+                        transact(self._db, self._beat())
+                    except apsw.Error as error:
+                        _log.warning("the ledger's heartbeat failed: %s", self._failed(error))
             with contextlib.suppress(Empty):
                 return queue.get(timeout=max(self._next_beat - now, 0) or self._beat_s)
 
     def _do(self, job: _Job) -> None:
         result, failure = None, None
-        try:
-            result = job.work(self._connection())
-        except LedgerUnavailable as error:
-            failure = error
-        except Exception as error:  # whatever it is: the thread lives on, for the settlements
-            failure = self._failed(error)
+        with self.using:
+            try:
+                result = job.work(self._connection())
+            except LedgerUnavailable as error:
+                failure = error
+            except Exception as error:  # whatever it is: the thread lives on, for the settlements
+                failure = self._failed(error)
         _tell(job.loop, [(job.future, result, failure)])
 
     def _commit(self, batches: list[_Batch], count: int) -> None:
-        answers = self._write([item for batch in batches for item in batch.items])
+        with self.using:
+            answers = self._write([item for batch in batches for item in batch.items])
         with self._lock:
             self._pending -= count
         start = 0
@@ -227,7 +233,7 @@ class Writer:
 
     def _failed(self, error: Exception) -> LedgerUnavailable:
         if isinstance(error, FATAL):
-            self._close()
+            self.let_go()
         failure = LedgerUnavailable(f"the ledger {self._path} failed: {error}")
         failure.__cause__ = error
         return failure
@@ -237,7 +243,8 @@ class Writer:
             self._db = connect(self._path)
         return self._db
 
-    def _close(self) -> None:
+    def let_go(self) -> None:
+        """Close the file."""
         if self._db is not None:
             db, self._db = self._db, None
             # What was committed is durable; a checkpoint comes with the next opening.

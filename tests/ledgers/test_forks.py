@@ -1,0 +1,56 @@
+"""A process that forks while its ledger is open: neither of the two loses or breaks anything."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.kit import reading
+
+ROOT = Path(__file__).parents[2]
+
+# With a ledger that stays open about one in ten breaks, more of them on a busy machine.
+ROUNDS = 10
+
+FORKING = """
+import asyncio, os, sys
+from pathlib import Path
+from inf_middleware.ledgers.looking import accounts_version
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from tests.events import event_of
+
+async def settle(ledger, numbers):
+    for number in numbers:
+        await ledger.settle(event_of(number))
+    await ledger.read(accounts_version)
+
+for round in range(int(sys.argv[1])):
+    ledger = SqliteLedger(Path(f"{round}.db"))
+    asyncio.run(settle(ledger, [0]))
+    child = os.fork()
+    if not child:
+        opened = [os.readlink(file) for file in Path("/dev/fd").iterdir() if file.is_symlink()
+                  and file.exists()]
+        assert not [name for name in opened if ".db" in name], opened
+        asyncio.run(settle(ledger, range(1, 30)))
+        os._exit(0)
+    asyncio.run(settle(ledger, range(30, 60)))
+    assert os.waitpid(child, 0)[1] == 0, "the child failed"
+    asyncio.run(settle(ledger, [60]))
+    asyncio.run(ledger.aclose())
+"""
+
+
+def test_what_a_process_and_its_fork_settle_is_all_there(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, str(ROUNDS)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for number in range(ROUNDS):
+        with reading(tmp_path / f"{number}.db") as db:
+            assert db.execute("SELECT count(*) FROM request").fetchall() == [(61,)]
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
