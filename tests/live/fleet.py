@@ -1,6 +1,7 @@
 """Several server processes before one store: uvicorn with workers, and independent ones."""
 
 import json
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,11 @@ class Server:
 
         def serves() -> bool:
             assert self.running.is_alive, self.running.said()
-            return self.said().count("startup complete") >= self.workers
+            if self.said().count("startup complete") < self.workers:
+                return False
+            # A uvicorn of one process says so before it listens.
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
         wait_until(serves, f"{self.workers} workers on {self.url}")
 
