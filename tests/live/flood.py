@@ -230,7 +230,13 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         storage = chosen.storage or stack.enter_context(redis_server()).uri
         flood = stack.enter_context(
-            flooding(storage, workers=chosen.workers, window_s=chosen.window)
+            flooding(
+                storage,
+                workers=chosen.workers,
+                window_s=chosen.window,
+                # No slow moment of this machine is taken for an outage, in which shares hold.
+                options={"on_storage_error": "refuse", "storage_timeout_s": 5.0},
+            )
         )
         asyncio.run(flood.run(chosen.seconds))
         report = flood.report()
