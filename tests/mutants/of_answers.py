@@ -19,13 +19,6 @@ FAULTS = [
         SSE + "test_events_are_read_by_the_standard_whole_and_byte_by_byte",
     ),
     Fault(
-        "events: the second half of a line end is taken for a blank line",
-        "wire/sse.py",
-        '            self._after_cr = data[end - 1 : end] == b"\\r"\n',
-        "            self._after_cr = False\n",
-        SSE + "test_any_cut_of_the_same_bytes_gives_the_same_events_and_the_same_bytes",
-    ),
-    Fault(
         "events: a bound that nobody keeps",
         "wire/sse.py",
         "if self._size > self._max:",
