@@ -22,7 +22,7 @@ import inf_middleware
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.settings import Sources
+from inf_middleware.settings import DEFAULTS, Sources
 from tests.apps import completion, usage_of
 from tests.documentation.blocks import Block
 from tests.documentation.commands import Shell
@@ -101,7 +101,7 @@ class Page:
             Prices.from_toml(path.read_text("utf-8"), source=block.title)
         elif re.fullmatch(r"inf[\w-]*\.toml", name):
             sources = Sources(path)
-            for option in inf_middleware.settings.DEFAULTS:
+            for option in DEFAULTS:
                 sources.setting(option)
         else:
             tomllib.loads(block.text)

@@ -1,13 +1,12 @@
 """What the pages say beside their code: tests that they name, tables that repeat data, links."""
 
 import re
-import subprocess
-import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.documentation.blocks import PAGES, ROOT
+from tests.documentation.blocks import PAGES, ROOT, Block, blocks_of
 
 _SHOWN_BY = re.compile(r"<!-- shown by: (.*?)-->", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -32,12 +31,23 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
-def test_heavy_packages_wait_until_they_are_needed() -> None:
-    told = subprocess.run(
-        [sys.executable, "-c", "import inf_middleware, sys; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    heavy = {"apsw", "asyncpg", "click", "fastapi", "httpx", "jwt", "limits", "redis", "tiktoken"}
-    assert heavy & set(told.stdout.split()) == set()
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/index.md"])
+def test_the_table_of_extras_is_that_of_the_package(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    page = (ROOT / name).read_text("utf-8")
+    told = set(re.findall(r"^\| `inf-middleware\[([\w-]+)\]` \|", page, re.MULTILINE))
+    assert told == set(project["optional-dependencies"])
+
+
+def test_both_readmes_have_the_same_code() -> None:
+    english, chinese = (blocks_of(ROOT / name) for name in ("README.md", "README.zh-CN.md"))
+
+    def code(blocks: list[Block]) -> list[tuple[str, str]]:
+        """All but comments, which each says in its own language, and what programs print."""
+        return [
+            (block.language, re.sub(r"\s*#.*", "", block.text).strip())
+            for block in blocks
+            if block.language != "text"
+        ]
+
+    assert code(english) == code(chinese)
