@@ -30,6 +30,7 @@ check: $(VENV)/.check-installed
 
 docs: $(VENV)/.docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --quiet
+	@! grep -rnoE '(src="|<link[^>]*rel="(stylesheet|preconnect)"[^>]*href=")(https?:)?//[^"]*' build/site --include=*.html || { echo "the site asks another host for these"; exit 1; }
 
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
