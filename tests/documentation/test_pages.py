@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from inf_middleware.settings import DEFAULTS
 from tests.documentation.blocks import PAGES, ROOT, Block, blocks_of
 
 _SHOWN_BY = re.compile(r"<!-- shown by: (.*?)-->", re.DOTALL)
@@ -37,6 +38,11 @@ def test_the_table_of_extras_is_that_of_the_package(name: str) -> None:
     page = (ROOT / name).read_text("utf-8")
     told = set(re.findall(r"^\| `inf-middleware\[([\w-]+)\]` \|", page, re.MULTILINE))
     assert told == set(project["optional-dependencies"])
+
+
+def test_the_page_of_options_names_each() -> None:
+    page = (ROOT / "docs" / "options.md").read_text("utf-8")
+    assert [option for option in DEFAULTS if f"`{option}`" not in page] == []
 
 
 def test_both_readmes_have_the_same_code() -> None:
