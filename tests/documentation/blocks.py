@@ -1,6 +1,7 @@
 """The code blocks of a page, as CommonMark sees them, and what is said about each.
 
-A fence names its language, and may name the file that it shows: ```` ```toml title="inf.toml" ````.
+A fence names its language, and may name the file that it shows: ```` ```toml title="inf.toml" ````;
+TOML without a name is an excerpt of the settings file.
 A block that cannot run here has its reason in a comment of the page's source, right above it:
 `<!-- not run: needs a model server of its own -->`. There are no other reasons than these. A file
 that code needs and readers do not is in a comment as well: `<!-- file: accounts.toml`, its lines,

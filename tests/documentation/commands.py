@@ -46,6 +46,7 @@ class Shell:
         self._stack = stack
         self._ports: dict[str, int] = {}
         self._served: set[str] = set()
+        self._exported: dict[str, str] = {}
         self._key: str | None = None
 
     def translated(self, text: str) -> str:
@@ -57,6 +58,12 @@ class Shell:
         """Run the commands of a block one by one."""
         for command, said in _commands(block):
             words = shlex.split(command, comments=True)
+            if words and words[0] == "export":
+                for word in words[1:]:
+                    _check_variable(word)
+                    name, _, value = word.partition("=")
+                    self._exported[name] = self.translated(value)
+                continue
             while words and _ASSIGNMENT.match(words[0]):
                 _check_variable(words.pop(0))
             if not words:
@@ -132,6 +139,7 @@ class Shell:
     def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("INF_MIDDLEWARE_")}
         own = str(Path(sys.executable).parent)
+        kept |= self._exported
         return {**kept, "PATH": f"{own}:{kept['PATH']}", "no_proxy": "*", "PYTHONPATH": ""}
 
 

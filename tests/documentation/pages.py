@@ -89,8 +89,11 @@ class Page:
             _answers(app)
 
     def _toml(self, block: Block) -> None:
-        if block.title is None:
-            raise AssertionError('which file is it? Write ```toml title="inf.toml"')
+        if block.title is None:  # an excerpt of the settings: its names and kinds are right
+            excerpt = self.folder / ".excerpt.toml"
+            excerpt.write_text(block.text, "utf-8")
+            Sources(excerpt)
+            return
         name = Path(block.title).name
         path = self.folder / block.title
         if name == "accounts.toml":
