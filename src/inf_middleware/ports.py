@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
+from inf_middleware.domain.observations import RefusedCall, SettledCall
 from inf_middleware.domain.tiers import Account
 
 
@@ -238,6 +239,18 @@ class AccountBook(Protocol):
         Raises:
             LedgerUnavailable: The ledger cannot be read.
         """
+        ...
+
+
+class Observer(Protocol):
+    """Is told what becomes of calls, once for each; never asked to wait, and never per chunk."""
+
+    def refused(self, call: RefusedCall) -> None:
+        """Take note of a call that was refused."""
+        ...
+
+    def settled(self, call: SettledCall) -> None:
+        """Take note of a call that was served."""
         ...
 
 

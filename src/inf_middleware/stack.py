@@ -22,6 +22,7 @@ from inf_middleware.files import TableFile, value_of
 from inf_middleware.following import Following, Read
 from inf_middleware.limiting import build_limiting, enforces
 from inf_middleware.lookups import build_lookup, check_levels
+from inf_middleware.observing import build_observer
 from inf_middleware.settings import DEFAULT, Setting, Sources
 from inf_middleware.sharing import User, identity, share
 from inf_middleware.tokens.counters import Counters
@@ -197,7 +198,6 @@ class Stack:
                 include_usage=option("include_usage"),
                 assumed_output_tokens=option("assumed_output_tokens"),
                 on_usage=option("on_usage"),
-                logs_calls=self._kinds == {METER},
             ),
             limiting=limiting,
             billing=billing,
@@ -205,6 +205,7 @@ class Stack:
             deployment=option("deployment"),
             help_url=option("help_url"),
             now_ns=time.time_ns,
+            observer=build_observer(option, logs_calls=self._kinds == {METER}),
         )
 
     def _option(self, name: str) -> Any:

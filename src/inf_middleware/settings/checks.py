@@ -69,6 +69,11 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def flag_or_none(name: str, value: Any) -> bool | None:
+    """True or False, or None."""
+    return None if value is None else flag(name, value)
+
+
 def text(name: str, value: Any) -> str:
     """A printable text."""
     if not isinstance(value, str) or not value.isprintable() or not value:

@@ -33,7 +33,8 @@ class CommonOptions(TypedDict, total=False):
     and networks whose forwarded headers are believed. `exempt`: path patterns that pass untouched;
     everything but POST and WebSocket does anyway. `body_bytes_max`: of a request. `websockets`:
     "refuse" or "pass". `deployment`: names this service in events. `help_url`: named in 401, 402
-    and 429.
+    and 429. `log_calls`: one line per settled call and per refusal, at INFO (None: where a
+    TokenMeter stands alone).
     """
 
     accounts: Mapping[str, str | Account] | AccountLookup | str | Path | None
@@ -45,6 +46,7 @@ class CommonOptions(TypedDict, total=False):
     websockets: Literal["refuse", "pass"]
     deployment: str
     help_url: str | None
+    log_calls: bool | None
 
 
 class MeterOptions(CommonOptions, total=False):
@@ -134,6 +136,7 @@ DEFAULTS: dict[str, Any] = {
     "websockets": "refuse",
     "deployment": "default",
     "help_url": None,
+    "log_calls": None,
     "counter": "o200k_base",  # nearest to open models, Chinese above all
     "dialects": (),
     "include_usage": True,
@@ -199,6 +202,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "websockets": checks.one_of("refuse", "pass"),
     "deployment": checks.text,
     "help_url": checks.text_or_none,
+    "log_calls": checks.flag_or_none,
     "counter": checks.counter,
     "dialects": checks.dialects,
     "include_usage": checks.one_of(True, False, "continuous"),
