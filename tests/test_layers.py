@@ -17,6 +17,7 @@ LAYERS = [
     {"upstream"},
     {"settings", "lookups", "sharing", "following"},
     {"limiting", "billing", "observing"},
+    {"exposition"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
     {"gate"},

@@ -17,6 +17,7 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage
+from inf_middleware.exposition import metrics_app
 from inf_middleware.gate import Gate
 from inf_middleware.ledgers.book import open_ledger
 from inf_middleware.tier_limiter import TierLimiter
@@ -39,5 +40,6 @@ __all__ = [
     "TokenMeter",
     "Usage",
     "current_call",
+    "metrics_app",
     "open_ledger",
 ]

@@ -48,3 +48,44 @@ class SettledCall(NamedTuple):
     would_refuse: str | None
     duration_s: float
     first_output_s: float | None
+
+
+class Timing(NamedTuple):
+    """How long one `operation` of a `part` ("store" or "ledger") took, and whether it failed."""
+
+    part: str
+    operation: str
+    duration_s: float
+    failed: bool
+
+
+class SinkSample(NamedTuple):
+    """How deliveries to one sink stand, and what came of them since the last sample.
+
+    `pending` events wait, the oldest of them for `oldest_s` (None: not known to this process).
+    `lag_s`: how old the oldest event of the last batch was when it was taken.
+    """
+
+    sink: str
+    pending: int | None
+    oldest_s: float | None
+    lag_s: float | None
+    taken: int
+    rejected: int
+    failures: int
+
+
+class Sample(NamedTuple):
+    """How a process stands, looked at every few seconds; None of what it has not.
+
+    `leases_lost` since the last sample. `is_relay`: it delivers the events of its ledger.
+    """
+
+    running: int | None
+    reserved_tokens: int | None
+    leases_lost: int
+    storage_is_away: bool | None
+    ledger_is_away: bool | None
+    spooled_bytes: int | None
+    is_relay: bool | None
+    sinks: tuple[SinkSample, ...]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inf_middleware.domain.money import decimal_string
-from inf_middleware.domain.observations import RefusedCall, SettledCall
+from inf_middleware.domain.observations import RefusedCall, Sample, SettledCall, Timing
 
 _log = logging.getLogger("inf_middleware.calls")
 
@@ -106,6 +106,13 @@ class CallLog:
                 first_output_s=call.first_output_s,
             ),
         )
+
+    def timed(self, timing: Timing) -> None:
+        """Write nothing: latencies are a matter of metrics."""
+
+    def sampled(self, sample: Sample) -> None:
+        """Tell what is left of a flood that has ended."""
+        self.flush()
 
     def flush(self) -> None:
         """Tell how many more refusals there were, where their time is over."""
