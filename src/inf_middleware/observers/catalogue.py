@@ -118,7 +118,6 @@ UNRECORDED = Metric(
     "counter",
     "{request}",
     "Requests that were served and could neither be recorded nor kept: they are not billed.",
-    ("model", "tier"),
 )
 REFUSALS = Metric(
     "inf_middleware_refusals",

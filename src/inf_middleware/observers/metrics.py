@@ -92,7 +92,7 @@ class MetricsObserver(ABC):
             cost = call.amount_nano / NANO
             self.add(of.COST, cost, model, tier, call.currency)
         if not call.recorded:
-            self.add(of.UNRECORDED, 1, model, tier)
+            self.add(of.UNRECORDED, 1)
         if call.would_refuse is not None:
             self.add(of.WOULD_REFUSE, 1, call.would_refuse, tier)
         if call.first_output_s is not None:
@@ -123,8 +123,11 @@ class MetricsObserver(ABC):
         ):
             if value is not None:
                 self.set(metric, value)
+        # Zeros too: a series that begins with 1 has risen by nothing, to whoever looks for a rise.
         if sample.running is not None:
             self.add(of.LEASES_LOST, sample.leases_lost)
+        if sample.ledger_is_away is not None:
+            self.add(of.UNRECORDED, 0)
         for one in sample.sinks:
             sink = self._sinks.of(one.sink)
             for metric, told in (
