@@ -22,6 +22,7 @@ from inf_middleware import (
     Gate,
     Tier,
     TierLimiter,
+    TokenMeter,
     metrics_app,
 )
 from inf_middleware.observers.catalogue import CATALOGUE
@@ -138,6 +139,34 @@ def test_streams_tell_their_first_token_and_the_time_of_the_others(
     assert found["inf_middleware_time_per_output_token_seconds_count"] == 1
 
 
+def test_nothing_is_done_per_chunk(tmp_path: Path, deployment: str) -> None:
+    watching = ("/call/observing.py", "/observers/", "/prometheus_client/", "/opentelemetry/")
+
+    def calls_for(chunks: int) -> int:
+        app = StreamApp([event(delta("word ")) for _ in range(chunks)] + TEXT[2:])
+        meter = TokenMeter(app, metrics=["prometheus", "otel"], deployment=deployment)
+        calls = 0
+
+        def count(frame: Any, kind: str, _: Any) -> None:
+            nonlocal calls
+            if kind == "call" and any(part in frame.f_code.co_filename for part in watching):
+                calls += 1
+
+        async def go() -> None:
+            await post(meter, STREAM)  # what is made at first use is made
+            sys.setprofile(count)
+            try:
+                await post(meter, STREAM)
+            finally:
+                sys.setprofile(None)
+
+        asyncio.run(go())
+        return calls
+
+    few, many = calls_for(3), calls_for(300)
+    assert few == many > 0
+
+
 def test_requests_in_progress_and_what_they_reserve_are_seen_by_a_scrape(
     tmp_path: Path, deployment: str
 ) -> None:
@@ -230,6 +259,8 @@ def test_what_waits_for_a_sink_is_told_with_its_age_and_what_came_of_the_rest(
         )
         refuse[:] = ["picky"]
         up = await until(lambda found: found["inf_middleware_outbox_events"] == 0)
+        for _ in range(3):  # what was counted is not counted again by the next look
+            up = await scrape(deployment)
         return down, up
 
     down, up = asyncio.run(go())
