@@ -19,6 +19,7 @@ from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage
 from inf_middleware.gate import Gate
 from inf_middleware.ledgers.book import open_ledger
+from inf_middleware.routes import account_routes, admin_routes
 from inf_middleware.tier_limiter import TierLimiter
 from inf_middleware.token_meter import TokenMeter
 
@@ -38,6 +39,8 @@ __all__ = [
     "Tiers",
     "TokenMeter",
     "Usage",
+    "account_routes",
+    "admin_routes",
     "current_call",
     "open_ledger",
 ]
