@@ -22,10 +22,12 @@ from inf_middleware.ledgers.reports import Period, UsageRow
 # A month and no more: what a person looks at, and what an index of an account finds quickly.
 DAYS = 30
 
-# For so long a report is given again, whoever asks how often.
-FRESH_S = 5.0
+# For so long a report is given again, however often somebody asks: soon enough for who looks again
+# after a request.
+FRESH_S = 1.0
 
-# And for so many times as long as it took: an account's reports take 1/20 of the reader's time.
+# And for so many times as long as reading its last day took, which is what is read anew: an account
+# takes 1/20 of the reader's time.
 REST_PER_READING = 20.0
 FRESH_S_MAX = 300.0
 
@@ -169,10 +171,12 @@ class Usages:
         past_at = began
         if kept is not None and began < kept.past_at + PAST_S:
             past, past_at = kept.past, kept.past_at
-        read = {day: past[day] if day in past else await _day(whose, day) for day in days}
+        read = {day: past[day] if day in past else await _day(whose, day) for day in days[:-1]}
+        last = self._clock()
+        read[today] = await _day(whose, today)
         usage = _summed(read)
         now = self._clock()
-        fresh_s = min(max(FRESH_S, REST_PER_READING * (now - began)), FRESH_S_MAX)
+        fresh_s = min(max(FRESH_S, REST_PER_READING * (now - last)), FRESH_S_MAX)
         del read[today]
         self._kept[whose.key] = _Kept(whose.ledger, usage, now + fresh_s, read, past_at)
         self._kept.move_to_end(whose.key)
