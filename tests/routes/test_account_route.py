@@ -15,13 +15,16 @@ from inf_middleware import (
     ConfigError,
     CostLedger,
     Gate,
+    Tier,
     TierLimiter,
     TokenMeter,
     account_routes,
 )
 from inf_middleware.call.failed_keys import FAILED_KEYS_PER_MINUTE
-from inf_middleware.ledgers.book import open_ledger
+from inf_middleware.ledgers.book import LedgerBook, open_ledger
+from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.driver import Answered, post
+from tests.events import event_of
 from tests.kit import CHAT, Opaque
 from tests.redis_servers import redis_server
 from tests.routes.pages import ACCOUNTS, EVIL, build, chat, fill
@@ -157,6 +160,7 @@ def test_a_page_says_by_headers_that_it_runs_and_loads_nothing(tmp_path: Path) -
         assert "unsafe" not in policy
         assert page.headers["x-content-type-options"] == "nosniff"
         assert page.headers["referrer-policy"] == "no-referrer"
+        assert page.headers["cross-origin-resource-policy"] == "same-origin"
         assert "authorization" in page.headers["vary"]
         text = page.body.decode()
         assert "<script" not in text
@@ -366,6 +370,46 @@ def test_levels_in_a_file_are_those_of_now(tmp_path: Path, beside: bool) -> None
         app.add_middleware(TierLimiter, **options)
     tiers.write_text(row.format(88))
     assert limits_of(asyncio.run(look(app, "sk-a")))["requests", 60.0] == (0, 88)
+
+
+def test_what_running_requests_hold_is_shown_and_not_to_be_spent(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "l.db")
+    accounts = {"sk-acme": Account("acme", recharged="500", credit_limit="2")}
+    app = build(tmp_path / "l.db", accounts=accounts, mode="prepaid")
+
+    async def go() -> tuple[Answered, Answered]:
+        async with LedgerBook(ledger) as book:
+            await book.recharge("acme", "10", reference="pay-1")
+            assert await ledger.hold(event_of(), 3_500_000_000, 0) is None
+            return await look(app), await look(app, "sk-acme", BROWSER)
+
+    told, page = asyncio.run(go())
+    balance = told.json["balance"]
+    assert (balance["balance"], balance["held"], balance["available"]) == ("10", "3.5", "8.5")
+    for shown in ("¥10.00", "¥3.50", "¥2.00", "¥8.50", "Prepaid"):
+        assert shown in page.body.decode()
+
+
+def test_debts_and_further_limits_are_shown(tmp_path: Path) -> None:
+    tier = Tier("Own", 2, 10, 100_000, tokens=["5000000/day"], models={"inf-*": {"concurrency": 1}})
+    app = build(tmp_path / "l.db", accounts={"sk-acme": Account("acme", tier=tier)})
+
+    async def go() -> tuple[Answered, Answered]:
+        await ask(app)
+        return await look(app), await look(app, "sk-acme", BROWSER)
+
+    told, page = asyncio.run(go())
+    assert [(one["model"], one["limit_of"], one["limit"]) for one in told.json["limits"]] == [
+        (None, "concurrency", 2),
+        (None, "requests", 10),
+        (None, "tokens", 100_000),
+        (None, "tokens", 5_000_000),
+        ("inf-*", "concurrency", 1),
+    ]
+    assert told.json["balance"]["balance"] == "-0.015"
+    text = page.body.decode()
+    for shown in ("\N{MINUS SIGN}¥0.015", "what you owe", "Tokens per day", "for inf-*"):
+        assert shown in text
 
 
 def test_anonymous_callers_see_their_address(tmp_path: Path) -> None:

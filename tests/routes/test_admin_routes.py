@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.routing import Mount, Route
 
 from inf_middleware import ConfigError, Gate, TierLimiter, admin_routes
 from inf_middleware.call.failed_keys import FAILED_KEYS_PER_MINUTE
+from inf_middleware.cli import main
 from inf_middleware.routes.fields import BODY_BYTES_MAX
 from tests.driver import Answered, post
 from tests.kit import CHAT, reading
@@ -316,6 +318,10 @@ def test_without_an_admin_key_there_are_no_routes(
     monkeypatch.setenv("INF_MIDDLEWARE_ADMIN_KEY_FILE", str(tmp_path / "admin-key"))
     monkeypatch.setenv("INF_MIDDLEWARE_LEDGER", f"sqlite:///{tmp_path}/l.db")
     assert admin_routes()
+    shown = CliRunner().invoke(main, ["config", "show"])
+    assert shown.exit_code == 0
+    assert "admin_key" in shown.output
+    assert KEY not in shown.output
     monkeypatch.setenv("INF_MIDDLEWARE_ADMIN_KEY_FILE", "")
     monkeypatch.setenv("INF_MIDDLEWARE_ADMIN_KEY", "weak")
     with pytest.raises(ConfigError, match="INF_MIDDLEWARE_ADMIN_KEY: admin_key must be") as caught:

@@ -25,6 +25,7 @@ _PRIVATE: list[Header] = [
     (b"vary", b"accept, accept-language, authorization, x-api-key, api-key"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 ]
 
 # A browser asks for the key by itself, and keeps it until it is closed: no script, no cookie.
