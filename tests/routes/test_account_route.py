@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from inf_middleware.ledgers.book import LedgerBook, open_ledger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.driver import Answered, post
 from tests.events import event_of
-from tests.kit import CHAT, Opaque
+from tests.kit import CHAT, Closing, Opaque
 from tests.redis_servers import redis_server
 from tests.routes.pages import ACCOUNTS, EVIL, build, chat, fill
 
@@ -478,3 +479,28 @@ def test_wrong_options_are_errors_as_the_routes_are_made() -> None:
         account_routes(acounts={})  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="there is no option admin_key"):
         account_routes(admin_key="x" * 32)  # type: ignore[call-arg]
+
+
+def test_routes_beside_a_stack_do_not_keep_open_what_it_closes(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"accounts": ACCOUNTS, "ledger": f"sqlite:///{tmp_path}/shared.db"}
+    gated = Gate(Closing(routed()), **options)
+    app = Starlette(routes=account_routes(**options))
+
+    def threads() -> list[str]:
+        return [one.name for one in threading.enumerate() if "shared.db" in one.name]
+
+    async def go() -> tuple[list[str], list[str]]:
+        await ask(gated)
+        assert (await look(app)).json["usage"]["total"]["requests"] == 1
+        used = threads()
+        await gated({"type": "lifespan", "state": {}}, ends, quiet)
+        return used, threads()
+
+    async def ends() -> dict[str, Any]:
+        return {"type": "lifespan.shutdown"}
+
+    async def quiet(message: Any) -> None: ...
+
+    used, after = asyncio.run(go())
+    assert used
+    assert after == []
