@@ -232,6 +232,16 @@ def test_a_rate_that_came_after_an_admission_is_given_nothing_back_for_it(driver
     assert (refusal.window_s, refusal.used) == (86_400.0, 500)
 
 
+def test_an_overrun_that_was_told_in_error_is_not_taken_from_others(driver: Driver) -> None:
+    held = driver.admitted(tokens=100)
+    driver.admitted(tokens=400)  # in the same slot
+    driver.now += 1.0
+    driver.renew((held, 300))
+    driver.settle(held, 0)
+    # Its reservation is back; the 200 beyond stay where they were recorded.
+    assert driver.refused(tokens=401).used == 600
+
+
 OWN_LIMITS = Tier(
     "Own",
     4,
