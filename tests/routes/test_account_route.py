@@ -432,6 +432,18 @@ def test_a_ledger_that_is_away_is_said_to_be_and_the_rest_is_shown(tmp_path: Pat
     assert "账本暂时无法读取" in page.body.decode()
 
 
+async def live_and_end(app: Any) -> None:
+    """Start an app up and shut it down, as a server does: what it holds is closed."""
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(messages)}
+
+    async def send(message: Any) -> None: ...
+
+    await app({"type": "lifespan", "state": {}}, receive, send)
+
+
 def test_on_redis_every_process_shows_the_same(tmp_path: Path) -> None:
     with redis_server() as server:
         accounts = {"sk-acme": Account("acme", recharged="500")}
@@ -444,7 +456,10 @@ def test_on_redis_every_process_shows_the_same(tmp_path: Path) -> None:
             await ask(one)
             seen = await look(two)
             server.stop()
-            return seen, await look(two)
+            away = await look(two)
+            for app in (one, two):
+                await live_and_end(app)
+            return seen, away
 
         seen, away = asyncio.run(go())
     assert limits_of(seen)["requests", 60.0] == (1, 20)
