@@ -1,5 +1,6 @@
 """`GET /account`: an account's level, limits, balance and usage, for the holder of its key."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,9 @@ class AccountPage:
             return _page(page.refusal(refuse, WORDS[language]), refuse.status, named, refuse)
         shown = await gather(caller, around, self._usages)
         if html:
-            return _page(page.account(shown, WORDS[language]), 200, named)
+            # Some milliseconds of writing, for which no other request shall wait.
+            written = await asyncio.to_thread(page.account, shown, WORDS[language])
+            return _page(written, 200, named)
         body = msgspec.json.encode(record_of(shown))
         return _response(200, body, b"application/json", named, [])
 
