@@ -16,7 +16,9 @@ _SCAN_MAX = 1_000
 class SinkState(NamedTuple):
     """How far deliveries to a sink have come; moments as events write them.
 
-    `pending` events have not been delivered, the oldest of them of `oldest_pending_at`;
+    `delivered` is the place of the latest event that was: on SQLite their number, on PostgreSQL a
+    few more, since a transaction that fails leaves its places unused. `pending` events have not
+    been delivered, the oldest of them of `oldest_pending_at`;
     `replaying` are still to be sent once more; a delivery begun at `in_doubt_since` may have
     reached the far end.
     """
@@ -57,8 +59,7 @@ Span: TypeAlias = tuple[int, int]
 
 def sink_states() -> Steps[list[SinkState]]:
     """Return the state of every sink that was ever delivered to, by name."""
-    # Places in SQLite have no gaps, since events are never deleted; PostgreSQL leaves some behind
-    # where a transaction fails, so it is events that are counted.
+    # What was delivered is not counted, for that is all the history there is; what waits is.
     states = []
     for sink, seq in (yield from _cursors()):
         states.append((yield from _state(sink, seq)))
@@ -143,17 +144,16 @@ def _state(sink: str, seq: int) -> Steps[SinkState]:
     oldest = yield Ask("SELECT body FROM outbox WHERE seq > ? ORDER BY seq LIMIT 1", (seq,))
     began = yield Ask("SELECT began_at FROM sink_attempt WHERE sink = ? AND seq > ?", (sink, seq))
     counts = yield Ask(
-        "SELECT (SELECT count(*) FROM outbox WHERE seq <= ?),"
-        " (SELECT count(*) FROM outbox WHERE seq > ?),"
+        "SELECT (SELECT count(*) FROM outbox WHERE seq > ?),"
         " (SELECT count(*) FROM dead_letter WHERE sink = ?),"
         " (SELECT count(*) FROM outbox JOIN replay ON outbox.seq BETWEEN next_seq AND last_seq"
         "  WHERE sink = ?)",
-        (seq, seq, sink, sink),
+        (seq, sink, sink),
     )
-    delivered, pending, dead, replaying = counts[0]
+    pending, dead, replaying = counts[0]
     return SinkState(
         sink=sink,
-        delivered=delivered,
+        delivered=seq,
         pending=pending,
         oldest_pending_at=BillingEvent.decode(bytes(oldest[0][0])).settled_at if oldest else None,
         dead_letters=dead,
