@@ -73,7 +73,7 @@ def dead_letters(sink: str | None, count_max: int) -> Steps[list[DeadLetter]]:
         ConfigError: There is no such sink.
     """
     if sink is not None:
-        yield from _check_sink(sink)
+        yield from check_sink(sink)
     rows = yield Ask(
         "SELECT sink, reason, body FROM dead_letter JOIN outbox ON outbox.id = dead_letter.id"
         f"{'' if sink is None else ' WHERE sink = ?'} ORDER BY seq, sink LIMIT ?",
@@ -92,7 +92,7 @@ def wanted_spans(
     Raises:
         ConfigError: There is no such sink or event.
     """
-    yield from _check_sink(sink)
+    yield from check_sink(sink)
     if wanted.since is not None or wanted.until is not None:
         return (yield from _by_time(wanted, progress))
     if wanted.dead_letters:
@@ -175,11 +175,17 @@ def _dead_letter(sink: str, reason: str, body: bytes) -> DeadLetter:
     )
 
 
-def _check_sink(sink: str) -> Steps[None]:
-    known = [name for name, _ in (yield from _cursors())]
+def check_sink(sink: str) -> Steps[int]:
+    """Return the place of a sink's cursor.
+
+    Raises:
+        ConfigError: There is no such sink.
+    """
+    known = dict((yield from _cursors()))
     if sink not in known:
         listed = ", ".join(known) or "none yet"
         raise ConfigError(f"the ledger knows no sink {sink!r}; known are: {listed}")
+    return known[sink]
 
 
 def _cursors() -> Steps[list[tuple[str, int]]]:
