@@ -184,6 +184,8 @@ def _shown(found: Shown) -> Iterator[tuple[str, str]]:
         yield "endpoint", event.endpoint
         yield "model", f"{event.model or '–'} (answered: {event.response_model or '–'})"
         yield "response", event.response_id or "–"
+    if event.idempotency_key:
+        yield "their key", event.idempotency_key
     yield "started", event.started_at
     yield "settled", event.settled_at
     yield "outcome", event.outcome
@@ -203,6 +205,8 @@ def _shown(found: Shown) -> Iterator[tuple[str, str]]:
         yield "corrected", f"{told}, {correction.settled_at}"
     for sink, delivery in found.deliveries.items():
         yield "sink", f"{sink}: {delivery}"
+    if not found.deliveries:
+        yield "sink", "none was ever delivered to from this ledger"
     if event.metadata:
         yield "metadata", msgspec.json.encode(event.metadata).decode()
 
