@@ -1,6 +1,6 @@
 """What users and adapters plug in: Protocols of few methods, and the records that cross them."""
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -83,6 +83,24 @@ class Sink(Protocol):
 
         Delivery is at least once: the event's id is the key. Raise `Rejected` for events that are
         refused for good; anything else raised means that all are delivered again later.
+        """
+        ...
+
+
+@runtime_checkable
+class RecallingSink(Protocol):
+    """A sink whose far end can be asked what it has, so that it can be held against the ledger.
+
+    `forgets`: the far end keeps the latest events only.
+    """
+
+    forgets: bool
+
+    def recall(self) -> AsyncIterator[Sequence[bytes]]:
+        """Yield what the far end has, some events at a time, in their very bytes.
+
+        Raises:
+            OSError: It cannot be asked now.
         """
         ...
 

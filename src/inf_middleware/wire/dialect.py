@@ -71,7 +71,8 @@ class Dialect:
     Of a request: `messages`, `texts` and `schemas` are input (see `Input`); the first of
     `output_cap` that tells holds; `choices` and `best_of` are numbers of answers; `prompts` may
     be a list, each element of which is answered for itself; `streams` tells that a request that
-    does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`. `generates`:
+    does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`; `tells_usage`
+    is a field of its own that asks a stream for its usage. `generates`:
     tokens come out, not only in. `background` asks for an answer that is fetched later. `features`:
     which fields ask for what a model must be able to do.
     `truncation`: fields that let the server shorten the input to its context ("": it always does).
@@ -97,6 +98,7 @@ class Dialect:
     stream: str = "stream"
     streams: bool = False
     asks_usage: bool = False
+    tells_usage: str = ""
     background: str = ""
     generates: bool = True
     features: tuple[tuple[str, str], ...] = ()
@@ -153,6 +155,8 @@ class Dialect:
         prompts = _prompts(fields.get(self.prompts)) if self.prompts else 1
         options = fields.get("stream_options") if self.asks_usage else 0
         wants = isinstance(options, dict) and options.get("include_usage") is True
+        if self.tells_usage:
+            wants = fields.get(self.tells_usage) is True
         return Request(
             model=model if isinstance(model, str) else None,
             stream=streamed,

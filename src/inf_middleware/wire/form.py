@@ -1,5 +1,6 @@
 """Where the facts of an API's answers sit, as data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,15 +16,20 @@ BY_INDEX = ("index",)
 class PartsAt:
     """Where the parts of a streamed answer are told.
 
-    `opens` and `closes`: the types of the events that open and close one, and in them `number`, its
-    number, and `part`, what it is. `sequence`: what numbers all events, if anything.
+    `closed_by`: by the type of the event that opens a part, that of the event that closes it. In
+    both is `number`, which tells it apart from others of its kind, and in the first of them `part`,
+    what it is ("": nothing of it is kept). `sequence`: what numbers all events, if anything.
     """
 
-    opens: str
-    closes: str
+    closed_by: Mapping[str, str]
     number: str
-    part: str
+    part: str = ""
     sequence: str = ""
+
+    @cached_property
+    def closing(self) -> frozenset[str]:
+        """The types of the events that close a part."""
+        return frozenset(self.closed_by.values())
 
 
 @dataclass(frozen=True, kw_only=True)
