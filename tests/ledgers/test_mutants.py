@@ -10,7 +10,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-HOLDS, POWER, BOOK = (f"tests/ledgers/test_{name}.py::" for name in ("holds", "power", "book"))
+HOLDS, POWER, BOOK, BATCHES, BY_ACCOUNT = (
+    f"tests/ledgers/test_{name}.py::"
+    for name in ("holds", "power", "book", "batches", "records_by_account")
+)
 
 
 class Mutant(NamedTuple):
@@ -74,11 +77,18 @@ MUTANTS = [
         HOLDS + "test_a_process_that_beats_keeps_what_it_holds[sqlite]",
     ),
     Mutant(
-        "a late settlement posts beside the record",
+        "a settlement posts what is recorded already",
         "recording.py",
-        " WHERE request_id = ? AND amount_nano = ? ON CONFLICT",
-        " WHERE request_id = ? AND amount_nano < 1 + ? ON CONFLICT",
-        HOLDS + "test_a_late_settlement_of_a_call_that_ended_at_nothing_moves_nothing[sqlite]",
+        "FROM request WHERE seq > ? AND kind",
+        "FROM request WHERE seq > ? - 1 AND kind",
+        BATCHES + "test_of_bills_of_one_call_the_first_counts_in_one_batch_as_in_several[sqlite]",
+    ),
+    Mutant(
+        "a record is left out as those of accounts are sorted",
+        "recording.py",
+        "WHERE seq > (SELECT sorted_seq FROM meta)",
+        "WHERE seq > (SELECT sorted_seq + 1 FROM meta)",
+        BY_ACCOUNT + "test_each_record_is_found_by_its_account_sorted_or_not",
     ),
     Mutant(
         "a reference is not looked at",
