@@ -3,13 +3,14 @@
 # make test   installs what the tests need and passes them
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
+# make mutants  puts deliberate faults into copies of the package: each must be caught by its test
 # make bench  what metering costs per chunk, and whether it stays linear
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check real bench clean
+.PHONY: demo serve test check real mutants bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -29,6 +30,10 @@ check: $(VENV)/.check-installed
 
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
+
+mutants: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m tests.mutants
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.metering
