@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Prices
+from inf_middleware.domain.tables import nearest
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.files import TableFile, read_text
 from inf_middleware.settings.kinds import is_of_code
@@ -17,7 +18,6 @@ from inf_middleware.settings.options import (
     LimiterOptions,
     MeterOptions,
 )
-from inf_middleware.settings.shown import nearest
 from inf_middleware.upstream import Upstream
 
 # Sections that are called like an option have it as `uri`, or as `file`.
