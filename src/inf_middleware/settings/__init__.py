@@ -11,6 +11,7 @@ from inf_middleware.settings.options import (
     check,
     default,
 )
+from inf_middleware.settings.restart import NeedsRestart
 from inf_middleware.settings.shown import shown
 from inf_middleware.settings.sources import DEFAULT, Setting, Sources
 
@@ -23,6 +24,7 @@ __all__ = [
     "LedgerOptions",
     "LimiterOptions",
     "MeterOptions",
+    "NeedsRestart",
     "Setting",
     "Sources",
     "check",

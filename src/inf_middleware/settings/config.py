@@ -89,6 +89,15 @@ def section_of(option: str) -> str:
     return "policies" if option in LimiterOptions.__annotations__ else "ledger"
 
 
+def written_as(option: str) -> str:
+    """Return where an option stands in a settings file, in words: "[storage] uri"."""
+    section = "" if option == "upstream" else section_of(option)
+    key = _NAMESAKES.get(option, option)
+    if not section:
+        return "[upstream]" if option == "upstream" else key
+    return f"[{section}]" if option == section == "sinks" else f"[{section}] {key}"
+
+
 def read_config(path: str | Path) -> dict[str, Written]:
     """Read a settings file: the values of options, not checked yet, and `upstream`.
 
