@@ -4,13 +4,15 @@
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
 # make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
+# make docs   the documentation as a site, in build/site
+# make mutants  puts deliberate faults into copies of the package: each must be caught by its test
 # make bench  what metering costs per chunk, and whether it stays linear
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check real recipes bench clean
+.PHONY: demo serve test check docs real recipes mutants bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -28,6 +30,10 @@ check: $(VENV)/.check-installed
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --quiet
+	@! grep -rnoE '(src="|<link[^>]*rel="(stylesheet|preconnect)"[^>]*href=")(https?:)?//[^"]*' build/site --include=*.html || { echo "the site asks another host for these"; exit 1; }
+
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
 
@@ -35,8 +41,16 @@ recipes: $(VENV)-llama/.installed $(VENV)-vllm/.installed
 	$(VENV)-llama/bin/python -m pytest tests/apart/test_llama_cpp_recipe.py -W ignore
 	VLLM_TARGET_DEVICE=cpu $(VENV)-vllm/bin/python -m pytest tests/apart/test_vllm_registration.py -W ignore
 
+mutants: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m tests.mutants
+
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.metering
+
+$(VENV)/.docs-installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group docs
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(VENV)-real $(VENV)-llama $(VENV)-vllm .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -84,14 +84,16 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_flag_alone_meters_limits_and_bills(ledger: Path) -> None:
     with serving(built()) as url:
         recipe = Recipe(url, None)
-        assert recipe.post("sk-acme").json()["usage"] == {**USAGE, "prompt_tokens_details": None}
+        assert recipe.post("sk-acme").json()["usage"].items() >= USAGE.items()
         stream = recipe.post("sk-acme", stream=True)
         assert texts_of(stream) == "Tea is served."
         assert "usage" not in stream.text  # asked for by us, and taken out again
         statuses = [recipe.post("sk-acme").status_code for _ in range(3)]
         assert statuses == [200, 200, 429]
         assert recipe.post("sk-none").json()["error"]["code"] == "invalid_api_key"
-        assert recipe.preflight().headers["access-control-allow-origin"] == "*"
+        preflight = recipe.preflight()
+        assert preflight.status_code == 200, preflight.text
+        assert preflight.headers["access-control-allow-origin"] == "*"
     told = [(r["input_tokens"], r["output_tokens"], r["basis"]) for r in records_of(ledger)]
     assert told == [(9, 4, "reported")] * 4
 
@@ -103,7 +105,8 @@ def test_vllms_own_key_check_stands_inside_and_what_it_refuses_is_free(ledger: P
         assert (refused.status_code, refused.json()) == (401, {"error": "Unauthorized"})
         assert recipe.post("sk-own").status_code == 200
         assert recipe.post("sk-none").json()["error"]["code"] == "invalid_api_key"
-        assert recipe.preflight().status_code == 200
+        preflight = recipe.preflight()
+        assert preflight.status_code == 200, preflight.text
     amounts = [(record["account"], record["output_tokens"]) for record in records_of(ledger)]
     assert amounts == [("acme", 0), ("own", 4)]
 
