@@ -180,7 +180,10 @@ def setting(sources: Sources, option: str, given: str | None = None) -> Any:
         ConfigError: It cannot hold.
     """
     if given is not None:
-        return check(option, given, (option,))
+        try:
+            return check(option, given, (option,))
+        except ConfigError as error:
+            raise ConfigError(f"--{option}: {error}") from None
     return value_of(sources.setting(option).value)
 
 

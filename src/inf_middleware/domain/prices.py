@@ -189,8 +189,8 @@ class Prices:
         for number, entry in enumerate(tables.rows(table, "price", source), 1):
             where = f"{source}: price {number}"
             row = dict(entry)
+            tables.refuse_unknown(row, _PRICE_KEYS, where)
             row["since"] = row.pop("from", None)
-            tables.refuse_unknown(row, set(_PRICE_KEYS) | {"since"}, where, instead=_PRICE_KEYS)
             missing = [key for key in ("model", "input", "output") if key not in row]
             if missing:
                 raise ConfigError(f"{where} lacks {', '.join(missing)}")

@@ -27,7 +27,11 @@ class UsageAt:
     reasoning: str | tuple[str, ...] = ""
 
     def read(self, value: object) -> dict[str, int]:
-        """Return the counts that a report tells; empty where it tells neither input nor output."""
+        """Return the counts that a report tells; empty where it tells neither input nor output.
+
+        Nothing read and nothing written is what servers say that do not count (LitServe 0.2.19,
+        whose API yields no counts): no answer comes from no tokens at all.
+        """
         report = find(value, self.at)
         if not isinstance(report, dict):
             return {}
@@ -45,7 +49,9 @@ class UsageAt:
                 if count is not None:
                     told[name] = count
                     break
-        return told if INPUT in told or OUTPUT in told else {}
+        if INPUT in told:
+            return told if any(told.values()) else {}
+        return told if OUTPUT in told else {}
 
     def usage(self, told: Mapping[str, int]) -> Usage:
         """Return the usage that counts add up to."""
