@@ -4,13 +4,14 @@
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
 # make docs   the documentation as a site, in build/site
+# make mutants  puts deliberate faults into copies of the package: each must be caught by its test
 # make bench  what metering costs per chunk, and whether it stays linear
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check docs real bench clean
+.PHONY: demo serve test check docs real mutants bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -34,6 +35,10 @@ docs: $(VENV)/.docs-installed
 
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
+
+mutants: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m tests.mutants
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.metering

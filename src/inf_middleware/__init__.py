@@ -32,6 +32,7 @@ _HOMES = {
     "TokenMeter": "token_meter",
     "Usage": "domain.usage",
     "current_call": "call.record",
+    "metrics_app": "exposition",
     "open_ledger": "ledgers.book",
 }
 
@@ -50,6 +51,7 @@ __all__ = [
     "TokenMeter",
     "Usage",
     "current_call",
+    "metrics_app",
     "open_ledger",
 ]
 

@@ -7,6 +7,7 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage
+from inf_middleware.exposition import metrics_app
 from inf_middleware.gate import Gate
 from inf_middleware.ledgers.book import open_ledger
 from inf_middleware.tier_limiter import TierLimiter
@@ -29,5 +30,6 @@ __all__ = [
     "TokenMeter",
     "Usage",
     "current_call",
+    "metrics_app",
     "open_ledger",
 ]
