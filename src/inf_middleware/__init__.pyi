@@ -10,6 +10,7 @@ from inf_middleware.domain.usage import Usage
 from inf_middleware.exposition import metrics_app
 from inf_middleware.gate import Gate
 from inf_middleware.ledgers.book import open_ledger
+from inf_middleware.routes import account_routes, admin_routes
 from inf_middleware.tier_limiter import TierLimiter
 from inf_middleware.token_meter import TokenMeter
 
@@ -29,6 +30,8 @@ __all__ = [
     "Tiers",
     "TokenMeter",
     "Usage",
+    "account_routes",
+    "admin_routes",
     "current_call",
     "metrics_app",
     "open_ledger",

@@ -35,14 +35,13 @@ class Built(NamedTuple):
 
 def build_limiting(option: Callable[[str], Any], user: User, observer: Observer | None) -> Built:
     """Build what limits calls; `option` returns the value in force of an option. Opens nothing."""
-    lease_s = option("lease_s")
     enforce = option("enforce") and enforces()
     if option("enforce") and not enforce:
         _log.warning(
             "%s=%s: nobody is refused for a limit", ENFORCE_VARIABLE, os.environ[ENFORCE_VARIABLE]
         )
-    shared = _store(option, lease_s, user)
-    leases = Leases(shared.thing, lease_s)
+    shared = shared_store(option, user)
+    leases = Leases(shared.thing, option("lease_s"))
 
     async def aclose() -> None:
         await leases.aclose()
@@ -71,13 +70,12 @@ def enforces() -> bool:
     return switched
 
 
-def _store(option: Callable[[str], Any], lease_s: float, user: User) -> Shared[LimitStore]:
-    storage = option("storage")
-    deployment = option("deployment")
+def shared_store(option: Callable[[str], Any], user: User) -> Shared[LimitStore]:
+    """Return the store that the options mean, shared with all of the process. Opens nothing."""
+    storage, deployment, lease_s = option("storage"), option("deployment"), option("lease_s")
     if storage == settings.MEMORY:
-        _warn_of_many_workers()
         key: tuple[Hashable, ...] = ("store", storage, deployment, lease_s)
-        return share(key, user, lambda: MemoryStore(lease_s=lease_s))
+        return share(key, user, lambda: _memory_store(lease_s))
     if settings.is_limit_store(storage):
         return share(("store", identity(storage)), user, lambda: storage)
     from inf_middleware.stores.redis import (  # noqa: PLC0415 - 100 ms at import, for this alone
@@ -94,10 +92,11 @@ def _store(option: Callable[[str], Any], lease_s: float, user: User) -> Shared[L
     return share(key, user, make)
 
 
-def _warn_of_many_workers() -> None:
+def _memory_store(lease_s: float) -> LimitStore:
     if workers.are_several():
         _log.warning(
             "limits are counted in the memory of each worker process, so that an account gets them"
             " once per worker; to share them, give TierLimiter"
             ' storage="redis://localhost:6379"'
         )
+    return MemoryStore(lease_s=lease_s)

@@ -8,8 +8,9 @@ from starlette.requests import HTTPConnection
 
 from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
+from inf_middleware.domain.limits import Admission, Ask, GroupReading, Held, Refusal
 from inf_middleware.domain.observations import RefusedCall, Sample, SettledCall, Timing
+from inf_middleware.domain.rates import LimitGroup
 from inf_middleware.domain.tiers import Account
 
 
@@ -124,7 +125,20 @@ class LimitStore(Protocol):
         ...
 
 
-class SharedStore(LimitStore, Protocol):
+@runtime_checkable
+class ReadableStore(Protocol):
+    """A store that tells how limits stand without taking anything."""
+
+    async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> Sequence[GroupReading]:
+        """Return how groups of an account's limits stand now.
+
+        Raises:
+            LimitsUnavailable: The store could not tell.
+        """
+        ...
+
+
+class SharedStore(LimitStore, ReadableStore, Protocol):
     """A store of many processes, which may be out of reach; `workers` were seen last."""
 
     workers: int
@@ -138,7 +152,7 @@ class SharedStore(LimitStore, Protocol):
         ...
 
 
-class LocalStore(LimitStore, Protocol):
+class LocalStore(LimitStore, ReadableStore, Protocol):
     """A store of one process, which is always there."""
 
     def admit_now(self, ask: Ask) -> Admission | Refusal:

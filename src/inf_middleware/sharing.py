@@ -18,6 +18,13 @@ class User:
     """A stack, as far as what it shares is concerned; it must not be held by what is shared."""
 
 
+class Guest(User):
+    """Uses what stacks use, without keeping it open; what none of them uses it makes for itself."""
+
+    def __init__(self) -> None:
+        self.own: dict[Hashable, Any] = {}
+
+
 class _Entry:
     """A thing and those who use it."""
 
@@ -71,6 +78,10 @@ def share(key: Hashable, user: User, make: Callable[[], T]) -> Shared[T]:
         for other in [other for other, entry in _entries.items() if not entry.users]:
             del _entries[other]
         entry = _entries.get(key)
+        if isinstance(user, Guest):
+            if entry is None and key not in user.own:
+                user.own[key] = make()
+            return Shared(key, user, entry.thing if entry is not None else user.own[key])
         if entry is None:
             entry = _entries[key] = _Entry(make())
         entry.users.add(user)

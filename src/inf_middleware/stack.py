@@ -11,21 +11,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware import settings
 from inf_middleware.accounts.address import Networks
+from inf_middleware.around import Around, Rules
 from inf_middleware.billing import Ledgers, build_accounts, build_billing
 from inf_middleware.call.failed_keys import FailedKeys
-from inf_middleware.call.record import Metering, Parts
+from inf_middleware.call.record import Billing, Limiting, Metering, Parts
 from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.exposition import with_metrics
 from inf_middleware.files import TableFile, value_of
 from inf_middleware.following import Following, Read
-from inf_middleware.limiting import build_limiting, enforces
+from inf_middleware.limiting import build_limiting, enforces, shared_store
 from inf_middleware.lookups import build_lookup, check_levels
 from inf_middleware.observing import Sampler, build_observer
+from inf_middleware.ports import LimitStore, Observer
 from inf_middleware.settings import DEFAULT, Setting, Sources
-from inf_middleware.sharing import User, identity, share
+from inf_middleware.sharing import Guest, User, identity, share
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialects import Dialects
 
@@ -79,6 +82,7 @@ class Stack:
         self._found: dict[str, Setting] = {}  # by variables and file, for what is not given
         self._user = User()
         self._sampler: Sampler | None = None  # where somebody watches
+        self._store: LimitStore | None = None  # where something limits
 
     def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
         """Take the options of one more middleware, and what variables and file say of the others.
@@ -113,7 +117,8 @@ class Stack:
         """The worker, built from the options of all at first use."""
         startup: list[Callable[[], Awaitable[None]]] = []
         shutdown: list[Callable[[], Awaitable[None]]] = []
-        parts = self._parts(startup, shutdown)
+        ledgers = Ledgers(self._user)
+        parts = self._parts(ledgers, startup, shutdown)
         self._log_options()
         following = self._following(parts, lambda: weakly())  # noqa: PLW0108 - bound below
         shutdown.append(following.aclose)
@@ -133,6 +138,12 @@ class Stack:
             with_metrics(self._app, self._option),
             parts,
             touch=following.touch if self._sampler is None else self._touching(following),
+            around=Around(
+                parts=parts,
+                store=self._store,
+                ledger=ledgers.of(self._option("ledger")) if LEDGER in self._kinds else None,
+                rules=self._rules(following),
+            ),
             exempt=self._option("exempt"),
             websockets=self._option("websockets"),
             on_startup=on_startup,
@@ -168,21 +179,30 @@ class Stack:
         files = [option for option in options if isinstance(option, TableFile)]
         return Following(files, check=check, taken=taken)
 
+    def _rules(self, following: Following) -> Rules:
+        option = self._option
+        return Rules(
+            mode=option("mode"),
+            zone=zone_of(option("timezone")),
+            tiers=option("tiers"),
+            prices=option("prices"),
+            touch=following.touch,
+        )
+
     def _parts(
         self,
+        ledgers: Ledgers,
         startup: list[Callable[[], Awaitable[None]]],
         shutdown: list[Callable[[], Awaitable[None]]],
     ) -> Parts:
         option = self._option
-        tiers: Tiers = value_of(option("tiers")) or Tiers.default()
         given = option("counter")
         counters = share(("counter", identity(given)), self._user, lambda: Counters(given)).thing
         startup.append(counters.load)
-        ledgers = Ledgers(self._user)
         observer = build_observer(option, logs_calls=self._kinds == {METER})
-        limiting = billing = store = spool = relay = None
+        limiting = billing = spool = relay = None
         if LIMITER in self._kinds:
-            limiting, store, close = build_limiting(option, self._user, observer)
+            limiting, self._store, close = build_limiting(option, self._user, observer)
             shutdown.append(close)
         if LEDGER in self._kinds:
             billing, spool, relay, start, close = build_billing(
@@ -190,17 +210,30 @@ class Stack:
             )
             startup.append(start)
             shutdown.append(close)
+        shutdown.append(ledgers.aclose)
         if observer is not None:
             self._sampler = sampler = Sampler(
                 observer,
                 leases=limiting.leases if limiting else None,
-                store=store,
+                store=self._store,
                 health=billing.health if billing else None,
                 spool=spool,
                 relay=relay,
             )
             startup.append(sampler.begin)
             shutdown.insert(0, sampler.aclose)  # before what it looks at is closed
+        return self._whole(ledgers, counters, limiting, billing, observer)
+
+    def _whole(
+        self,
+        ledgers: Ledgers,
+        counters: Counters,
+        limiting: Limiting | None,
+        billing: Billing | None,
+        observer: Observer | None,
+    ) -> Parts:
+        option = self._option
+        tiers: Tiers = value_of(option("tiers")) or Tiers.default()
         networks = Networks(option("trusted_proxies"))
         lookup = build_lookup(
             build_accounts(option, ledgers),
@@ -209,7 +242,6 @@ class Stack:
             networks=networks,
             tiers=tiers,
         )
-        shutdown.append(ledgers.aclose)
         return Parts(
             lookup=lookup,
             names_accounts=option("accounts") is not None,
@@ -264,3 +296,41 @@ def _known_options(kinds: tuple[str, ...]) -> dict[str, None]:
         LEDGER: settings.LedgerOptions,
     }
     return {name: None for kind in kinds for name in tables[kind].__annotations__}
+
+
+class Beside(Stack):
+    """The options of routes that stand in no stack: the same objects, which they do not keep open.
+
+    What no stack of the process uses is opened for them alone, and closed with the process.
+    """
+
+    def __init__(self, member: str, options: Mapping[str, Any]) -> None:
+        super().__init__(_nothing)
+        self._guest = Guest()
+        self.add(member, (METER, LIMITER, LEDGER), options)
+
+    @property
+    def admin_key(self) -> str | None:
+        """What callers of admin routes send."""
+        key: str | None = self._option("admin_key")
+        return key
+
+    def around(self) -> Around:
+        """Return what the options mean now; opens nothing."""
+        parts, rules = self._fixed
+        return Around(
+            parts=parts,
+            store=shared_store(self._option, self._guest).thing,
+            ledger=Ledgers(self._guest).of(self._option("ledger")),
+            rules=rules,
+        )
+
+    @cached_property
+    def _fixed(self) -> tuple[Parts, Rules]:
+        counters = Counters(self._option("counter"))  # which nothing here counts with
+        parts = self._whole(Ledgers(self._guest), counters, None, None, None)
+        return parts, self._rules(self._following(parts, lambda: None))
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Be the app of those that have none."""

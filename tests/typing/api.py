@@ -20,6 +20,8 @@ from inf_middleware import (
     Tiers,
     TokenMeter,
     Usage,
+    account_routes,
+    admin_routes,
     current_call,
     open_ledger,
 )
@@ -104,4 +106,6 @@ async def top_up() -> str:
         return f"{receipt.account.tier} {key}"
 
 
+app.router.routes += account_routes()
+app.router.routes += admin_routes(admin_key="x" * 32, ledger="sqlite:///x.db")
 level: str = Tiers.default().for_recharge("500").name

@@ -1,5 +1,6 @@
 """Failed keys per network: who guesses is slowed down, and nobody else."""
 
+import threading
 import time
 from array import array
 from collections import OrderedDict
@@ -29,6 +30,7 @@ class FailedKeys:
         self.per_minute = per_minute
         self._networks_max = networks_max
         self._clock = clock
+        self._lock = threading.Lock()  # event loops of several threads may share it
         # Ordered by the latest counted failure, the oldest first.
         self._failures: OrderedDict[str, array[float]] = OrderedDict()
 
@@ -40,7 +42,10 @@ class FailedKeys:
 
         The wait is the exact time in seconds until a failure of this network would be counted.
         """
-        now = self._clock()
+        with self._lock:
+            return self._count(network, self._clock())
+
+    def _count(self, network: str, now: float) -> float | None:
         self._forget(now)
         failures = self._failures.get(network)
         if failures is None:

@@ -38,6 +38,9 @@ CALL_KEY = "inf_middleware.call"
 # In the scope of the lifespan: where those further in tell their parts to those further out.
 PARTS_KEY = "inf_middleware.parts"
 
+# In the scope of requests that pass: the stacks around, outermost first, for routes of ours.
+STACKS_KEY = "inf_middleware.stacks"
+
 log = logging.getLogger("inf_middleware")
 
 # Whether a stream is asked for its usage: at its end, or "continuous": in every event too.

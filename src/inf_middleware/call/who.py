@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -16,8 +17,26 @@ from inf_middleware.wire import answers
 _KEY_HEADERS = (b"x-api-key", b"api-key")
 
 
+class Caller(NamedTuple):
+    """Who a request comes from; `key_id` is None where no key was sent."""
+
+    account: Account
+    tier: Tier
+    key_id: str | None
+
+
 async def identify(call: Call, parts: Parts, scope: Scope) -> None:
     """Find the call's account and level.
+
+    Raises:
+        Refuse: As `caller_of`.
+    """
+    call.account, call.tier, call.key_id = await caller_of(scope, parts)
+    call.named = parts.names_accounts
+
+
+async def caller_of(scope: Scope, parts: Parts) -> Caller:
+    """Find the account and level of a request.
 
     Raises:
         Refuse: The key is missing, unknown, malformed or conflicting (401), too many have failed
@@ -30,14 +49,14 @@ async def identify(call: Call, parts: Parts, scope: Scope) -> None:
             "This server takes no callers without an account, and has no accounts configured.",
         )
     connection = HTTPConnection(scope)
-    raw = _raw_key(scope["headers"])
+    raw = raw_key(scope["headers"])
     key = None if raw is None else key_of(raw)
     if raw is not None and key is None:
-        raise _failed(parts, connection, "The API key is malformed.")
+        raise failed_key(parts, connection, "The API key is malformed.")
     account = await _look_up(parts, key, connection)
     if account is None:
         if key is not None:
-            raise _failed(parts, connection, "The API key is unknown.")
+            raise failed_key(parts, connection, "The API key is unknown.")
         raise _unauthorized("No API key was given; send one as `Authorization: Bearer <key>`.")
     if account.suspended:
         raise Refuse(
@@ -45,10 +64,7 @@ async def identify(call: Call, parts: Parts, scope: Scope) -> None:
             "account_suspended",
             "The account of this API key is suspended; ask the operator.",
         )
-    call.account = account
-    call.tier = _tier_of(account, parts)
-    call.named = parts.names_accounts
-    call.key_id = digest_of(key).hex()[:12] if key else None
+    return Caller(account, _tier_of(account, parts), digest_of(key).hex()[:12] if key else None)
 
 
 async def _look_up(parts: Parts, key: str | None, connection: HTTPConnection) -> Account | None:
@@ -84,7 +100,12 @@ def _tier_of(account: Account, parts: Parts) -> Tier:
         ) from error
 
 
-def _raw_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def raw_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the key that a request sends.
+
+    Raises:
+        Refuse: It sends two that differ (401).
+    """
     found: set[bytes] = set()
     for name, value in headers:
         if name == b"authorization":
@@ -104,7 +125,8 @@ def _unauthorized(message: str) -> Refuse:
     return Refuse(401, "invalid_api_key", message, headers=[(b"www-authenticate", b"Bearer")])
 
 
-def _failed(parts: Parts, connection: HTTPConnection, message: str) -> Refuse:
+def failed_key(parts: Parts, connection: HTTPConnection, message: str) -> Refuse:
+    """Count a key that failed, and return the answer to it (401, or 429 where many have)."""
     wait_s = parts.failed_keys.count(parts.network(connection))
     if wait_s is None:
         return _unauthorized(message)

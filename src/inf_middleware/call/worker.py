@@ -26,6 +26,7 @@ from inf_middleware.call.observing import note_refusal, note_settlement
 from inf_middleware.call.record import (
     CALL_KEY,
     PARTS_KEY,
+    STACKS_KEY,
     Call,
     CurrentCall,
     Parts,
@@ -57,6 +58,7 @@ class Worker:
         exempt: tuple[str, ...],
         websockets: str,
         touch: Callable[[], Awaitable[None] | None],
+        around: object,
         on_startup: Callable[[], Awaitable[None]],
         on_shutdown: Callable[[], Awaitable[None]],
     ) -> None:
@@ -69,6 +71,7 @@ class Worker:
         self._exempt = exempt
         self._websockets = websockets
         self._touch = touch
+        self._around = around
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
 
@@ -77,7 +80,7 @@ class Worker:
         kind = scope["type"]
         if kind == "http":
             if self._is_exempt(scope["path"]):
-                await self._app(scope, receive, send)
+                await self._app(self._shown(scope), receive, send)
             elif scope["method"] != "POST":
                 await self._pass(scope, receive, send)
             else:
@@ -154,7 +157,7 @@ class Worker:
         if scope["method"] == "GET" and CALL_KEY not in scope:
             due = deferred.fetched_by(scope["path"])
         if due is None:
-            await self._app(scope, receive, send)
+            await self._app(self._shown(scope), receive, send)
             return
         now_ns = self._parts.now_ns()
         path = scope["path"]
@@ -174,6 +177,10 @@ class Worker:
         await answer.finish()
         if call.observer is not None and call.settled:
             note_settlement(call)
+
+    def _shown(self, scope: Scope) -> Scope:
+        """Return a scope in which routes of ours find what stands around them."""
+        return {**scope, STACKS_KEY: (*scope.get(STACKS_KEY, ()), self._around)}
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission

@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ import msgspec
 
 from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError, MiddlewareError
-from inf_middleware.domain.moments import zone_of
+from inf_middleware.domain.moments import written, zone_of
 from inf_middleware.domain.money import NANO, decimal_string
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
@@ -169,11 +169,6 @@ def month_of(text: str | None, zone: tzinfo) -> tuple[str, str]:
             raise ConfigError(f"--month is {text!r}; write a month such as 2026-11") from None
     after = (first + timedelta(days=31)).replace(day=1)
     return written(first), written(after)
-
-
-def written(moment: datetime) -> str:
-    """Write an aware moment as records do."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def setting(sources: Sources, option: str, given: str | None = None) -> Any:

@@ -14,6 +14,11 @@ def rfc3339(now_ns: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def written(moment: datetime) -> str:
+    """Write an aware moment as records do."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def zone_of(name: str) -> tzinfo:
     """Return the time zone of a name.
 

@@ -88,6 +88,11 @@ class Tier:
         """The account's own rates, those of a minute first."""
         return self._own.rates
 
+    @property
+    def groups(self) -> tuple[LimitGroup, ...]:
+        """All limits: the account's own, then those of models."""
+        return (self._own, *self._of_models)
+
     def groups_for(self, model: str | None) -> tuple[LimitGroup, ...]:
         """Return the limits that hold for requests of a model, in the groups that count them."""
         return groups_for(self._own, self._of_models, model)
@@ -143,6 +148,15 @@ class Tiers:
         """
         nano = nano_of(recharged, "recharged")
         return [tier for tier in self.tiers if tier.recharged_from_nano <= nano][-1]
+
+    def after(self, tier: Tier, recharged: Decimal | str | int) -> Tier | None:
+        """Return the next level that further recharges lead to, None where there is none.
+
+        Raises:
+            ConfigError: Not an amount of money (floats are not exact).
+        """
+        least = max(nano_of(recharged, "recharged"), tier.recharged_from_nano)
+        return next((one for one in self.tiers if one.recharged_from_nano > least), None)
 
     def of(self, account: "Account") -> Tier:
         """Return an account's level: its own, else by its cumulative recharge.

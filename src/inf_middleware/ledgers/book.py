@@ -200,9 +200,13 @@ class LedgerBook:
         """Return an account, None where there is none."""
         return await self.ledger.read(lambda: books.account_of(account, self.currency, self.tiers))
 
-    async def accounts(self) -> list[AccountRecord]:
-        """Return all accounts, by name."""
-        return await self.ledger.read(lambda: books.accounts(self.currency, self.tiers))
+    async def accounts(
+        self, *, after: str = "", count_max: int | None = None
+    ) -> list[AccountRecord]:
+        """Return accounts by name: those after a name, `count_max` at most (None: all)."""
+        return await self.ledger.read(
+            lambda: books.accounts(self.currency, self.tiers, after, count_max)
+        )
 
     async def issue_key(self, account: str, *, label: str | None = None) -> KeyRecord:
         """Make a key; the record has it in clear, this once: only its hash is kept.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import apsw
 
-from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable
 from inf_middleware.ledgers.filesystem import network_filesystem
 
 # One file per version, `sqlite-N.sql`, run in order: a new ledger by all, an old one by the rest.
@@ -91,7 +91,7 @@ def version_of(path: Path) -> int:
 
 def _open_to_read(path: Path) -> tuple[apsw.Connection, int | None]:
     if not path.is_file():
-        raise LedgerUnavailable(f"there is no ledger at {path}")
+        raise LedgerMissing(f"there is no ledger at {path}")
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         db.set_busy_handler(_wait)

@@ -3,6 +3,7 @@
 All workers of a host share the file.
 """
 
+import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class SqliteLedger(LedgerBase):
 
     async def check(self) -> None:
         """See that the file is there, and of this version; nothing is made or changed."""
-        connect_to_read(self.path).close()
+        await asyncio.to_thread(lambda: connect_to_read(self.path).close())
 
     async def migrate(self) -> tuple[int, int]:
         """Bring a file that is there to this version; return its version before and now."""

@@ -3,6 +3,7 @@
 from inf_middleware.settings.checks import MEMORY, is_limit_store
 from inf_middleware.settings.options import (
     DEFAULTS,
+    AdminOptions,
     CommonOptions,
     GateOptions,
     LedgerOptions,
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT",
     "DEFAULTS",
     "MEMORY",
+    "AdminOptions",
     "CommonOptions",
     "GateOptions",
     "LedgerOptions",

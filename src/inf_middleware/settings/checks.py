@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.keys import key_of
 from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Tiers
@@ -20,6 +21,9 @@ from inf_middleware.wire.forwarded import TrustedProxies
 T = TypeVar("T")
 
 MEMORY = "memory://"
+
+# 128 bits, written as hexadecimal digits.
+ADMIN_KEY_CHARACTERS_MIN = 32
 
 # Renewed a third of it apart: shorter, and a busy event loop would lose leases.
 LEASE_S_MIN = 1.0
@@ -243,6 +247,17 @@ def timezone(name: str, value: Any) -> str:
     zone = text(name, value)
     zone_of(zone)
     return zone
+
+
+def admin_key(name: str, value: Any) -> str:
+    """A key that callers can send, and that nobody guesses; no error shows it."""
+    sent = key_of(value.encode("utf-8", "replace")) if isinstance(value, str) else None
+    if sent is None or sent != sent.strip() or len(sent) < ADMIN_KEY_CHARACTERS_MIN:
+        raise ConfigError(
+            f"{name} must be a printable text of {ADMIN_KEY_CHARACTERS_MIN} or more characters,"
+            " without spaces around it; make one with: openssl rand -hex 32"
+        )
+    return sent
 
 
 def unpriced(name: str, value: Any) -> Any:

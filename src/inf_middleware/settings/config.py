@@ -43,6 +43,7 @@ _SECTIONS = {
     "serves": "prices",
     "unpriced": "prices",
     "enforce_features": "prices",
+    "admin_key": "policies",
     "storage_timeout_s": "storage",
     "lease_s": "storage",
     "exempt": "policies",

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, Union, get_args, get_origin
 
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.settings.options import GateOptions
+from inf_middleware.settings.options import AdminOptions
 
 _SWITCHED = {"0": False, "false": False, "no": False, "off": False}
 _SWITCHED |= {"1": True, "true": True, "yes": True, "on": True}
@@ -29,7 +29,7 @@ class Kinds(TypedDict):
 @lru_cache(maxsize=1)
 def kinds_of_options() -> Mapping[str, Kinds]:
     """Return the kinds of all options."""
-    return {name: _kinds(hint) for name, hint in GateOptions.__annotations__.items()}
+    return {name: _kinds(hint) for name, hint in AdminOptions.__annotations__.items()}
 
 
 def is_of_code(name: str) -> bool:

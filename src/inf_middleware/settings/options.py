@@ -131,6 +131,15 @@ class GateOptions(MeterOptions, LimiterOptions, LedgerOptions, total=False):
     """Options of `Gate`: those of all three."""
 
 
+class AdminOptions(GateOptions, total=False):
+    """Options of `admin_routes`: those of `Gate`, and its own.
+
+    `admin_key`: what its callers send, 32 characters or more.
+    """
+
+    admin_key: str
+
+
 DEFAULTS: dict[str, Any] = {
     "accounts": None,
     "accounts_ttl_s": 60.0,  # how long a key that was taken back may still be good
@@ -169,6 +178,7 @@ DEFAULTS: dict[str, Any] = {
     "on_disconnect": "produced",
     "enforce_features": False,
     "timezone": "UTC",
+    "admin_key": None,
 }
 
 # Defaults that follow from the mode.
@@ -238,4 +248,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "on_disconnect": checks.one_of("produced", "drain"),
     "enforce_features": checks.flag,
     "timezone": checks.timezone,
+    "admin_key": checks.admin_key,
 }

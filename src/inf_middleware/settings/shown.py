@@ -25,6 +25,8 @@ def shown(name: str, value: Any) -> str:
     """Return the value of an option in one line, for a log or an error."""
     if name == "accounts" and isinstance(value, Mapping):
         return "…"  # its keys are those of callers
+    if name == "admin_key" and value is not None:
+        return "…"
     return _shown(value)
 
 

@@ -98,6 +98,18 @@ class MemoryStore:
             standings = standings_of(ask.groups, _readings(groups, 0, now_us))
         return Admission(ask, standings, would_refuse)
 
+    async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> list[GroupReading]:
+        """Return how groups of an account's limits stand now; takes nothing."""
+        with self._lock:
+            now_us = self._now_us()
+            known = self._groups(account_id)
+            readings = []
+            for group in groups:
+                counters = known.get(group.scope) or Counters()
+                counters.pass_time(now_us)
+                readings.append(counters.read(group, 0, now_us))
+        return readings
+
     async def renew(self, held: Sequence[Held]) -> frozenset[str]:
         """Lengthen the leases of running calls; return the ids of those that were lost."""
         lost = set()

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.domain.limits import Admission, Ask, Held, Refusal, Standing, Standings
+from inf_middleware.domain.limits import (
+    Admission,
+    Ask,
+    GroupReading,
+    Held,
+    Refusal,
+    Standing,
+    Standings,
+)
 from inf_middleware.domain.rates import LimitGroup, Rate
 from inf_middleware.ports import LocalStore, SharedStore
 
@@ -75,6 +83,15 @@ class OutageStore:
             self._known.add(ask.call_id)
             self._local.admit_now(ask._replace(enforce=False))
         return answer
+
+    async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> Sequence[GroupReading]:
+        """Return how groups of an account's limits stand: here, while the shared store is away."""
+        if not self.is_away:
+            try:
+                return await self._shared.read(account_id, groups)
+            except LimitsUnavailable as error:
+                self._fell(error)
+        return await self._local.read(account_id, groups)
 
     async def renew(self, held: Sequence[Held]) -> frozenset[str]:
         """Lengthen the leases of running calls; return the ids of those that were lost."""

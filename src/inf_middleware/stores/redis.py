@@ -142,19 +142,24 @@ class RedisStore:
         """
         await self.renew(())
 
+    async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> list[GroupReading]:
+        """Return how groups of an account's limits stand now; changes nothing.
+
+        Raises:
+            LimitsUnavailable: No answer.
+        """
+        keys = self._keys_of(account_id, groups)
+        replies = await self._scripts.run_all([Call(self._show, (key,), ()) for key in keys])
+        return [_as_shown(*one) for one in zip(groups, replies, strict=True)]
+
     async def show(self, account_id: str) -> list[ShownGroup]:
         """Return how all limits of an account stand; looks at all keys."""
         shown = []
         for scope, key in await self._groups_of(account_id):
             running, lost, *rest = await self._scripts.run(Call(self._show, (key,), ()))
             windows = tuple(
-                ShownWindow(
-                    _METRICS[rest[at] - 1],
-                    rest[at + 1] / MICROSECONDS,
-                    rest[at + 2],
-                    rest[at + 3] / MICROSECONDS,
-                )
-                for at in range(0, len(rest), 4)
+                ShownWindow(metric, window_us / MICROSECONDS, used, reset_us / MICROSECONDS)
+                for metric, window_us, used, reset_us in _windows(rest)
             )
             shown.append(ShownGroup(scope, running, lost, windows))
         return shown
@@ -173,8 +178,11 @@ class RedisStore:
         await self._scripts.aclose()
 
     def _keys(self, ask: Ask) -> tuple[str, ...]:
-        account = self._account(ask.account_id)
-        return tuple(f"{account}:{quote(group.scope, safe='')}" for group in ask.groups)
+        return self._keys_of(ask.account_id, ask.groups)
+
+    def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[str, ...]:
+        account = self._account(account_id)
+        return tuple(f"{account}:{quote(group.scope, safe='')}" for group in groups)
 
     def _account(self, account_id: str) -> str:
         name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
@@ -207,3 +215,21 @@ def _readings(groups: Sequence[LimitGroup], reply: Sequence[int]) -> list[GroupR
             at += 3
         readings.append(GroupReading(running, is_full, rates))
     return readings
+
+
+def _windows(shown: Sequence[int]) -> list[tuple[Metric, int, int, int]]:
+    return [
+        (_METRICS[shown[at] - 1], shown[at + 1], shown[at + 2], shown[at + 3])
+        for at in range(0, len(shown), 4)
+    ]
+
+
+def _as_shown(group: LimitGroup, reply: Sequence[int]) -> GroupReading:
+    running, _, *rest = reply
+    windows = {(metric, window): (used, reset) for metric, window, used, reset in _windows(rest)}
+    rates = []
+    for rate in group.rates:
+        used, reset_us = windows.get((rate.metric, rate.window_us), (0, 0))
+        rates.append(Reading(used, reset_us, 0))
+    is_full = group.concurrency is not None and running >= group.concurrency
+    return GroupReading(running, is_full, rates)
