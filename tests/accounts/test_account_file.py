@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_and_a_level_that_does_not_exist_are_told(tmp_p
 
 def test_the_file_of_the_documentation_is_one(tmp_path: Path) -> None:
     docs = Path(__file__).parent.parent.parent / "docs" / "accounts.md"
-    (text,) = re.findall(r"```toml\n(.*?)```", docs.read_text("utf-8"), re.DOTALL)
+    (text,) = re.findall(r"```toml[^\n]*\n(.*?)```", docs.read_text("utf-8"), re.DOTALL)
     accounts = TomlAccounts(written(tmp_path, text))
     accounts.check_levels(Tiers.default())
     acme = found(accounts, "password")  # whose hash it has
