@@ -3,13 +3,14 @@
 # make test   installs what the tests need and passes them
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
-# make bench  what metering costs per chunk, and whether it stays linear
+# make bench  what all of it costs, side by side with others, against the targets
+# make bench-peers  LiteLLM's proxy on the same work, in an environment of its own
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check real bench clean
+.PHONY: demo serve test check real bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -30,11 +31,15 @@ check: $(VENV)/.check-installed
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
 
-bench: $(VENV)/.test-installed
-	$(BIN)/python -m benchmarks.metering
+bench: $(VENV)/.bench-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m benchmarks --out benchmarks/results
+
+bench-peers: $(VENV)/.bench-installed $(VENV)-peers/.installed
+	$(BIN)/python -m benchmarks.litellm $(VENV)-peers/bin/litellm
 
 clean:
-	rm -rf $(VENV) $(VENV)-real .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-real $(VENV)-peers .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, and this is {v.major}.{v.minor}; try: make PYTHON=python3.12")'
@@ -59,6 +64,15 @@ $(VENV)-real/.installed: pyproject.toml
 	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" || $(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check torch
 	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test "transformers[serving]>=5.20,<6"
+	@touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
+
+$(VENV)-peers/.installed:
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check "litellm[proxy]>=1.80"
 	@touch $@
 
 $(VENV)/.check-installed: $(VENV)/.test-installed
