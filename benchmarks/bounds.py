@@ -15,13 +15,11 @@ import uvloop
 
 from benchmarks.in_process import call, scope_of
 from benchmarks.model_app import KEY, STREAM, asked, bare
-from benchmarks.subjects import WIDE, Places
+from benchmarks.subjects import LEVEL, WIDE, Places
 from inf_middleware import Account, Gate, Tier, TierLimiter
 from inf_middleware.domain.limits import Admission, Ask, Held
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.stores.redis import RedisStore
-
-LEVEL = Tier("Wide", WIDE, WIDE, WIDE)
 
 
 async def _round_trips(uri: str, count: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from inf_middleware import Account, CostLedger, Gate, Tier, TierLimiter, TokenMe
 
 # Limits that never refuse: what is measured is the work, not the refusals.
 WIDE = 10**9
+LEVEL = Tier("Wide", 1_000, WIDE, WIDE)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _LimitsByHand:
 
 def account(**more: Any) -> dict[str, Account]:
     """Return the one account, on a level that never refuses."""
-    return {KEY: Account("acme", tier=Tier("Wide", WIDE, WIDE, WIDE), **more)}
+    return {KEY: Account("acme", tier=LEVEL, **more)}
 
 
 def _gate(storage: str, ledger: str, mode: str) -> Callable[[Places], ASGIApp]:

@@ -39,28 +39,40 @@ async def settle(call: Call) -> bool:
 
     Shielded from cancellation, and safe to be called again: what is told already stays told.
     """
-    with anyio.CancelScope(shield=True):
-        if call.hold is not None:
-            await call.hold.settled()
-        usage = call.usage or await _usage_of(call)
-        call.usage = usage = call.usage or usage  # an earlier settlement may have ended meanwhile
+    usage = call.usage or _usage_told(call)
+    if usage is not None and call.billing is None and call.limiting is None:
+        call.usage = usage  # nobody is waited for: nothing can interrupt it
         deferred.note(call)
-        billing = call.billing
-        durable = None
-        if billing is not None and not call.recorded:
-            call.event = call.event or event_of(call, billing, usage)
-            durable = billing.ledger.settle(call.event)
-        await release(call, None if _keeps_reservation(call, usage) else usage.total_tokens)
-        if billing is not None and durable is not None and call.event is not None:
-            try:
-                await durable
-                call.recorded = True
-            except LedgerUnavailable as error:
-                call.recorded = await _retry(billing, call.event, error)
+    else:
+        with anyio.CancelScope(shield=True):
+            usage = await _settle(call, usage)
     call.settled = True
     if call.metering.logs_calls and call.billing is None and call.limiting is None:
         _log_call(call, usage)
-    return call.recorded or billing is None
+    return call.recorded or call.billing is None
+
+
+async def _settle(call: Call, usage: Usage | None) -> Usage:
+    if call.hold is not None:
+        await call.hold.settled()
+    if usage is None:
+        usage = await _usage_counted(call)
+        usage = call.usage or usage  # an earlier settlement may have ended meanwhile
+    call.usage = usage
+    deferred.note(call)
+    billing = call.billing
+    durable = None
+    if billing is not None and not call.recorded:
+        call.event = call.event or event_of(call, billing, usage)
+        durable = billing.ledger.settle(call.event)
+    await release(call, None if _keeps_reservation(call, usage) else usage.total_tokens)
+    if billing is not None and durable is not None and call.event is not None:
+        try:
+            await durable
+            call.recorded = True
+        except LedgerUnavailable as error:
+            call.recorded = await _retry(billing, call.event, error)
+    return usage
 
 
 async def release(call: Call, tokens: int | None) -> None:
@@ -114,12 +126,12 @@ def lose(call_id: str, billing: Billing) -> None:
         billing.lost.append(call_id)
 
 
-async def _usage_of(call: Call) -> Usage:
+def _usage_told(call: Call) -> Usage | None:
+    """Return the usage of a call; None where its texts must be counted for it."""
     if call.told is not None:
         return call.told
     if call.status is None and call.disconnected:
-        # The model may have worked to the end: its input is known, its output is not.
-        return Usage(await count_input(call), 0, basis="estimated")
+        return None
     if call.status is None or call.status >= 400:
         return Usage(basis="counted")  # it failed before its first token
     reader = call.reader
@@ -130,12 +142,15 @@ async def _usage_of(call: Call) -> Usage:
     told = reader.usage if reader is not None else None
     if told is not None and reader is not None and reader.usage_covers:
         return told
-    handed = handed_usage(call.state)
-    if handed is not None:
-        return handed
-    if reader is None:
+    return handed_usage(call.state)
+
+
+async def _usage_counted(call: Call) -> Usage:
+    reader = call.reader
+    if reader is None or (call.status is None and call.disconnected):
+        # The model may have worked to the end: its input is known, its output is not.
         return Usage(await count_input(call), 0, basis="estimated")
-    return await _counted(call, reader, told or Usage())
+    return await _counted(call, reader, reader.usage or Usage())
 
 
 async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:

@@ -294,6 +294,9 @@ async def _settle(call: Call) -> bool:
 
 
 async def _close(call: Call) -> None:
+    if call.settled and call.metering.on_usage is None:  # as nearly always: nobody is waited for
+        drains.end(call)
+        return
     with anyio.CancelScope(shield=True):
         try:
             if call.refused:

@@ -39,6 +39,7 @@ class AnswerReader:
         "_plain",
         "_reports",
         "_texts",
+        "_unread",
         "deferred",
         "failed",
         "has_output",
@@ -64,6 +65,7 @@ class AnswerReader:
         self.has_output = False
         self._plain: PlainDecoder | None = None  # once the names are known, which it skips
         self.unread_bytes = 0
+        self._unread: bytes | None = None  # a body of whose output nothing was asked yet
 
     @property
     def usage(self) -> Usage | None:
@@ -107,6 +109,7 @@ class AnswerReader:
     @property
     def text_characters(self) -> int:
         """How much output text was seen."""
+        self._read_output()
         return self._texts.characters
 
     def event(self, data: bytes, event: bytes | None) -> int:
@@ -127,6 +130,12 @@ class AnswerReader:
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
+        if self._take_reported(body):
+            self._unread = body
+        else:
+            self._read_whole(body)
+
+    def _read_whole(self, body: bytes) -> None:
         value = read_parts(body, self._form.fields)
         if isinstance(value, dict):
             self._take_whole(value, WHOLE)
@@ -147,10 +156,12 @@ class AnswerReader:
 
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
+        self._read_output()
         return self._texts.joined()
 
     def texts_of(self, number: int) -> list[str]:
         """Return the texts of one part."""
+        self._read_output()
         return self._texts.of(number)
 
     def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
@@ -183,6 +194,29 @@ class AnswerReader:
             self._reports.stale.add(index)
         return True
 
+    def _take_reported(self, body: bytes) -> bool:
+        """Take a body whose report makes its output uninteresting; False where it has to be read.
+
+        So nearly all are, and the output is nearly all of them.
+        """
+        read = self._form.report
+        if read is None:
+            return False
+        try:
+            value = read(body)
+        except _ODD:
+            return False
+        self._take_facts(value)
+        if self.failed or self.deferred or not self._take_usage(value, WHOLE):
+            return False
+        self.usage_final = True
+        return self.usage_covers and (self.has_output or not self._form.text)
+
+    def _read_output(self) -> None:
+        if self._unread is not None:
+            body, self._unread = self._unread, None
+            self._read_whole(body)
+
     def _take_stream(self, body: bytes) -> None:
         sse = SSEReader()
         frames = sse.feed(body)
@@ -196,15 +230,18 @@ class AnswerReader:
 
     def _take_whole(self, value: dict[str, Any], index: int) -> None:
         form = self._form
-        self._take_names(value)
-        if value.get("error") or value.get("type") == "error":
-            self.failed = True
-        status = value.get("status")
-        self.deferred = isinstance(status, str) and status in form.unfinished
+        self._take_facts(value)
         for choice in choices_of(value, form):
             own = number_of(choice.get("index")) if form.each else max(index, 0)
             self._take_text(choice, form.text_tree, own, (own,))
         self._take_usage(value, index)
+
+    def _take_facts(self, value: dict[str, Any]) -> None:
+        self._take_names(value)
+        if value.get("error") or value.get("type") == "error":
+            self.failed = True
+        status = value.get("status")
+        self.deferred = isinstance(status, str) and status in self._form.unfinished
 
     def _take_event(self, value: dict[str, Any], event: bytes | None) -> int:
         # Run for every chunk: what is usually absent is asked for as cheaply as can be.
