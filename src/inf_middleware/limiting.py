@@ -49,6 +49,7 @@ def build_limiting(option: Callable[[str], Any], user: User) -> Built:
 
     limiting = Limiting(
         store=shared.thing,
+        local=shared.thing if isinstance(shared.thing, MemoryStore) else None,
         leases=leases,
         waiting=Waiting(max_in_flight=option("max_in_flight"), max_wait_s=option("max_wait_s")),
         enforce=enforce,

@@ -18,7 +18,7 @@ from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
-from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, LimitStore, Spool
+from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, LimitStore, LocalStore, Spool
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
@@ -58,9 +58,13 @@ class Metering:
 
 @dataclass(frozen=True, slots=True)
 class Limiting:
-    """How admission is decided: the part of `TierLimiter`; unenforced, nobody is refused."""
+    """How admission is decided: the part of `TierLimiter`; unenforced, nobody is refused.
+
+    `local` is the store itself where it is of this process, and nothing of it waits.
+    """
 
     store: LimitStore
+    local: LocalStore | None
     leases: Leases
     waiting: Waiting
     enforce: bool

@@ -5,6 +5,7 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import anyio
@@ -39,13 +40,17 @@ async def settle(call: Call) -> bool:
 
     Shielded from cancellation, and safe to be called again: what is told already stays told.
     """
-    usage = call.usage or _usage_told(call)
-    if usage is not None and call.billing is None and call.limiting is None:
-        call.usage = usage  # nobody is waited for: nothing can interrupt it
-        deferred.note(call)
+    told = call.usage or _usage_told(call)
+    limiting = call.limiting
+    if (
+        told is not None
+        and call.billing is None
+        and (limiting is None or limiting.local is not None)
+    ):
+        usage = await _settle(call, told)  # it waits for nobody: nothing can interrupt it
     else:
         with anyio.CancelScope(shield=True):
-            usage = await _settle(call, usage)
+            usage = await _settle(call, told)
     call.settled = True
     if call.metering.logs_calls and call.billing is None and call.limiting is None:
         _log_call(call, usage)
@@ -83,7 +88,10 @@ async def release(call: Call, tokens: int | None) -> None:
     limiting = call.limiting
     limiting.leases.let_go(call.id)
     try:
-        await limiting.store.settle(call.admission, tokens)
+        if limiting.local is not None:
+            limiting.local.settle_now(call.admission, tokens)
+        else:
+            await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
     finally:
@@ -225,8 +233,6 @@ def event_of(
     """Make the billing event of a call, as it stands."""
     assert call.account is not None
     assert call.tier is not None
-    started = datetime.fromtimestamp(call.started_ns / 1e9, UTC)
-    settled = datetime.fromtimestamp(call.parts.now_ns() / 1e9, UTC)
     found = price_of(call, billing)
     unpriced = found is None or found.price is billing.unpriced
     if unpriced:
@@ -261,8 +267,8 @@ def event_of(
         outcome=outcome or outcome_of(call),
         would_refuse=call.would_refuse,
         unpriced=unpriced,
-        started_at=_rfc3339(started),
-        settled_at=_rfc3339(settled),
+        started_at=_rfc3339(call.started_ns),
+        settled_at=_rfc3339(call.parts.now_ns()),
         idempotency_key=call.idempotency_key,
         metadata=_metadata(call, call.account),
         source=f"urn:inf-middleware:{call.parts.deployment}",
@@ -282,8 +288,14 @@ def _warn_once(billing: Billing, message: str) -> None:
         log.warning("%s", message)
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _rfc3339(now_ns: int) -> str:
+    seconds, ns = divmod(now_ns, 10**9)
+    return f"{_second(seconds)}.{ns // 1000:06d}Z"
+
+
+@lru_cache(maxsize=256)  # calls of a second are many, and begin and end in few of them
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _log_call(call: Call, usage: Usage) -> None:

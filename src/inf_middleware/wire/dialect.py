@@ -131,8 +131,10 @@ class Dialect:
         """
         try:
             fields = Fields(body, self._head)
-            dialect = next((other for name, other in self.variants if name in fields), self)
-            return dialect, dialect._request(fields)
+            for name, other in self.variants:
+                if name in fields:
+                    return other, other._request(fields)
+            return self, self._request(fields)
         except InvalidRequest:
             if self.reads_body:
                 raise
@@ -159,14 +161,18 @@ class Dialect:
         model = fields.get(self.model) if self.model else None
         stream = fields.get(self.stream) if self.stream else None
         streamed = stream is True or (self.streams and stream is None)
-        caps = (whole_number(fields.get(path)) for path in self.output_cap)
+        cap = None
+        for path in self.output_cap:
+            cap = whole_number(fields.get(path))
+            if cap:
+                break
         prompts = _prompts(fields.get(self.prompts)) if self.prompts else 1
         options = fields.get("stream_options") if self.asks_usage else 0
         wants = isinstance(options, dict) and options.get("include_usage") is True
         return Request(
             model=model if isinstance(model, str) else None,
             stream=streamed,
-            output_cap=next((cap for cap in caps if cap), None),
+            output_cap=cap or None,
             choices=(_number(fields, self.choices)) * prompts,
             prompts=prompts,
             best_of=_number(fields, self.best_of),

@@ -17,7 +17,7 @@ from inf_middleware.wire.plain import PlainDecoder
 from inf_middleware.wire.reports import WHOLE, Reports
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
-from inf_middleware.wire.texts import CHOICES_MAX, Texts
+from inf_middleware.wire.texts import CHOICES_MAX, Texts, piece_of
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
@@ -28,7 +28,9 @@ class AnswerReader:
 
     `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
     `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `unread_bytes` of the answer could not be read. `outline`: of its parts,
+    of the whole answer. `last_text`: the text of the last event, and its choice, where that event
+    says nothing else; `text` takes that of an event that says the same but for its text.
+    `unread_bytes` of the answer could not be read. `outline`: of its parts,
     where its dialect has them.
     """
 
@@ -43,9 +45,11 @@ class AnswerReader:
         "deferred",
         "failed",
         "has_output",
+        "last_text",
         "model",
         "outline",
         "response_id",
+        "text",
         "unread_bytes",
         "usage_final",
     )
@@ -64,6 +68,8 @@ class AnswerReader:
         self.outline = Outline(form.parts) if form.parts else None
         self.has_output = False
         self._plain: PlainDecoder | None = None  # once the names are known, which it skips
+        self.last_text: tuple[str, int] | None = None
+        self.text = self._texts.add
         self.unread_bytes = 0
         self._unread: bytes | None = None  # a body of whose output nothing was asked yet
 
@@ -116,6 +122,7 @@ class AnswerReader:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
+        self.last_text = None
         if event is None and self._plain is not None and self._take_plain(data, self._plain):
             return Seen.NOTHING
         try:
@@ -184,14 +191,21 @@ class AnswerReader:
         index = number_of(choice.index)
         source = choice.source
         if type(source) is str:
+            piece: str | None = source
             if source:
                 self._texts.add(source, (index,))
             took = source != ""
         else:
-            took = self._texts.take_piece(source, self._form.delta_head[1], (index,))
+            tree = self._form.delta_head[1]
+            piece = piece_of(source, tree)
+            if piece is not None:
+                self._texts.add(piece, (index,))
+            took = piece is not None or self._texts.take(source, tree, (index,))
         if took:
             self.has_output = True
             self._reports.stale.add(index)
+            if piece is not None:
+                self.last_text = piece, index
         return True
 
     def _take_reported(self, body: bytes) -> bool:
