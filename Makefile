@@ -3,6 +3,8 @@
 # make test   installs what the tests need and passes them
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
+# make docs   the documentation as a site, in build/site
+# make mutants  puts deliberate faults into copies of the package: each must be caught by its test
 # make bench  what all of it costs, side by side with others, against the targets
 # make bench-peers  LiteLLM's proxy on the same work, in an environment of its own
 PYTHON ?= python3
@@ -10,7 +12,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check real bench bench-peers clean
+.PHONY: demo serve test check docs real mutants bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -28,8 +30,16 @@ check: $(VENV)/.check-installed
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --quiet
+	@! grep -rnoE '(src="|<link[^>]*rel="(stylesheet|preconnect)"[^>]*href=")(https?:)?//[^"]*' build/site --include=*.html || { echo "the site asks another host for these"; exit 1; }
+
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
+
+mutants: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m tests.mutants
 
 bench: $(VENV)/.bench-installed
 	@sh tests/install_servers.sh
@@ -37,6 +47,10 @@ bench: $(VENV)/.bench-installed
 
 bench-peers: $(VENV)/.bench-installed $(VENV)-peers/.installed
 	$(BIN)/python -m benchmarks.litellm $(VENV)-peers/bin/litellm
+
+$(VENV)/.docs-installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group docs
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(VENV)-real $(VENV)-peers .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,9 +49,7 @@ def _proxy(program: str, folder: Path) -> Iterator[tuple[int, int]]:
     command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - the program that was asked for
-            command, env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + _START_TIMEOUT_S
     try:
         while True:

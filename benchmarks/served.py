@@ -53,7 +53,7 @@ class Server:
         command += [str(places.folder), places.redis, places.postgres]
         environment = {**os.environ, "WORKERS": str(workers)}
         self._command = command
-        self._process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own
+        self._process = subprocess.Popen(command, env=environment)
 
     def wait(self) -> None:
         """Wait until it listens."""
@@ -87,7 +87,7 @@ def load(port: int, connections: int, seconds: float) -> dict[str, float]:
     """Ask a server from a process of its own."""
     command = [sys.executable, "-m", "benchmarks.client"]
     command += [str(port), str(connections), str(seconds)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

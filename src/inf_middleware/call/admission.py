@@ -27,7 +27,7 @@ _RETRY_S = 1.0
 
 # The texts of larger bodies are taken out in a thread: that takes 1 to 3 ms of 130 KB, and up to
 # 70 ms of 4 MB, during which nobody else would be served.
-INLINE_BODY_BYTES_MAX = 256 * 1024
+INLINE_BODY_BYTES_MAX = 32 * 1024
 
 
 # Below it a request is counted before it is admitted: in some 20 us, texts taken out and all. One
@@ -160,7 +160,7 @@ async def input_to_reserve(call: Call, limiting: Limiting) -> int:
     # those are counted then.
     little = level_max // (2 * _slots(groups)) if limiting.enforce else 0
     if call.input_tokens is None:
-        bound = _bound_of_body(call)
+        bound = _bound_of_body(call, little)
         if bound is not None and bound <= little:
             call.input_reserved = bound
             return bound
@@ -183,9 +183,11 @@ async def input_to_reserve(call: Call, limiting: Limiting) -> int:
     return tokens
 
 
-def _bound_of_body(call: Call) -> int | None:
+def _bound_of_body(call: Call, bytes_max: int) -> int | None:
     body = call.body
-    if body is None or len(body) <= COUNTED_BODY_BYTES_MAX or not call.dialect.has_text:
+    if body is None or not COUNTED_BODY_BYTES_MAX < len(body) <= bytes_max:
+        return None
+    if not call.dialect.has_text:
         return None
     counters = call.metering.counters
     bound = bytes_bound(body, counters.profile_of(call.model))

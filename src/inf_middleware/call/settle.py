@@ -47,17 +47,15 @@ async def settle(call: Call) -> bool:
         and call.billing is None
         and (limiting is None or limiting.local is not None)
     ):
-        usage = await _settle(call, told)  # it waits for nobody: nothing can interrupt it
+        await _settle(call, told)  # it waits for nobody: nothing can interrupt it
     else:
         with anyio.CancelScope(shield=True):
-            usage = await _settle(call, told)
+            await _settle(call, told)
     call.settled = True
-    if call.metering.logs_calls and call.billing is None and call.limiting is None:
-        _log_call(call, usage)
     return call.recorded or call.billing is None
 
 
-async def _settle(call: Call, usage: Usage | None) -> Usage:
+async def _settle(call: Call, usage: Usage | None) -> None:
     if call.hold is not None:
         await call.hold.settled()
     if usage is None:
@@ -77,7 +75,6 @@ async def _settle(call: Call, usage: Usage | None) -> Usage:
             call.recorded = True
         except LedgerUnavailable as error:
             call.recorded = await _retry(billing, call.event, error)
-    return usage
 
 
 async def release(call: Call, tokens: int | None) -> None:
@@ -296,16 +293,3 @@ def _rfc3339(now_ns: int) -> str:
 @lru_cache(maxsize=256)  # calls of a second are many, and begin and end in few of them
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _log_call(call: Call, usage: Usage) -> None:
-    log.info(
-        "call %s %s model=%s input_tokens=%d output_tokens=%d basis=%s outcome=%s",
-        call.id,
-        call.endpoint,
-        ascii(call.model),
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.basis,
-        outcome_of(call),
-    )
