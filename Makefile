@@ -6,13 +6,14 @@
 # make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
 # make docs   the documentation as a site, in build/site
 # make mutants  puts deliberate faults into copies of the package: each must be caught by its test
-# make bench  what metering costs per chunk, and whether it stays linear
+# make bench  what all of it costs, side by side with others, against the targets
+# make bench-peers  LiteLLM's proxy on the same work, in an environment of its own
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check docs real recipes mutants bench clean
+.PHONY: demo serve test check docs real recipes mutants bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -45,15 +46,19 @@ mutants: $(VENV)/.test-installed
 	@sh tests/install_servers.sh
 	$(BIN)/python -m tests.mutants
 
-bench: $(VENV)/.test-installed
-	$(BIN)/python -m benchmarks.metering
+bench: $(VENV)/.bench-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m benchmarks --out benchmarks/results
+
+bench-peers: $(VENV)/.bench-installed $(VENV)-peers/.installed
+	$(BIN)/python -m benchmarks.litellm $(VENV)-peers/bin/litellm
 
 $(VENV)/.docs-installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group docs
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-real $(VENV)-llama $(VENV)-vllm .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-real $(VENV)-llama $(VENV)-vllm $(VENV)-peers .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, and this is {v.major}.{v.minor}; try: make PYTHON=python3.12")'
@@ -99,6 +104,15 @@ $(VENV)-vllm/.installed: pyproject.toml
 	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" || $(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch
 	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "vllm==0.33.0"
 	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check -e . -r tests/apart/vllm-needs.txt hypothesis pytest
+	@touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
+
+$(VENV)-peers/.installed:
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check "litellm[proxy]>=1.80"
 	@touch $@
 
 $(VENV)/.check-installed: $(VENV)/.test-installed

@@ -177,6 +177,10 @@ class LocalStore(LimitStore, ReadableStore, Protocol):
         """Do what `admit` does, at once."""
         ...
 
+    def settle_now(self, admission: Admission, tokens: int | None) -> None:
+        """Do what `settle` does, at once."""
+        ...
+
 
 class Ledger(Protocol):
     """Keeps one record, its postings and one event per admitted request."""

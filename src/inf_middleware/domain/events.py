@@ -133,7 +133,9 @@ class _Envelope(msgspec.Struct):
 
 def storable(text: str | None) -> str | None:
     """Return a text from outside as it can be stored: lone surrogates are no characters."""
-    return None if text is None else text.encode("utf-8", "replace").decode()
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
 
 
 def event_lines(lines: tuple[Line, ...]) -> tuple[EventLine, ...]:

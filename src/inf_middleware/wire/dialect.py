@@ -1,12 +1,13 @@
 """What a dialect is: where model, input, caps, stream, usage and text sit in an API, as data."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from inf_middleware.domain.errors import ConfigError, InvalidRequest
-from inf_middleware.wire.body import Fields, asking_for_usage, whole_number
+from inf_middleware.wire.body import Fields, Head, asking_for_usage, head_of, whole_number
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
 
@@ -131,13 +132,24 @@ class Dialect:
             InvalidRequest: The body cannot be meant for this path.
         """
         try:
-            fields = Fields(body)
-            dialect = next((other for name, other in self.variants if name in fields), self)
-            return dialect, dialect._request(fields)
+            fields = Fields(body, self._head)
+            for name, other in self.variants:
+                if name in fields:
+                    return other, other._request(fields)
+            return self, self._request(fields)
         except InvalidRequest:
             if self.reads_body:
                 raise
             return self, Request()
+
+    @cached_property
+    def _head(self) -> Head | None:
+        """What reads all that `_request` asks for at once; None where that may be long."""
+        if self.variants or self.prompts:
+            return None
+        paths = (self.model, self.stream, self.choices, self.best_of, self.echo, self.background)
+        asked = [*paths, *self.output_cap, *(("stream_options",) if self.asks_usage else ())]
+        return head_of(path.partition(".")[0] for path in asked if path)
 
     def read_request(self, body: bytes) -> Request:
         """Read a request's body.
@@ -151,7 +163,11 @@ class Dialect:
         model = fields.get(self.model) if self.model else None
         stream = fields.get(self.stream) if self.stream else None
         streamed = stream is True or (self.streams and stream is None)
-        caps = (whole_number(fields.get(path)) for path in self.output_cap)
+        cap = None
+        for path in self.output_cap:
+            cap = whole_number(fields.get(path))
+            if cap:
+                break
         prompts = _prompts(fields.get(self.prompts)) if self.prompts else 1
         options = fields.get("stream_options") if self.asks_usage else 0
         wants = isinstance(options, dict) and options.get("include_usage") is True
@@ -160,7 +176,7 @@ class Dialect:
         return Request(
             model=model if isinstance(model, str) else None,
             stream=streamed,
-            output_cap=next((cap for cap in caps if cap), None),
+            output_cap=cap or None,
             choices=(_number(fields, self.choices)) * prompts,
             prompts=prompts,
             best_of=_number(fields, self.best_of),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from inf_middleware.wire.body import Head, head_of
 from inf_middleware.wire.paths import Tree, tree_of
 from inf_middleware.wire.plain import PlainDecoder, plain_decoder
 from inf_middleware.wire.usage import UsageAt
@@ -107,6 +108,12 @@ class Answers:
         return plain_decoder(
             self.each, self.finish, head or self.delta[0], self.usage_heads[0], is_text=not head
         )
+
+    @cached_property
+    def report(self) -> Head | None:
+        """What reads of a whole body all but its output."""
+        texts = {self.each, *(path.partition(".")[0] for path in self.text)}
+        return head_of(self.fields - texts)
 
     @cached_property
     def fields(self) -> frozenset[str]:
