@@ -95,11 +95,16 @@ def refuse_background(call: Call, billing: Billing) -> None:
 async def void_lost(billing: Billing) -> None:
     """End the holds of calls that could not be settled: they are not billed."""
     while billing.lost and billing.claims is not None:
+        call_id = billing.lost.pop()  # first: other requests do the same meanwhile
+        ended = False
         try:
-            await billing.claims.void(billing.lost[-1])
+            await billing.claims.void(call_id)
+            ended = True
         except LedgerUnavailable:
             return
-        billing.lost.pop()
+        finally:
+            if not ended:
+                billing.lost.append(call_id)
 
 
 async def _input_of(call: Call) -> int:

@@ -166,6 +166,7 @@ class Call:
     status: int | None = None
     reader: AnswerReader | None = None
     is_stream: bool = False
+    begun: bool = False  # of an answer that is no stream, some of the body has come
     told: Usage | None = None  # by the handler itself
     ended: bool = False  # the answer's end was reached
     disconnected: bool = False  # the client was seen to leave before that

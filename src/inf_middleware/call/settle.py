@@ -67,14 +67,15 @@ async def release(call: Call, tokens: int | None) -> None:
     """Free the call's slot, with the tokens it used (None: its reservation stays)."""
     if call.admission is None or call.limiting is None or call.released:
         return
-    call.released = True
     limiting = call.limiting
     limiting.leases.let_go(call.id)
     try:
         await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
-    finally:
+    # Only now: who is cancelled here has told the store nothing, perhaps, and tells it again.
+    if not call.released:
+        call.released = True
         limiting.waiting.ended(call.admission.account_id)
 
 
@@ -125,7 +126,7 @@ async def _usage_of(call: Call) -> Usage:
     reader = call.reader
     if reader is not None and reader.deferred:
         return Usage(basis="estimated")  # what it takes is told when it is fetched
-    if reader is not None and reader.failed and not reader.has_output:
+    if reader is not None and not reader.has_output and (reader.failed or _failed_first(call)):
         return Usage(basis="counted")
     told = reader.usage if reader is not None else None
     if told is not None and reader is not None and reader.usage_covers:
@@ -136,6 +137,12 @@ async def _usage_of(call: Call) -> Usage:
     if reader is None:
         return Usage(await count_input(call), 0, basis="estimated")
     return await _counted(call, reader, told or Usage())
+
+
+def _failed_first(call: Call) -> bool:
+    """Tell whether the app raised before it had made anything, and for no client that had left."""
+    raised = isinstance(call.failure, Exception) and not call.disconnected
+    return raised and not call.begun and (call.reader is None or call.reader.usage is None)
 
 
 async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:
