@@ -3,13 +3,14 @@
 # make test   installs what the tests need and passes them
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
+# make simulate  the whole stack by 300 seeds; SECONDS=600 for others, FROM=N to begin with one
 # make bench  what metering costs per chunk, and whether it stays linear
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check real bench clean
+.PHONY: demo serve test check real simulate bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -29,6 +30,12 @@ check: $(VENV)/.check-installed
 
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
+
+# Other seeds than those of every day, where it is told for how long.
+FROM ?= 300
+
+simulate: $(VENV)/.test-installed
+	$(BIN)/python -m tests.simulate $(if $(SECONDS),--seeds $(FROM):$(FROM) --seconds $(SECONDS),--pairs)
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.metering
