@@ -1,5 +1,6 @@
 """The ledger, as an auditor finds it: with a connection and arithmetic of its own."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ class Auditor:
     def reopen(self) -> None:
         """Begin anew: on another disk, or on what is left of it."""
         if self._db is not None:
-            self._db.close()
+            with contextlib.suppress(apsw.Error):  # its disk is no more
+                self._db.close()
         self._db = None
         self._seq = 0
         before = self.rows
@@ -167,10 +169,12 @@ class Auditor:
             raise Broken(f"the bill of request {request.number} is another's")
         if amount != request.cost(inputs, outputs):
             raise Broken(f"request {request.number}: {amount} for {inputs} and {outputs} tokens")
-        if request.unrecorded:
+        # What cannot be promised: a worker that is gone, or taken for gone since it was paused for
+        # longer than its lease, ends what it held with its last checkpoint.
+        gone = request.killed or request.paused or request.worker.gone
+        if request.unrecorded and not (gone and outcome == "worker_lost"):
             raise Broken(f"request {request.number} was told that it is not billed, and is")
         if outcome == "worker_lost":
-            gone = request.killed or request.paused
             if not gone or inputs > request.input_tokens or outputs > request.produced:
                 raise Broken(f"request {request.number} lost with its worker: {inputs}, {outputs}")
             return

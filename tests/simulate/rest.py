@@ -95,7 +95,7 @@ def _is_billed_once(world: World, request: Asked) -> None:
     call_id = request.call_id
     is_stored = call_id in world.auditor.rows
     if not request.served:
-        if is_stored and not request.killed:
+        if is_stored and not (request.killed or request.paused):
             raise Broken(f"request {request.number} was not served, and is billed")
         return
     if is_stored or request.unrecorded:

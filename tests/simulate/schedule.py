@@ -7,6 +7,7 @@ from inf_middleware.domain.errors import BookingRefused, LedgerUnavailable
 from tests.simulate.asked import STATES, Asked
 from tests.simulate.limits_model import Broken
 from tests.simulate.machine import Machine
+from tests.simulate.worker_process import Worker
 from tests.simulate.world import ACCOUNTS, World
 
 # What befalls all requests that are under way; "leaves" and "cancelled" befall one.
@@ -78,7 +79,7 @@ class Schedule:
         if rng.random() < chance:
             getattr(self, f"_{rng.choice(self._faults)}")()
         elif not live and rng.random() < 0.2:
-            self._leap(rng.randint(1_000_000, 70_000_000))
+            self._leap(rng.randint(1_000_000, _SIGN_OF_LIFE_US))
 
     def heal(self) -> None:
         """End all faults."""
@@ -179,8 +180,7 @@ class Schedule:
     def _stalled(self) -> None:
         self._world.befalls("stalled")
         us = self._rng.choice([500_000, 5_000_000, 40_000_000])
-        for request in self._world.live:
-            request.paused = request.paused or us > _SIGN_OF_LIFE_US
+        self._pause(self._world.live, self._world.workers, us)
         self._leap(us)
 
     def _stopped(self) -> None:
@@ -198,9 +198,15 @@ class Schedule:
 
         self._healing[worker.name] = go_on
         us = self._rng.choice([200_000, 3_000_000, 45_000_000])
-        for request in mine:
-            request.paused = request.paused or us > _SIGN_OF_LIFE_US
+        self._pause(mine, [worker], us)
         loop.in_world(us, go_on)
+
+    def _pause(self, requests: list[Asked], workers: list[Worker], us: int) -> None:
+        if us > _SIGN_OF_LIFE_US:
+            for one in requests:
+                one.paused = True
+            for worker in workers:
+                worker.gone = True
 
     def _clock_back(self) -> None:
         self._world.befalls("clock_back")

@@ -93,6 +93,7 @@ class Worker:
 
     def __init__(self, world: Any, name: str) -> None:
         self.name = name
+        self.gone = False  # dead, or taken for dead
         self.process = Process(name)
         self.context = contextvars.copy_context()
         self.context.run(OWNER.set, self.process)
@@ -100,6 +101,7 @@ class Worker:
 
     def kill(self, loop: Any) -> None:
         """End it where it stands; the kernel lets go of its locks."""
+        self.gone = True
         loop.kill_process(self.process)
         for file, inode in _locked.pop(self.process, []):
             with contextlib.suppress(OSError):
