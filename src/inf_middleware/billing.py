@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from inf_middleware.accounts.ledger import LedgerAccounts
 from inf_middleware.call.health import LedgerHealth
+from inf_middleware.call.lost import Lost
 from inf_middleware.call.record import Billing
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
@@ -84,6 +85,7 @@ def build_billing(option: Option, user: User, ledgers: Ledgers) -> Built:
     names = [_shared_name(user, kept, name, sink) for name, sink in option("sinks").items()]
     relay = _shared_relay(user, kept, option("sinks")) if names else None
     ledger: Ledger = kept if spool is None else spool.thing
+    claims = kept if isinstance(kept, Claims) else None
     billing = Billing(
         ledger=ledger if relay is None else _DeliveringLedger(ledger, relay.thing),
         serves=None if serves is None else frozenset(serves),
@@ -92,7 +94,8 @@ def build_billing(option: Option, user: User, ledgers: Ledgers) -> Built:
         spool=None if spool is None else spool.thing,
         health=LedgerHealth(getattr(kept, "probe", None)),
         holds=_holds(option("mode"), kept),
-        claims=kept if isinstance(kept, Claims) else None,
+        claims=claims,
+        lost=Lost(claims),
         drains=option("on_disconnect") == "drain",
         enforce_features=option("enforce_features"),
     )
@@ -105,6 +108,7 @@ def build_billing(option: Option, user: User, ledgers: Ledgers) -> Built:
 
     async def aclose() -> None:
         try:
+            await billing.lost.aclose()
             if relay is not None and relay.let_go():
                 await relay.thing.drain(DRAIN_TIMEOUT_S)
                 await relay.thing.aclose()

@@ -25,6 +25,8 @@ async def come_to_rest(world: World) -> None:
     for _ in range(_HOPS):
         world.machine.now_us += _HOP_US
         await asyncio.sleep(0.5)
+    world.auditor.look()
+    _nothing_is_held(world)
     await _all_is_well_again(world)
     await _until(lambda: _delivered(world), "events are not delivered")
     world.auditor.look()

@@ -66,7 +66,7 @@ class Options:
             shared=shared,
             workers=rng.choice([1, 2]),
             mode=mode,
-            on_ledger_error=rng.choice(["spool", "refuse"]) if mode == "postpaid" else "refuse",
+            on_ledger_error=rng.choice(["spool", "refuse"]),
             on_disconnect=rng.choice(["produced", "produced", "drain"]),
             on_storage_error=rng.choice(["local", "refuse", "admit"]),
             max_wait_s=rng.choice([0.0, 5.0, 20.0]),

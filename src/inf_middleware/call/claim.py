@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.call.settle import lose
 from inf_middleware.domain.books import Claim
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ports import Claims
@@ -91,7 +90,7 @@ async def _void(call: Call, billing: Billing, claims: Claims) -> None:
         await claims.void(call.id)
     except LedgerUnavailable:
         log.exception("call %s: what it holds could not be ended", call.id)
-        lose(call.id, billing)
+        billing.lost.remember(call.id)
 
 
 def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -11,6 +11,7 @@ from starlette.types import Scope
 from inf_middleware.call.failed_keys import FailedKeys
 from inf_middleware.call.health import LedgerHealth
 from inf_middleware.call.leases import Leases
+from inf_middleware.call.lost import Lost
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
@@ -83,10 +84,8 @@ class Billing:
     claims: Claims | None  # None: the ledger keeps no idempotency keys
     drains: bool  # the app finishes for a client that has left
     enforce_features: bool
+    lost: Lost
     warned: set[str] = field(default_factory=set)
-    lost: list[str] = field(
-        default_factory=list
-    )  # calls whose holds and claims are still to be ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 It is idempotent: an interrupted settlement is simply run again, with the same event.
 """
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -26,9 +27,6 @@ _RETRY_S = 0.05
 
 # Names of models and paths come from callers: their warnings must not fill memory or logs.
 WARNINGS_MAX = 100
-
-# Calls remembered with a hold that is still to be ended; those beyond end with the process.
-LOST_MAX = 10_000
 
 # Of text that was too long to keep only the bytes are known; English and code run near this.
 _BYTES_PER_TOKEN = 4
@@ -69,14 +67,18 @@ async def release(call: Call, tokens: int | None) -> None:
         return
     limiting = call.limiting
     limiting.leases.let_go(call.id)
+    told = True
     try:
         await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
-    # Only now: who is cancelled here has told the store nothing, perhaps, and tells it again.
-    if not call.released:
-        call.released = True
-        limiting.waiting.ended(call.admission.account_id)
+    except asyncio.CancelledError:
+        told = False  # the store has heard nothing, perhaps: it is told again
+        raise
+    finally:
+        if told and not call.released:
+            call.released = True
+            limiting.waiting.ended(call.admission.account_id)
 
 
 async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable) -> bool:
@@ -97,8 +99,7 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
         else:
             return True
     billing.health.failed()
-    if billing.claims is not None:
-        lose(event.id, billing)
+    billing.lost.remember(event.id)
     log.error(
         "call %s of account %s could not be recorded within %g s and is not billed: %s",
         event.id,
@@ -107,12 +108,6 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
         error,
     )
     return False
-
-
-def lose(call_id: str, billing: Billing) -> None:
-    """Remember a call whose hold the ledger would not end: it is ended when the ledger is back."""
-    if len(billing.lost) < LOST_MAX:
-        billing.lost.append(call_id)
 
 
 async def _usage_of(call: Call) -> Usage:
