@@ -4,13 +4,15 @@
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
 # make simulate  the whole stack by 300 seeds; SECONDS=600 for others, FROM=N to begin with one
+# make docs   the documentation as a site, in build/site
+# make mutants  puts deliberate faults into copies of the package: each must be caught by its test
 # make bench  what metering costs per chunk, and whether it stays linear
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check real simulate bench clean
+.PHONY: demo serve test check docs real mutants simulate bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -28,8 +30,16 @@ check: $(VENV)/.check-installed
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --quiet
+	@! grep -rnoE '(src="|<link[^>]*rel="(stylesheet|preconnect)"[^>]*href=")(https?:)?//[^"]*' build/site --include=*.html || { echo "the site asks another host for these"; exit 1; }
+
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
+
+mutants: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m tests.mutants
 
 # Other seeds than those of every day, where it is told for how long.
 FROM ?= 300
@@ -39,6 +49,10 @@ simulate: $(VENV)/.test-installed
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks.metering
+
+$(VENV)/.docs-installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group docs
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(VENV)-real .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

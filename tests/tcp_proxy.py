@@ -24,6 +24,7 @@ class TcpProxy:
         self._loop = asyncio.new_event_loop()
         self._open: dict[Direction, asyncio.Event] = {}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._started = threading.Event()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()))
@@ -43,6 +44,10 @@ class TcpProxy:
         """Reset all connections there are; new ones are welcome."""
         self._call(self._cut)
 
+    def forget(self) -> None:
+        """Lose all connections there are, as a firewall does: each ends at its next request."""
+        self._call(lambda: self._forgotten.update(self._writers))
+
     def start(self) -> None:
         self._thread.start()
         assert self._started.wait(10), "the proxy did not start"
@@ -60,10 +65,7 @@ class TcpProxy:
 
     def _cut(self) -> None:
         for writer in self._writers:
-            # Without it the other side would see a polite end, not an accident.
-            found = writer.get_extra_info("socket")
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            _reset(writer)
 
     async def _run(self) -> None:
         self._open = {way: asyncio.Event() for way in _BOTH}
@@ -101,8 +103,11 @@ class TcpProxy:
             for way in rest:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            if target in self._forgotten:
+                _reset(writer)
         finally:
             self._writers.discard(target)
+            self._forgotten -= {target, writer}
             target.transport.abort()
 
     async def _pump(
@@ -112,8 +117,17 @@ class TcpProxy:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             await self._open[way].wait()
+            if writer in self._forgotten and way == "requests":
+                return
             writer.write(piece)
             await writer.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    # Without it the other side would see a polite end, not an accident.
+    found = writer.get_extra_info("socket")
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 @contextlib.contextmanager

@@ -12,11 +12,12 @@ LAYERS = [
     {"wire"},
     {"tokens"},
     {"ports"},
-    {"accounts", "stores", "ledgers", "sinks"},
+    {"accounts", "stores", "ledgers", "sinks", "observers"},
     {"call"},
     {"upstream"},
     {"settings", "lookups", "sharing", "following"},
-    {"limiting", "billing"},
+    {"limiting", "billing", "observing"},
+    {"exposition"},
     {"stack"},
     {"token_meter", "tier_limiter", "cost_ledger"},
     {"gate"},
@@ -25,7 +26,7 @@ LAYERS = [
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-ADAPTERS = {"accounts", "stores", "ledgers", "sinks"}
+ADAPTERS = {"accounts", "stores", "ledgers", "sinks", "observers"}
 
 
 def modules() -> list[tuple[str, str, ast.Module]]:

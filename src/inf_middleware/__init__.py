@@ -10,19 +10,31 @@ level's concurrency, requests and tokens per minute; keeps a double-entry ledger
 billing event per admitted request.
 """
 
-from inf_middleware.call.record import CurrentCall, current_call
-from inf_middleware.cost_ledger import CostLedger
-from inf_middleware.domain.errors import ConfigError
-from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.prices import Price, Prices
-from inf_middleware.domain.tiers import Account, Tier, Tiers
-from inf_middleware.domain.usage import Usage
-from inf_middleware.gate import Gate
-from inf_middleware.ledgers.book import open_ledger
-from inf_middleware.tier_limiter import TierLimiter
-from inf_middleware.token_meter import TokenMeter
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Where each name lives: it is imported when it is first asked for, so that nobody waits for what he
+# does not use. Type checkers read the same names in `__init__.pyi`.
+_HOMES = {
+    "Account": "domain.tiers",
+    "BillingEvent": "domain.events",
+    "ConfigError": "domain.errors",
+    "CostLedger": "cost_ledger",
+    "CurrentCall": "call.record",
+    "Gate": "gate",
+    "Price": "domain.prices",
+    "Prices": "domain.prices",
+    "Tier": "domain.tiers",
+    "TierLimiter": "tier_limiter",
+    "Tiers": "domain.tiers",
+    "TokenMeter": "token_meter",
+    "Usage": "domain.usage",
+    "current_call": "call.record",
+    "metrics_app": "exposition",
+    "open_ledger": "ledgers.book",
+}
 
 __all__ = [
     "Account",
@@ -39,5 +51,18 @@ __all__ = [
     "TokenMeter",
     "Usage",
     "current_call",
+    "metrics_app",
     "open_ledger",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

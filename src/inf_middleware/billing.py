@@ -15,7 +15,8 @@ from inf_middleware.files import value_of
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
-from inf_middleware.ports import Claims, Holds, Ledger, Outbox, Sink
+from inf_middleware.observers.timed import TimedHolds, TimedLedger
+from inf_middleware.ports import Claims, Holds, Ledger, Observer, Outbox, Sink
 from inf_middleware.sharing import Shared, User, identity, share
 from inf_middleware.sinks.relay import Relay
 from inf_middleware.sinks.uris import sink_from_uri
@@ -56,9 +57,14 @@ def _place(given: str | Ledger, made: Any) -> Hashable:
 
 
 class Built(NamedTuple):
-    """What bills calls, how it starts, and how it is closed: before the ledgers."""
+    """What bills calls, how it starts, and how it is closed: before the ledgers.
+
+    `spool` and `relay` are None where nothing is spooled or delivered.
+    """
 
     billing: Billing
+    spool: SpoolingLedger | None
+    relay: Relay | None
     start: Callable[[], Awaitable[None]]
     aclose: Callable[[], Awaitable[None]]
 
@@ -72,7 +78,7 @@ def build_accounts(option: Option, ledgers: Ledgers) -> Any:
     return LedgerAccounts(ledgers.of(accounts), prices.currency)
 
 
-def build_billing(option: Option, user: User, ledgers: Ledgers) -> Built:
+def build_billing(option: Option, user: User, ledgers: Ledgers, observer: Observer | None) -> Built:
     """Build what bills calls; `option` returns the value in force of an option. Opens nothing.
 
     Raises:
@@ -86,14 +92,20 @@ def build_billing(option: Option, user: User, ledgers: Ledgers) -> Built:
     relay = _shared_relay(user, kept, option("sinks")) if names else None
     ledger: Ledger = kept if spool is None else spool.thing
     claims = kept if isinstance(kept, Claims) else None
+    if relay is not None:
+        ledger = _DeliveringLedger(ledger, relay.thing)
+    holds = _holds(option("mode"), kept)
+    if observer is not None:
+        ledger = TimedLedger(ledger, observer)
+        holds = None if holds is None else TimedHolds(holds, observer)
     billing = Billing(
-        ledger=ledger if relay is None else _DeliveringLedger(ledger, relay.thing),
+        ledger=ledger,
         serves=None if serves is None else frozenset(serves),
         unpriced=option("unpriced"),
         settle_timeout_s=option("settle_timeout_s"),
         spool=None if spool is None else spool.thing,
         health=LedgerHealth(getattr(kept, "probe", None)),
-        holds=_holds(option("mode"), kept),
+        holds=holds,
         claims=claims,
         lost=Lost(claims),
         drains=option("on_disconnect") == "drain",
@@ -118,7 +130,13 @@ def build_billing(option: Option, user: User, ledgers: Ledgers) -> Built:
             if spool is not None and spool.let_go():
                 await spool.thing.stop()
 
-    return Built(billing, start, aclose)
+    return Built(
+        billing,
+        spool=None if spool is None else spool.thing,
+        relay=None if relay is None else relay.thing,
+        start=start,
+        aclose=aclose,
+    )
 
 
 def _holds(mode: str, kept: Ledger) -> Holds | None:

@@ -11,7 +11,8 @@ from inf_middleware.call.leases import Leases
 from inf_middleware.call.record import Limiting
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
-from inf_middleware.ports import LimitStore
+from inf_middleware.observers.timed import TimedStore
+from inf_middleware.ports import LimitStore, Observer
 from inf_middleware.sharing import Shared, User, identity, share
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.stores.outage import OutageStore
@@ -25,13 +26,14 @@ _SWITCHED |= {"": True, "1": True, "true": True, "yes": True, "on": True}
 
 
 class Built(NamedTuple):
-    """What limits calls, and how it is closed."""
+    """What limits calls, by a store that may be shared, and how it is closed."""
 
     limiting: Limiting
+    store: LimitStore
     aclose: Callable[[], Awaitable[None]]
 
 
-def build_limiting(option: Callable[[str], Any], user: User) -> Built:
+def build_limiting(option: Callable[[str], Any], user: User, observer: Observer | None) -> Built:
     """Build what limits calls; `option` returns the value in force of an option. Opens nothing."""
     lease_s = option("lease_s")
     enforce = option("enforce") and enforces()
@@ -48,12 +50,12 @@ def build_limiting(option: Callable[[str], Any], user: User) -> Built:
             await shared.thing.aclose()
 
     limiting = Limiting(
-        store=shared.thing,
+        store=shared.thing if observer is None else TimedStore(shared.thing, observer),
         leases=leases,
         waiting=Waiting(max_in_flight=option("max_in_flight"), max_wait_s=option("max_wait_s")),
         enforce=enforce,
     )
-    return Built(limiting, aclose)
+    return Built(limiting, shared.thing, aclose)
 
 
 def enforces() -> bool:

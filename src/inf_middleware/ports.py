@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
+from inf_middleware.domain.observations import RefusedCall, Sample, SettledCall, Timing
 from inf_middleware.domain.tiers import Account
 
 
@@ -241,11 +242,47 @@ class AccountBook(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Is told what becomes of calls, once for each, and how things stand; it must not block."""
+
+    def refused(self, call: RefusedCall) -> None:
+        """Take note of a call that was refused."""
+        ...
+
+    def settled(self, call: SettledCall) -> None:
+        """Take note of a call that was served."""
+        ...
+
+    def timed(self, timing: Timing) -> None:
+        """Take note of how long a store or ledger took."""
+        ...
+
+    def sampled(self, sample: Sample) -> None:
+        """Take note of how the process stands, every few seconds."""
+        ...
+
+
 class Attempt(NamedTuple):
     """Deliveries up to `place` were begun at `began`, and may have reached the far end."""
 
     place: int
     began: datetime
+
+
+class Backlog(NamedTuple):
+    """How many events wait for a sink, and since when the oldest of them (None: none waits)."""
+
+    events: int
+    oldest_at: datetime | None
+
+
+@runtime_checkable
+class Backlogs(Protocol):
+    """An outbox that can tell at once how much of it waits, without looking through it."""
+
+    async def backlog(self, sink: str) -> Backlog:
+        """Return what waits for a sink."""
+        ...
 
 
 class Replay(NamedTuple):

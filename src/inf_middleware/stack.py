@@ -18,10 +18,12 @@ from inf_middleware.call.worker import Worker
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.exposition import with_metrics
 from inf_middleware.files import TableFile, value_of
 from inf_middleware.following import Following, Read
 from inf_middleware.limiting import build_limiting, enforces
 from inf_middleware.lookups import build_lookup, check_levels
+from inf_middleware.observing import Sampler, build_observer
 from inf_middleware.settings import DEFAULT, Setting, Sources
 from inf_middleware.sharing import User, identity, share
 from inf_middleware.tokens.counters import Counters
@@ -76,6 +78,7 @@ class Stack:
         self._given: dict[str, Setting] = {}
         self._found: dict[str, Setting] = {}  # by variables and file, for what is not given
         self._user = User()
+        self._sampler: Sampler | None = None  # where somebody watches
 
     def add(self, member: str, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
         """Take the options of one more middleware, and what variables and file say of the others.
@@ -127,9 +130,9 @@ class Stack:
                     log.exception("a part did not close cleanly")
 
         worker = Worker(
-            self._app,
+            with_metrics(self._app, self._option),
             parts,
-            touch=following.touch,
+            touch=following.touch if self._sampler is None else self._touching(following),
             exempt=self._option("exempt"),
             websockets=self._option("websockets"),
             on_startup=on_startup,
@@ -138,6 +141,16 @@ class Stack:
         # Weakly: what a dropped stack shares shall be free at once, not when a cycle is found.
         weakly = weakref.ref(worker)
         return worker
+
+    def _touching(self, following: Following) -> Callable[[], Awaitable[None] | None]:
+        sampler = self._sampler
+        assert sampler is not None
+
+        def touch() -> Awaitable[None] | None:
+            sampler.start()  # where no lifespan has
+            return following.touch()
+
+        return touch
 
     def _following(self, parts: Parts, worker: Callable[[], Worker | None]) -> Following:
         tiers, prices, accounts = map(self._option, ("tiers", "prices", "accounts"))
@@ -166,14 +179,28 @@ class Stack:
         counters = share(("counter", identity(given)), self._user, lambda: Counters(given)).thing
         startup.append(counters.load)
         ledgers = Ledgers(self._user)
-        limiting = billing = None
+        observer = build_observer(option, logs_calls=self._kinds == {METER})
+        limiting = billing = store = spool = relay = None
         if LIMITER in self._kinds:
-            limiting, close = build_limiting(option, self._user)
+            limiting, store, close = build_limiting(option, self._user, observer)
             shutdown.append(close)
         if LEDGER in self._kinds:
-            billing, start, close = build_billing(option, self._user, ledgers)
+            billing, spool, relay, start, close = build_billing(
+                option, self._user, ledgers, observer
+            )
             startup.append(start)
             shutdown.append(close)
+        if observer is not None:
+            self._sampler = sampler = Sampler(
+                observer,
+                leases=limiting.leases if limiting else None,
+                store=store,
+                health=billing.health if billing else None,
+                spool=spool,
+                relay=relay,
+            )
+            startup.append(sampler.begin)
+            shutdown.insert(0, sampler.aclose)  # before what it looks at is closed
         networks = Networks(option("trusted_proxies"))
         lookup = build_lookup(
             build_accounts(option, ledgers),
@@ -197,7 +224,6 @@ class Stack:
                 include_usage=option("include_usage"),
                 assumed_output_tokens=option("assumed_output_tokens"),
                 on_usage=option("on_usage"),
-                logs_calls=self._kinds == {METER},
             ),
             limiting=limiting,
             billing=billing,
@@ -205,6 +231,7 @@ class Stack:
             deployment=option("deployment"),
             help_url=option("help_url"),
             now_ns=time.time_ns,
+            observer=observer,
         )
 
     def _option(self, name: str) -> Any:

@@ -455,7 +455,7 @@ def test_a_lost_hold_ends_when_the_ledger_is_back_without_another_call(tmp_path:
         assert (await shop.standing())[1] > 0
         faulty.settles_fail = faulty.voids_fail = False
         async with asyncio.timeout(30):
-            while (await shop.standing())[1]:
+            while (await shop.standing())[1]:  # noqa: ASYNC110 - of the ledger, there is no event
                 await asyncio.sleep(0.01)
         assert await shop.standing() == (1000 * TOKEN, 0)
 

@@ -11,7 +11,7 @@ from inf_middleware import Account, CostLedger, Tier, TierLimiter, TokenMeter
 from inf_middleware.call import waiting
 from tests.apps import completion, read_all, usage_of
 from tests.driver import post, scope_of
-from tests.kit import CHAT, House, Opaque
+from tests.kit import CHAT, House, Opaque, reading
 
 # Far beyond what any of these tests takes: nobody is refused for having waited too long.
 LONG_S = 60.0
@@ -359,6 +359,61 @@ def test_so_many_wait_and_no_more(tmp_path: Path) -> None:
         model.end()
         assert (await last).status == 200
         await house.close()
+
+    asyncio.run(go())
+
+
+def test_a_refusal_leaves_no_place_taken(tmp_path: Path) -> None:
+    few = Tier("Few", 5, 1, 100_000)
+
+    async def go() -> None:
+        model = Gated()
+        house = House(model, tmp_path, accounts=accounts(a=few, b=WIDE), max_in_flight=1)
+        for name, refused in (("a", True), ("b", False)):
+            served = asyncio.create_task(post(house.app, asking(name), key=f"sk-{name}"))
+            await model.serves(1 if name == "a" else 2)
+            model.end()
+            assert (await served).status == 200
+            if refused:
+                again = await post(house.app, asking("again"), key="sk-a")
+                assert again.json["error"]["code"] == "requests_limit_exceeded"
+        await house.close()
+
+    asyncio.run(go())
+
+
+def test_a_settlement_that_is_cancelled_and_run_again_gives_one_place_back(tmp_path: Path) -> None:
+    async def go() -> None:
+        model = Gated()
+        house = House(model, tmp_path, accounts=accounts(a=WIDE), max_in_flight=2)
+        tasks = []
+        for number in range(3):
+            tasks.append(asyncio.create_task(post(house.app, asking(f"{number}"), key="sk-a")))
+            await model.serves(number + 1)
+            if number == 0:  # then there is a ledger
+                model.end()
+                await tasks.pop()
+        with reading(house.path) as other:
+            other.execute("BEGIN IMMEDIATE")  # so that the settlement takes its time
+            model.end()
+            async with asyncio.timeout(10):
+                while house.in_progress("a") == 2:  # noqa: ASYNC110 - the store has no event
+                    await asyncio.sleep(0)
+            tasks[0].cancel()
+            await settled()
+            other.execute("ROLLBACK")
+        await asyncio.wait([tasks[0]])
+        # One still runs: there is one place, and not two.
+        tasks[0] = asyncio.create_task(post(house.app, asking("3"), key="sk-a"))
+        await model.serves(4)
+        async with asyncio.timeout(10):
+            refused = await post(house.app, asking("4"), key="sk-a")
+        assert (refused.status, refused.json["error"]["code"]) == (503, "server_busy")
+        for _ in range(2):
+            model.end()
+        assert [(await task).status for task in tasks] == [200, 200]
+        await house.close()
+        assert len(house.records) == 4
 
     asyncio.run(go())
 

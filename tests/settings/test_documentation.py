@@ -10,7 +10,7 @@ from inf_middleware.settings import DEFAULTS, Sources
 from inf_middleware.settings.kinds import is_of_code
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text("utf-8")
-(FILE,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+(FILE,) = re.findall(r"```toml[^\n]*\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_file_of_the_page_is_one_and_names_every_option(tmp_path: Path) -> None:
@@ -35,4 +35,4 @@ def test_the_message_of_the_page_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     Path("inf.toml").write_text("[storage]\nurl = 'memory://'\n")
     with pytest.raises(ConfigError) as caught:
         Sources("inf.toml")
-    assert f"```\n{caught.value}\n```" in PAGE
+    assert f"```text\n{caught.value}\n```" in PAGE

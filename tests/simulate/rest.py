@@ -97,7 +97,9 @@ def _is_billed_once(world: World, request: Asked) -> None:
     call_id = request.call_id
     is_stored = call_id in world.auditor.rows
     if not request.served:
-        if is_stored and not (request.killed or request.paused):
+        # A hold whose worker is gone, or taken for gone, ends as a bill of nothing.
+        gone = request.killed or request.paused or request.worker.gone
+        if is_stored and not (gone and world.auditor.rows[call_id][1] == 0):
             raise Broken(f"request {request.number} was not served, and is billed")
         return
     if is_stored or request.unrecorded:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from starlette.types import Message, Send
 
 from inf_middleware.call.drain import drains
+from inf_middleware.call.observing import FirstOutput
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.wire.body import without_usage
@@ -154,9 +155,16 @@ class Answer:
         if self._intake is None:
             return
         self._is_stream = self._intake.is_stream
+        if self._is_stream and call.observer is not None:
+            self._intake = FirstOutput(self._intake, reader, self._note_first_output)
         if call.reader is None:
             call.reader = reader
             call.is_stream = self._is_stream
+
+    def _note_first_output(self, intake: Intake) -> None:
+        self._intake = intake  # the rest of the stream costs nothing more
+        if self._call.first_output_ns is None:
+            self._call.first_output_ns = self._call.parts.now_ns()
 
     async def _whole_body(self, message: Message) -> None:
         body = message.get("body", b"")

@@ -27,6 +27,11 @@ class LedgerHealth:
         self._down = False
         self._next_probe = 0.0
 
+    @property
+    def is_down(self) -> bool:
+        """Whether calls are refused until the ledger can be written again."""
+        return self._down
+
     def failed(self) -> None:
         """Note that a call was served and could not be recorded."""
         self._down = True

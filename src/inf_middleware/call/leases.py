@@ -56,6 +56,16 @@ class Leases:
         if of_loop is not None:
             of_loop.holders.pop(call_id, None)
 
+    @property
+    def held(self) -> list[Admission]:
+        """What running calls hold."""
+        return [
+            holder.admission
+            for of_loop in self._of_loops.copy().values()
+            for holder in of_loop.holders.copy().values()
+            if holder.admission is not None
+        ]
+
     async def aclose(self) -> None:
         """Stop renewing."""
         of_loop = self._of_loops.pop(asyncio.get_running_loop(), None)

@@ -19,7 +19,15 @@ from inf_middleware.domain.limits import Admission, Standings
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
-from inf_middleware.ports import AccountLookup, Claims, Holds, Ledger, LimitStore, Spool
+from inf_middleware.ports import (
+    AccountLookup,
+    Claims,
+    Holds,
+    Ledger,
+    LimitStore,
+    Observer,
+    Spool,
+)
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
@@ -54,7 +62,6 @@ class Metering:
     include_usage: Asked
     assumed_output_tokens: Mapping[str, int]
     on_usage: OnUsage | None
-    logs_calls: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class Parts:
     `lookup` is None where accounts are nobody's concern here; `names_accounts` tells whether the
     operator gave accounts, which beat network addresses. `network` tells the network that a
     request comes from. `prices` are the defaults where `billing` is None. `now_ns` is the wall
-    clock.
+    clock. `observer` is None where nobody listens.
     """
 
     lookup: AccountLookup | None
@@ -111,6 +118,7 @@ class Parts:
     deployment: str
     help_url: str | None
     now_ns: Callable[[], int]
+    observer: Observer | None
 
 
 class Held(Protocol):
@@ -139,6 +147,7 @@ class Call:
     parts: Parts  # of the opener; joiners add their limiting, billing and metering below
     metering: Metering
     prices: Prices  # of the CostLedger, as far as one is known
+    observer: Observer | None
     state: Mapping[str, Any] | None = None  # of the request's scope: some servers write into it
     limiting: Limiting | None = None
     billing: Billing | None = None
@@ -166,6 +175,7 @@ class Call:
     reader: AnswerReader | None = None
     is_stream: bool = False
     begun: bool = False  # of an answer that is no stream, some of the body has come
+    first_output_ns: int | None = None  # of a stream that is observed
     told: Usage | None = None  # by the handler itself
     ended: bool = False  # the answer's end was reached
     disconnected: bool = False  # the client was seen to leave before that

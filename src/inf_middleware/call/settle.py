@@ -56,8 +56,6 @@ async def settle(call: Call) -> bool:
             except LedgerUnavailable as error:
                 call.recorded = await _retry(billing, call.event, error)
     call.settled = True
-    if call.metering.logs_calls and call.billing is None and call.limiting is None:
-        _log_call(call, usage)
     return call.recorded or billing is None
 
 
@@ -271,16 +269,3 @@ def _warn_once(billing: Billing, message: str) -> None:
 
 def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _log_call(call: Call, usage: Usage) -> None:
-    log.info(
-        "call %s %s model=%s input_tokens=%d output_tokens=%d basis=%s outcome=%s",
-        call.id,
-        call.endpoint,
-        ascii(call.model),
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.basis,
-        outcome_of(call),
-    )

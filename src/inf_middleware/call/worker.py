@@ -23,6 +23,7 @@ from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
 from inf_middleware.call.hold import refuse_background, take_hold
+from inf_middleware.call.observing import note_refusal, note_settlement
 from inf_middleware.call.record import (
     CALL_KEY,
     PARTS_KEY,
@@ -109,13 +110,15 @@ class Worker:
         ahead = Ahead(receive)
         metering, prices = self._metering, self._prices
         dialect = metering.dialects.of(path)
-        call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices)
+        call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices, parts.observer)
         call.state = scope.get("state")
         inner: Scope = {**scope, CALL_KEY: call}
         try:
             body = await self._enter(call, inner, receive, ahead)
         except Refuse as refuse:
             call.refused = True
+            if call.observer is not None:
+                note_refusal(call, refuse)
             await abandon(call)
             await send_refusal(call, refuse, send)
             return
@@ -155,7 +158,8 @@ class Worker:
             return
         now_ns = self._parts.now_ns()
         path = scope["path"]
-        call = Call(uuid7(now_ns), now_ns, path, due.dialect, due.parts, due.metering, due.prices)
+        parts, told = due.parts, due.observer
+        call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
         call.request, call.billing = due.request, due.billing
         call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
 
@@ -168,9 +172,12 @@ class Worker:
         answer = Answer(call, send, strip=False, settle=settle_fetched, headers=())
         await self._app({**scope, CALL_KEY: call}, receive, answer.send)
         await answer.finish()
+        if call.observer is not None and call.settled:
+            note_settlement(call)
 
     async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         asked, admission = call.asked, call.admission
+        call.observer = call.observer or self._parts.observer
         # Past the body that the opener replays, so that a client is seen to leave.
         ahead = Ahead(receive, await receive() if call.is_read else None)
         try:
@@ -183,6 +190,8 @@ class Worker:
             await self._take_part(call, scope, ahead)
         except Refuse as refuse:
             call.refused = True
+            if call.observer is not None:
+                note_refusal(call, refuse)
             await send_refusal(call, refuse, send)
             return
         except ClientGone:
@@ -306,6 +315,8 @@ async def _close(call: Call) -> None:
                 await abandon(call)
             elif not call.settled:
                 await settle(call)
+            if call.observer is not None and call.settled:
+                note_settlement(call)
             if call.metering.on_usage is not None and call.usage is not None and not call.refused:
                 heard = call.metering.on_usage(call.usage, CurrentCall(call))
                 if heard is not None:

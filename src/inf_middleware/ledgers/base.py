@@ -12,7 +12,7 @@ from inf_middleware.ledgers import holds, looking, outbox
 from inf_middleware.ledgers.heart import Heart
 from inf_middleware.ledgers.settling import forget_probes, write_probe
 from inf_middleware.ledgers.steps import T, Work
-from inf_middleware.ports import Attempt, Replay
+from inf_middleware.ports import Attempt, Backlog, Replay
 
 
 class LedgerBase(ABC):
@@ -130,6 +130,10 @@ class LedgerBase(ABC):
     async def pending(self, sink: str, count_max: int) -> Sequence[tuple[int, BillingEvent]]:
         """Return the next events after a sink's cursor; a new sink begins with the oldest."""
         return await self.read(lambda: outbox.pending(sink, count_max))
+
+    async def backlog(self, sink: str) -> Backlog:
+        """Return how much waits for a sink, at once."""
+        return await self.read(lambda: outbox.backlog(sink))
 
     async def advance(self, sink: str, place: int, rejected: Mapping[str, str]) -> None:
         """Move a sink's cursor, durably; `rejected` events go to the dead letters."""

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.steps import Ask, Steps
-from inf_middleware.ports import Attempt, Replay
+from inf_middleware.ports import Attempt, Backlog, Replay
 
 
 def pending(sink: str, count_max: int) -> Steps[Sequence[tuple[int, BillingEvent]]]:
@@ -17,6 +17,23 @@ def pending(sink: str, count_max: int) -> Steps[Sequence[tuple[int, BillingEvent
         (sink, count_max),
     )
     return [(seq, BillingEvent.decode(bytes(body))) for seq, body in rows]
+
+
+def backlog(sink: str) -> Steps[Backlog]:
+    """Return how much waits for a sink, from the ends of the outbox alone.
+
+    Where a transaction has failed PostgreSQL leaves a place out: the number may be a little high.
+    """
+    rows = yield Ask(
+        "SELECT coalesce((SELECT seq FROM sink_cursor WHERE sink = ?), 0),"
+        " coalesce((SELECT max(seq) FROM outbox), 0)",
+        (sink,),
+    )
+    cursor, last = rows[0]
+    if last <= cursor:
+        return Backlog(0, None)
+    oldest = yield from pending(sink, 1)
+    return Backlog(last - cursor, datetime.fromisoformat(oldest[0][1].settled_at))
 
 
 def advance(sink: str, place: int, rejected: Mapping[str, str]) -> Steps[None]:

@@ -66,6 +66,11 @@ class SpoolingLedger:
         self._path: Path | None = None
         self._size = 0
 
+    @property
+    def kept_bytes(self) -> int:
+        """What this process keeps for a ledger that is away."""
+        return self._size if self._active else 0
+
     def settle(self, event: BillingEvent) -> Awaitable[None]:
         """Hand over a settlement: to the ledger, or to the spool where that is in use."""
         self._start()

@@ -11,6 +11,7 @@ from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.files import TableFile
 from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.observers.needs import EXPORTERS, check_installed
 from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialect import Dialect
@@ -69,6 +70,11 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def flag_or_none(name: str, value: Any) -> bool | None:
+    """True or False, or None."""
+    return None if value is None else flag(name, value)
+
+
 def text(name: str, value: Any) -> str:
     """A printable text."""
     if not isinstance(value, str) or not value.isprintable() or not value:
@@ -91,6 +97,24 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+
+
+def metrics(name: str, value: Any) -> tuple[str, ...]:
+    """Who is given metrics; imports nothing."""
+    chosen = tuple(value) if _is_list(value) else (None,)
+    if not all(one in EXPORTERS for one in chosen):
+        known = ", ".join(f'"{one}"' for one in EXPORTERS)
+        raise ConfigError(f"{name} is {value!r}; it must be a list of {known}")
+    for one in dict.fromkeys(chosen):
+        check_installed(one)
+    return tuple(dict.fromkeys(chosen))
+
+
+def path_or_none(name: str, value: Any) -> str | None:
+    """A URL path, or None."""
+    if value is not None and not (text(name, value).startswith("/") and len(value) > 1):
+        raise ConfigError(f'{name} is {value!r}; it must be a path such as "/metrics"')
+    return None if value is None else str(value)
 
 
 def texts_or_none(name: str, value: Any) -> tuple[str, ...] | None:

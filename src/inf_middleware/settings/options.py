@@ -33,7 +33,10 @@ class CommonOptions(TypedDict, total=False):
     and networks whose forwarded headers are believed. `exempt`: path patterns that pass untouched;
     everything but POST and WebSocket does anyway. `body_bytes_max`: of a request. `websockets`:
     "refuse" or "pass". `deployment`: names this service in events. `help_url`: named in 401, 402
-    and 429.
+    and 429. `log_calls`: one line per settled call and per refusal, at INFO (None: where a
+    TokenMeter stands alone). `metrics`: who is given them, "prometheus" and "otel".
+    `metrics_path`: where a GET is answered with those of Prometheus, to anybody (None: nowhere but
+    where `metrics_app()` is mounted). `metrics_by_account`: some of them for each account too.
     """
 
     accounts: Mapping[str, str | Account] | AccountLookup | str | Path | None
@@ -45,6 +48,10 @@ class CommonOptions(TypedDict, total=False):
     websockets: Literal["refuse", "pass"]
     deployment: str
     help_url: str | None
+    log_calls: bool | None
+    metrics: Sequence[str]
+    metrics_path: str | None
+    metrics_by_account: bool
 
 
 class MeterOptions(CommonOptions, total=False):
@@ -134,6 +141,10 @@ DEFAULTS: dict[str, Any] = {
     "websockets": "refuse",
     "deployment": "default",
     "help_url": None,
+    "log_calls": None,
+    "metrics": (),
+    "metrics_path": None,
+    "metrics_by_account": False,
     "counter": "o200k_base",  # nearest to open models, Chinese above all
     "dialects": (),
     "include_usage": True,
@@ -199,6 +210,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "websockets": checks.one_of("refuse", "pass"),
     "deployment": checks.text,
     "help_url": checks.text_or_none,
+    "log_calls": checks.flag_or_none,
+    "metrics": checks.metrics,
+    "metrics_path": checks.path_or_none,
+    "metrics_by_account": checks.flag,
     "counter": checks.counter,
     "dialects": checks.dialects,
     "include_usage": checks.one_of(True, False, "continuous"),

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -39,6 +40,19 @@ class Pace(NamedTuple):
     offer_timeout_s: float
 
 
+@dataclass(slots=True)
+class Tally:
+    """What has come of the deliveries to one sink since somebody last looked.
+
+    `lag_s`: how old the oldest event of the last batch was when it was taken.
+    """
+
+    taken: int = 0
+    rejected: int = 0
+    failures: int = 0
+    lag_s: float | None = None
+
+
 class _NotTaken(Exception):  # noqa: N818 - a state of this delivery
     """The sink did not take the `events`, and the verdict says why."""
 
@@ -51,11 +65,14 @@ class _NotTaken(Exception):  # noqa: N818 - a state of this delivery
 class Delivery:
     """Brings events of an outbox to one named sink, as long as this process is the relay."""
 
-    def __init__(self, outbox: Outbox, name: str, sink: Sink, pace: Pace) -> None:
+    def __init__(
+        self, outbox: Outbox, name: str, sink: Sink, pace: Pace, tally: Tally | None = None
+    ) -> None:
         self._outbox = outbox
         self._name = name
         self._sink = sink
         self._pace = pace
+        self._tally = tally or Tally()
         self._failures = 0
         self._known = False
         self._looked_s = -POLL_S  # when for replays, and found none
@@ -75,6 +92,7 @@ class Delivery:
                 elif count < BATCH_MAX:
                     await self._pace.sleep(PACE_S)
             except _NotTaken as error:
+                self._tally.failures += 1
                 if error.verdict.done:
                     self._failures = 0
                 delay_s = self._back_off(error.verdict.after_s)
@@ -108,6 +126,8 @@ class Delivery:
         events = [event for _, event in rows]
         verdict = await offer(self._name, self._sink, events, self._pace.offer_timeout_s)
         if verdict.done:
+            self._tally.taken += verdict.done - len(verdict.rejected)
+            self._tally.lag_s = self._age_s(events[0])
             await self._advance(rows[verdict.done - 1][0], verdict.rejected)
         if verdict.failure is not None:
             if fresh and verdict.not_taken:
@@ -132,6 +152,7 @@ class Delivery:
             if verdict.failure is not None:
                 raise _NotTaken(events, verdict)
             rejected = verdict.rejected
+            self._tally.taken += len(events) - len(rejected)
             self._log_rejected(rejected)
         await self._outbox.replayed(self._name, replay, rejected)
         return BATCH_MAX  # there may be more
@@ -166,6 +187,7 @@ class Delivery:
         await self._outbox.advance(self._name, place, rejected)
 
     def _log_rejected(self, rejected: Mapping[str, str]) -> None:
+        self._tally.rejected += len(rejected)
         for event_id, reason in rejected.items():
             _log.error("event %s is a dead letter of sink %s: %a", event_id, self._name, reason)
 
@@ -180,13 +202,16 @@ class Delivery:
         return max(delay_s, asked_s)
 
     def _warn(self, error: _NotTaken, delay_s: float) -> None:
-        settled = datetime.fromisoformat(error.events[0].settled_at)
-        if settled.tzinfo is None:
-            settled = settled.replace(tzinfo=UTC)
         _log.warning(
             "sink %s did not take its events (oldest is %.0f s old); again in %.1f s: %a",
             self._name,
-            (self._pace.now() - settled).total_seconds(),
+            self._age_s(error.events[0]),
             delay_s,
             error.verdict.failure,
         )
+
+    def _age_s(self, event: BillingEvent) -> float:
+        settled = datetime.fromisoformat(event.settled_at)
+        if settled.tzinfo is None:
+            settled = settled.replace(tzinfo=UTC)
+        return (self._pace.now() - settled).total_seconds()

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 import anyio
 
-from inf_middleware.ports import Outbox, Sink
-from inf_middleware.sinks.delivery import POLL_S, Delivery, Pace
+from inf_middleware.domain.observations import SinkSample
+from inf_middleware.ports import Backlog, Backlogs, Outbox, Sink
+from inf_middleware.sinks.delivery import POLL_S, Delivery, Pace, Tally
 from inf_middleware.sinks.offer import OFFER_TIMEOUT_S
 
 _log = logging.getLogger("inf_middleware.sinks")
@@ -45,6 +46,30 @@ class Relay:
         self._pace = Pace(sleep, jitter, now, offer_timeout_s)
         self._task: asyncio.Task[None] | None = None
         self._elected = False
+        self._tallies = {name: Tally() for name in self._sinks}
+
+    @property
+    def is_elected(self) -> bool:
+        """Whether this process is the one that delivers."""
+        task = self._task
+        return self._elected and task is not None and not task.done()
+
+    async def samples(self, timeout_s: float) -> tuple[SinkSample, ...]:
+        """Return how deliveries stand; what was counted is counted anew from here on.
+
+        What waits is not told where the ledger does not say it in `timeout_s`.
+        """
+        backlogs: dict[str, Backlog] = {}
+        if not self.is_elected:  # whoever delivers tells it
+            backlogs = dict.fromkeys(self._sinks, Backlog(0, None))
+        elif isinstance(self._outbox, Backlogs):
+            try:
+                with anyio.move_on_after(timeout_s):
+                    for name in self._sinks:
+                        backlogs[name] = await self._outbox.backlog(name)
+            except Exception as error:
+                _log.warning("it is not known what waits for sinks: %s", error)
+        return tuple(self._sample(name, backlogs.get(name)) for name in self._sinks)
 
     def start(self) -> None:
         """Begin to deliver on the running event loop; again after that loop has ended."""
@@ -100,8 +125,27 @@ class Relay:
             _log.warning("another process delivers now; this one waits for its turn")
 
     async def _deliver(self, name: str, sink: Sink, group: anyio.abc.TaskGroup) -> None:
-        await Delivery(self._outbox, name, sink, self._pace).run()
+        await Delivery(self._outbox, name, sink, self._pace, self._tallies[name]).run()
         group.cancel_scope.cancel()
+
+    def _sample(self, name: str, backlog: Backlog | None) -> SinkSample:
+        tally = self._tallies[name]
+        sample = SinkSample(
+            sink=name,
+            pending=backlog.events if backlog else None,
+            oldest_s=self._age_s(backlog) if backlog else None,
+            lag_s=tally.lag_s,
+            taken=tally.taken,
+            rejected=tally.rejected,
+            failures=tally.failures,
+        )
+        tally.taken = tally.rejected = tally.failures = 0
+        return sample
+
+    def _age_s(self, backlog: Backlog) -> float:
+        if backlog.oldest_at is None:
+            return 0.0
+        return max((self._pace.now() - backlog.oldest_at).total_seconds(), 0.0)
 
     async def _try_elect(self) -> bool:
         try:

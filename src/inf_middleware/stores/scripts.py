@@ -207,17 +207,14 @@ def _without_password(uri: str) -> str:
 async def _twice(storage: Any, step: Callable[[], Awaitable[Any]]) -> Any:
     """Take a step again where its connection was lost; every script may be run again.
 
-    Servers close connections that idle, and all of them when they restart: then those that wait
-    in the pool are of no use either.
+    Servers and firewalls drop connections that idle, and a restart ends all. The pools hand out
+    what came back last: the second try takes the connection that has just failed, and opens it.
     """
     try:
         return await step()
     except failures(storage) as error:
         if type(error).__name__ != "ConnectionError":
             raise
-        pool = getattr(storage.bridge.get_connection(), "connection_pool", None)
-        if pool is not None:
-            await pool.disconnect(inuse_connections=False)
     return await step()
 
 

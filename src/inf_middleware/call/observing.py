@@ -1,0 +1,123 @@
+"""Telling who watches what became of a call: nothing is done here where nobody does."""
+
+from collections.abc import Callable
+
+from inf_middleware.call.record import Call, log
+from inf_middleware.call.refuse import Refuse
+from inf_middleware.call.settle import outcome_of
+from inf_middleware.domain.observations import RefusedCall, SettledCall
+from inf_middleware.domain.usage import Usage
+from inf_middleware.wire.intake import Intake
+from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.sse import Frame
+
+
+def note_refusal(call: Call, refuse: Refuse) -> None:
+    """Tell of a call that is refused."""
+    assert call.observer is not None
+    try:
+        call.observer.refused(
+            RefusedCall(
+                call_id=call.id,
+                endpoint=call.endpoint,
+                dialect=call.dialect.name,
+                model=call.model,
+                listed_model=_listed_model(call),
+                account=call.account.id if call.account else None,
+                tier=call.tier.name if call.tier else None,
+                status=refuse.status,
+                code=refuse.code,
+            )
+        )
+    except Exception:  # who watches must not stop what is watched
+        log.exception("the refusal of call %s could not be told", call.id)
+
+
+def note_settlement(call: Call) -> None:
+    """Tell of a call that was served and is settled."""
+    assert call.observer is not None
+    event, first_ns = call.event, call.first_output_ns
+    try:
+        call.observer.settled(
+            SettledCall(
+                call_id=call.id,
+                endpoint=call.endpoint,
+                dialect=call.dialect.name,
+                model=call.model,
+                listed_model=_listed_model(call),
+                account=call.account.id if call.account else None,
+                tier=call.tier.name if call.tier else None,
+                usage=call.usage or Usage(),
+                amount_nano=int(event.amount_nano) if event else None,
+                currency=event.currency if event else None,
+                outcome=event.outcome if event else outcome_of(call),
+                recorded=call.recorded or call.billing is None,
+                would_refuse=call.would_refuse,
+                duration_s=_since(call, call.parts.now_ns()),
+                first_output_s=None if first_ns is None else _since(call, first_ns),
+            )
+        )
+    except Exception:  # who watches must not stop what is watched
+        log.exception("the settlement of call %s could not be told", call.id)
+
+
+class FirstOutput(Intake):
+    """The intake of a stream until its first output, of which `seen` is told.
+
+    It passes all on to the real one, which then takes its place: later chunks cost nothing more.
+    """
+
+    def __init__(
+        self, intake: Intake, reader: AnswerReader, seen: Callable[[Intake], None]
+    ) -> None:
+        self._real = intake
+        self._of = reader
+        self._seen = seen
+        self.is_stream = intake.is_stream
+        self.is_decoded = intake.is_decoded
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether an event is unfinished."""
+        return self._real.is_pending
+
+    def read_one(self, piece: bytes) -> int | None:
+        """Read a piece that is just one event; None where it must be fed."""
+        seen = self._real.read_one(piece)
+        self._look()
+        return seen
+
+    def feed(self, piece: bytes) -> list[Frame]:
+        """Take the next bytes; return the frames that are whole now."""
+        frames = self._real.feed(piece)
+        self._look()
+        return frames
+
+    def close(self) -> list[Frame]:
+        """Take the end."""
+        return self._real.close()
+
+    def read(self, frame: Frame) -> int:
+        """Read one frame."""
+        seen = self._real.read(frame)
+        self._look()
+        return seen
+
+    def _look(self) -> None:
+        if self._of.has_output:
+            self._seen(self._real)
+
+
+def _listed_model(call: Call) -> str | None:
+    """Return what of a model's name the operator has written down: callers may write anything."""
+    model = call.model
+    if model is None:
+        return None
+    if call.billing is not None and call.billing.serves and model in call.billing.serves:
+        return model
+    found = call.price_list.find(model)
+    return found.price.model if found else None
+
+
+def _since(call: Call, moment_ns: int) -> float:
+    return max(moment_ns - call.started_ns, 0) / 1e9  # clocks of hosts are set back at times

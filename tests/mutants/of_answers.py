@@ -1,0 +1,145 @@
+"""Faults of reading answers and of closing calls."""
+
+from tests.mutants.fault import Fault
+
+SSE = "tests/wire/test_sse.py::"
+CHAT = "tests/wire/test_openai_chat.py::"
+BYTES = "tests/call/test_bytes.py::"
+ORDER = "tests/call/test_any_order.py::"
+COUNTED = "tests/call/test_usage_without_report.py::"
+REFUSED = "tests/call/test_refusals.py::"
+KEYS = "tests/call/test_idempotency.py::"
+
+FAULTS = [
+    Fault(
+        "events: CR LF is taken for two line ends",
+        "wire/sse.py",
+        r'_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")',
+        r'_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")',
+        SSE + "test_events_are_read_by_the_standard_whole_and_byte_by_byte",
+    ),
+    Fault(
+        "events: a bound that nobody keeps",
+        "wire/sse.py",
+        "if self._size > self._max:",
+        "if self._size > self._max * 1000:",
+        SSE + "test_an_event_over_the_bound_ends_the_reading_and_not_the_stream",
+    ),
+    Fault(
+        "lines: the unfinished one is lost",
+        "wire/ndjson.py",
+        'line = b"".join([*self._pieces, line])',
+        'line = b"".join([*self._pieces[1:], line])',
+        "tests/wire/test_ndjson.py::test_any_cut_gives_the_same_lines_and_loses_no_byte",
+    ),
+    Fault(
+        "reports: running ones add up",
+        "wire/reports.py",
+        "self._told[index] = (at, {**known[1], **counts} if known else counts)",
+        "self._told[index] = (at, {n: c + (known[1].get(n, 0) if known else 0)"
+        " for n, c in counts.items()})",
+        CHAT + "test_a_later_report_replaces_an_earlier_one",
+    ),
+    Fault(
+        "reports: cached tokens come on top",
+        "wire/usage.py",
+        "inputs = told.get(INPUT, 0) + sum(",
+        "inputs = told.get(INPUT, 0) + told.get('cached_input', 0) + sum(",
+        CHAT + "test_cached_written_and_reasoning_tokens_are_parts",
+    ),
+    Fault(
+        "reader: an error in a stream is no failure",
+        "wire/reader.py",
+        'if value.get("error") or (kind and kind in form.fails):\n            self.failed = True',
+        'if value.get("error") or (kind and kind in form.fails):\n            self.failed = False',
+        COUNTED
+        + "test_an_error_event_before_the_first_token_pays_nothing_and_after_it_what_was_sent",
+    ),
+    Fault(
+        "texts: of several choices one is counted",
+        "wire/texts.py",
+        "return [text.getvalue() for text in self._groups.values()]",
+        "return [text.getvalue() for text in self._groups.values()][:1]",
+        CHAT + "test_a_recorded_stream_gives_its_usage_and_text",
+    ),
+    Fault(
+        "forwarded: the leftmost address is believed",
+        "wire/forwarded.py",
+        "for name, value in reversed(told):",
+        "for name, value in told:",
+        "tests/wire/test_forwarded.py::"
+        "test_whatever_a_client_writes_the_proxy_behind_it_tells_who_it_is",
+    ),
+    Fault(
+        "refusals: the wait is rounded down",
+        "wire/answers.py",
+        '(b"retry-after", b"%d" % max(_ceil(retry_after_s), 1)),',
+        '(b"retry-after", b"%d" % max(int(retry_after_s), 1)),',
+        "tests/wire/test_answers.py::test_waiting_as_told_is_always_long_enough_and_never_over_a_minute",
+    ),
+    Fault(
+        "closing: a call that was cancelled is not settled",
+        "call/worker.py",
+        "            elif not call.settled:\n                await settle(call)",
+        "            elif not call.settled and not call.failure:\n                await settle(call)",
+        ORDER + "test_a_cancelled_call_is_closed_once_with_what_was_produced",
+    ),
+    Fault(
+        "closing: an answer that failed before its first token is billed",
+        "call/settle.py",
+        "if call.status is None or call.status >= 400:\n        return",
+        "if call.status is None:\n        return",
+        COUNTED + "test_a_request_that_failed_pays_nothing_and_is_recorded",
+    ),
+    Fault(
+        "closing: no usage means nothing",
+        "call/settle.py",
+        "    return await _counted(call, reader, told or Usage())",
+        "    return told or Usage()",
+        COUNTED + "test_a_json_answer_without_usage_is_counted_from_its_text",
+    ),
+    Fault(
+        "closing: a place is given back twice",
+        "call/settle.py",
+        "            call.released = True\n",
+        "",
+        "tests/call/test_waiting.py::"
+        "test_a_settlement_that_is_cancelled_and_run_again_gives_one_place_back",
+    ),
+    Fault(
+        "closing: an idle ledger is believed",
+        "call/settle.py",
+        "                call.recorded = await _retry(billing, call.event, error)",
+        "                call.recorded = True",
+        REFUSED + "test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited_later",
+    ),
+    Fault(
+        "admission: the output is not reserved",
+        "call/admission.py",
+        "return min(tokens + reserved_output(call, left), level_max)",
+        "return min(tokens, level_max)",
+        "tests/call/test_metering_options.py::test_the_assumed_output_is_reserved",
+    ),
+    Fault(
+        "hold: a stream that ran dry goes on",
+        "call/hold.py",
+        "            if not extended:\n                return False",
+        "            if not extended:\n                return True",
+        "tests/call/test_prepaid.py::test_a_stream_that_cannot_be_paid_further_ends_cleanly",
+    ),
+    Fault(
+        "claims: a refusal keeps the key",
+        "call/worker.py",
+        "        except Refuse as refuse:\n            call.refused = True\n            await abandon(call)",
+        "        except Refuse as refuse:\n            call.refused = True",
+        KEYS + "test_a_refusal_gives_the_key_back",
+    ),
+    Fault(
+        "keys: failures are not counted",
+        "call/failed_keys.py",
+        "        failures.append(now)\n",
+        "",
+        "tests/call/test_keys_under_attack.py::"
+        "test_too_many_failed_keys_are_refused_and_a_valid_one_never_is",
+    ),
+]

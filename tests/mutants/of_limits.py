@@ -1,0 +1,174 @@
+"""Faults of the limits: scripts, counters, windows, what holds in an outage, leases, waiting."""
+
+from tests.mutants.fault import Fault
+
+CONTRACT = "tests/stores/test_store_contract.py::"
+WINDOW = "tests/stores/test_window.py::"
+OUTAGE = "tests/stores/test_outage.py::"
+REDIS = "tests/stores/test_redis_store.py::"
+LEASES = "tests/call/test_leases.py::"
+WAITING = "tests/call/test_waiting.py::"
+
+FAULTS = [
+    Fault(
+        "script: one request more than the limit fits",
+        "stores/lua/admit.lua",
+        "if window.total + asked > limit then fits = false end",
+        "if window.total + asked > limit + 1 then fits = false end",
+        CONTRACT + "test_an_admitted_request_counts_whatever_becomes_of_it[redis]",
+    ),
+    Fault(
+        "script: a refused request counts all the same",
+        "stores/lua/admit.lua",
+        "if takes and rate.asked > 0 then add(",
+        "if rate.asked > 0 then add(",
+        CONTRACT + "test_asked_again_for_what_it_has_a_call_takes_nothing[redis]",
+    ),
+    Fault(
+        "script: concurrency is not looked at",
+        "stores/lua/admit.lua",
+        "  if group.is_full then fits = false end\n",
+        "",
+        CONTRACT + "test_only_concurrency_full_is_one_second_called_an_estimate[redis]",
+    ),
+    Fault(
+        "script: a retry takes again",
+        "stores/lua/admit.lua",
+        "  if find_lease(state, call) then has = true end\n",
+        "",
+        CONTRACT + "test_asked_again_for_what_it_has_a_call_takes_nothing[redis]",
+    ),
+    Fault(
+        "script: a settlement frees no slot",
+        "stores/lua/settle.lua",
+        "state.running = state.running - 1",
+        "state.running = state.running",
+        CONTRACT + "test_an_aborted_call_keeps_its_reservation[redis]",
+    ),
+    Fault(
+        "script: a lost lease frees its slot twice",
+        "stores/lua/settle.lua",
+        "    if is_lost == 1 then\n      held = 0\n    else\n",
+        "    if is_lost == 2 then\n      held = 0\n    else\n",
+        CONTRACT + "test_a_lost_lease_is_not_taken_back_and_gives_nothing_back_twice[redis]",
+    ),
+    Fault(
+        "script: a lost lease is taken back",
+        "stores/lua/renew.lua",
+        "if lost == 0 then",
+        "if lost < 2 then",
+        CONTRACT + "test_a_lost_lease_is_not_taken_back_and_gives_nothing_back_twice[redis]",
+    ),
+    Fault(
+        "script: more is given back than was taken",
+        "stores/lua/state.lua",
+        "local back = min(-tokens, taken)",
+        "local back = -tokens",
+        CONTRACT + "test_an_overrun_that_was_told_in_error_is_not_taken_from_others[redis]",
+    ),
+    Fault(
+        "script: an overrun is forgotten",
+        "stores/lua/state.lua",
+        "add(window, state.now, tokens)\n      elseif",
+        "add(window, state.now, 0)\n      elseif",
+        CONTRACT + "test_unused_reservation_returns_and_an_overrun_is_recorded[redis]",
+    ),
+    Fault(
+        "script: the clock may go back",
+        "stores/lua/state.lua",
+        "state.now = max(now, latest)",
+        "state.now = now",
+        CONTRACT + "test_a_clock_that_goes_back_lets_nothing_leave_early_or_stay_longer[redis]",
+    ),
+    Fault(
+        "script: a slot leaves by its first addition",
+        "stores/lua/state.lua",
+        "put_slot(window, window.n - 1, now, had + amount)",
+        "put_slot(window, window.n - 1, latest, had + amount)",
+        CONTRACT + "test_no_minute_whatever_holds_more_than_the_limits[redis]",
+    ),
+    Fault(
+        "script: keys live for ever",
+        "stores/lua/state.lua",
+        ", 'PX', floor(lives / 1000) + 1000)",
+        ")",
+        REDIS + "test_keys_are_in_one_hash_slot_expire_and_name_nobody",
+    ),
+    Fault(
+        "window: a slot leaves a microsecond early",
+        "stores/window.py",
+        "while slots and slots[0].latest <= gone:",
+        "while slots and slots[0].latest <= gone + 1:",
+        CONTRACT + "test_the_wait_of_a_refusal_is_exact_over_all_limits_at_once[memory]",
+    ),
+    Fault(
+        "window: a late refund mints",
+        "stores/window.py",
+        "if place < len(self._slots) and self._slots[place].index == index:",
+        "if place < len(self._slots):",
+        WINDOW + "test_a_refund_after_its_slot_has_left_mints_nothing",
+    ),
+    Fault(
+        "window: the wait is that of the first slot",
+        "stores/window.py",
+        "            over -= slot.amount\n            if over <= 0:",
+        "            over -= slot.amount\n            if over <= over:",
+        WINDOW + "test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition",
+    ),
+    Fault(
+        "counters: a lease that ran out keeps its slot",
+        "stores/counters.py",
+        "            lease.is_lost = True\n            self.running -= 1",
+        "            lease.is_lost = True",
+        CONTRACT + "test_a_lease_that_is_not_renewed_gives_back_what_was_not_used[memory]",
+    ),
+    Fault(
+        "memory: a model's own limits are taken without the others",
+        "stores/memory.py",
+        "if not has and not all(counters.fits(g, ask.tokens) for g, counters in groups):",
+        "if not has and not any(counters.fits(g, ask.tokens) for g, counters in groups):",
+        CONTRACT + "test_a_refusal_by_one_group_takes_nothing_from_the_other[memory]",
+    ),
+    Fault(
+        "outage: what was settled meanwhile is not made up",
+        "stores/outage.py",
+        "            await self._shared.settle(admission, tokens)\n            self._owed.pop",
+        "            self._owed.pop",
+        OUTAGE + "test_what_was_settled_meanwhile_is_made_up",
+    ),
+    Fault(
+        "outage: each process takes the whole limit",
+        "stores/outage.py",
+        "return max(1, -(-limit // max(workers, 1)))",
+        "return limit",
+        OUTAGE + "test_local_takes_this_process_share_of_each_limit_rounded_up",
+    ),
+    Fault(
+        "outage: an admission whose answer was lost keeps its slot",
+        "stores/outage.py",
+        "                self._owe(Admission(ask, _UNKNOWN), 0)\n",
+        "",
+        OUTAGE + "test_an_admission_whose_answer_was_lost_keeps_no_slot",
+    ),
+    Fault(
+        "leases: renewals do not tell what was used",
+        "call/leases.py",
+        "Held(holder.admission, holder.tokens_so_far)",
+        "Held(holder.admission, 0)",
+        LEASES + "test_what_runs_is_renewed_together_with_what_it_has_used",
+    ),
+    Fault(
+        "waiting: who comes later may pass",
+        "call/waiting.py",
+        "if account_id not in self._lines and self.places.try_take():",
+        "if self.places.try_take():",
+        WAITING + "test_a_small_request_does_not_pass_a_large_one_that_came_before",
+    ),
+    Fault(
+        "waiting: a refusal keeps its place",
+        "call/waiting.py",
+        "        if isinstance(answer, Refusal):\n            self.places.give()\n        return answer",
+        "        return answer",
+        WAITING + "test_a_refusal_leaves_no_place_taken",
+    ),
+]
