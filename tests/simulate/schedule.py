@@ -86,6 +86,7 @@ class Schedule:
         if self._world.power.is_gone:
             self._power_is_gone()
         self._world.power.writes_left = None
+        self._world.server.lose = self._world.server.reset = 0  # what has befallen nobody yet
         for heal in list(self._healing.values()):
             heal()
         self._healing.clear()
