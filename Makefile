@@ -4,6 +4,7 @@
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
 # make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
+# make simulate  the whole stack by 300 seeds; SECONDS=600 for others, FROM=N to begin with one
 # make docs   the documentation as a site, in build/site
 # make mutants  puts deliberate faults into copies of the package: each must be caught by its test
 # make bench  what all of it costs, side by side with others, against the targets
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check docs real recipes mutants bench bench-peers clean
+.PHONY: demo serve test check docs real recipes mutants simulate bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -45,6 +46,12 @@ recipes: $(VENV)-llama/.installed $(VENV)-vllm/.installed
 mutants: $(VENV)/.test-installed
 	@sh tests/install_servers.sh
 	$(BIN)/python -m tests.mutants
+
+# Other seeds than those of every day, where it is told for how long.
+FROM ?= 300
+
+simulate: $(VENV)/.test-installed
+	$(BIN)/python -m tests.simulate $(if $(SECONDS),--seeds $(FROM):$(FROM) --seconds $(SECONDS),--pairs)
 
 bench: $(VENV)/.bench-installed
 	@sh tests/install_servers.sh

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from inf_middleware.accounts.ledger import LedgerAccounts
 from inf_middleware.call.health import LedgerHealth
+from inf_middleware.call.lost import Lost
 from inf_middleware.call.record import Billing
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
@@ -90,6 +91,7 @@ def build_billing(option: Option, user: User, ledgers: Ledgers, observer: Observ
     names = [_shared_name(user, kept, name, sink) for name, sink in option("sinks").items()]
     relay = _shared_relay(user, kept, option("sinks")) if names else None
     ledger: Ledger = kept if spool is None else spool.thing
+    claims = kept if isinstance(kept, Claims) else None
     if relay is not None:
         ledger = _DeliveringLedger(ledger, relay.thing)
     holds = _holds(option("mode"), kept)
@@ -104,7 +106,8 @@ def build_billing(option: Option, user: User, ledgers: Ledgers, observer: Observ
         spool=None if spool is None else spool.thing,
         health=LedgerHealth(getattr(kept, "probe", None)),
         holds=holds,
-        claims=kept if isinstance(kept, Claims) else None,
+        claims=claims,
+        lost=Lost(claims),
         drains=option("on_disconnect") == "drain",
         enforce_features=option("enforce_features"),
     )
@@ -117,6 +120,7 @@ def build_billing(option: Option, user: User, ledgers: Ledgers, observer: Observ
 
     async def aclose() -> None:
         try:
+            await billing.lost.aclose()
             if relay is not None and relay.let_go():
                 await relay.thing.drain(DRAIN_TIMEOUT_S)
                 await relay.thing.aclose()

@@ -412,3 +412,51 @@ def test_a_caller_that_leaves_while_money_is_being_held_leaves_nothing_held(
         return await shop.standing()
 
     assert shop.run(go, balance_tokens=10_000)[1] == 0
+
+
+def test_callers_that_come_at_once_end_each_lost_hold_once(tmp_path: Path) -> None:
+    shop = Shop(JsonApp(completion()), tmp_path)
+    faulty = Faulty(shop.ledger)
+    shop.app = CostLedger(
+        JsonApp(completion(usage=usage_of(10, 5))),
+        ledger=faulty,
+        mode="prepaid",
+        accounts={"sk-one": Account("acme")},
+        settle_timeout_s=0,
+    )
+
+    async def go(shop: Shop) -> None:
+        faulty.settles_fail = True
+        calls = [shop.post({**CHAT, "max_tokens": 10}) for _ in range(4)]
+        assert {answered.status for answered in await asyncio.gather(*calls)} == {503}
+        faulty.settles_fail = False
+        shop.app._stack.worker._parts.billing.health._next_probe = 0  # as if a second had gone
+        calls = [shop.post({**CHAT, "max_tokens": 10}) for _ in range(4)]
+        assert {answered.status for answered in await asyncio.gather(*calls)} == {200}
+        assert await shop.standing() == ((1000 - 4 * 15) * TOKEN, 0)
+
+    shop.run(go, balance_tokens=1000)
+
+
+def test_a_lost_hold_ends_when_the_ledger_is_back_without_another_call(tmp_path: Path) -> None:
+    shop = Shop(JsonApp(completion()), tmp_path)
+    faulty = Faulty(shop.ledger)
+    shop.app = CostLedger(
+        JsonApp(completion(usage=usage_of(10, 5))),
+        ledger=faulty,
+        mode="prepaid",
+        accounts={"sk-one": Account("acme")},
+        settle_timeout_s=0,
+    )
+
+    async def go(shop: Shop) -> None:
+        faulty.settles_fail = faulty.voids_fail = True
+        assert (await shop.post({**CHAT, "max_tokens": 10})).status == 503
+        assert (await shop.standing())[1] > 0
+        faulty.settles_fail = faulty.voids_fail = False
+        async with asyncio.timeout(30):
+            while (await shop.standing())[1]:  # noqa: ASYNC110 - of the ledger, there is no event
+                await asyncio.sleep(0.01)
+        assert await shop.standing() == (1000 * TOKEN, 0)
+
+    shop.run(go, balance_tokens=1000)

@@ -12,7 +12,7 @@ from inf_middleware import current_call
 from inf_middleware.tokens.encodings import load_encoding
 from tests.apps import JsonApp, StreamApp, completion, delta, event, usage_of
 from tests.driver import post
-from tests.kit import CHAT, STREAM, House
+from tests.kit import CHAT, STREAM, House, records_of
 
 TEXT = "The ledger is kept in nano-CNY. 账本以纳元计。"
 
@@ -102,6 +102,35 @@ def test_an_app_that_raises_before_it_answers_pays_nothing(tmp_path: Path) -> No
 
     asyncio.run(go())
     assert (house.record["amount_nano"], house.record["outcome"]) == (0, "upstream_error")
+
+
+@pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
+def test_an_app_that_raises_before_its_first_token_pays_nothing(
+    kind: bytes, tmp_path: Path
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", kind)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        raise ValueError("bad weights")
+
+    with pytest.raises(ValueError, match="bad weights"):
+        record_of(app, tmp_path)
+    (record,) = records_of(tmp_path / "ledger.db")
+    assert (record["amount_nano"], record["basis"]) == (0, "counted")
+    assert record["outcome"] == "upstream_error"
+
+
+def test_an_app_that_raises_within_its_answer_pays_for_what_it_was_asked(tmp_path: Path) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"99")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b'{"choices": [', "more_body": True})
+        raise ValueError("bad weights")
+
+    with pytest.raises(ValueError, match="bad weights"):
+        record_of(app, tmp_path)
+    (record,) = records_of(tmp_path / "ledger.db")
+    assert (record["input_tokens"], record["basis"]) == (INPUT, "estimated")
 
 
 def test_an_error_event_before_the_first_token_pays_nothing_and_after_it_what_was_sent(

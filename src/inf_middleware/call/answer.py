@@ -169,6 +169,7 @@ class Answer:
     async def _whole_body(self, message: Message) -> None:
         body = message.get("body", b"")
         self._passed += len(body)
+        self._call.begun = self._call.begun or bool(body)
         more = message.get("more_body", False)
         complete = self._length is not None and self._passed >= self._length
         if self._intake is not None and not self._ended:

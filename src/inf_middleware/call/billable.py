@@ -1,6 +1,5 @@
 """Whether a call can be billed at all: by its model, and by the ledger's health."""
 
-from inf_middleware.call.hold import void_lost
 from inf_middleware.call.record import Billing, Call, Parts
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.wire import answers
@@ -19,7 +18,7 @@ async def check_ledger(billing: Billing) -> None:
             "Calls cannot be recorded just now, and none is served; try again shortly.",
             headers=answers.retry_headers(1.0),
         )
-    await void_lost(billing)
+    await billing.lost.end()
 
 
 def check_model(call: Call, parts: Parts) -> None:

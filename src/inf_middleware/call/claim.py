@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Iterable
 
-from inf_middleware.call.record import Call, log
+from inf_middleware.call.closing import to_the_end
+from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.call.settle import lose
 from inf_middleware.domain.books import Claim
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ports import Claims
 from inf_middleware.wire import answers
 
 _HEADER = b"idempotency-key"
@@ -81,11 +82,15 @@ async def abandon(call: Call) -> None:
         return
     if call.hold is None and call.idempotency_key is None:
         return
+    await to_the_end(_void(call, billing, billing.claims))
+
+
+async def _void(call: Call, billing: Billing, claims: Claims) -> None:
     try:
-        await billing.claims.void(call.id)
+        await claims.void(call.id)
     except LedgerUnavailable:
         log.exception("call %s: what it holds could not be ended", call.id)
-        lose(call.id, billing)
+        billing.lost.remember(call.id)
 
 
 def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -10,7 +10,7 @@ import asyncio
 from inf_middleware.call.admission import count_input, reserved_output
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.call.settle import event_of, lose, price_of, release
+from inf_middleware.call.settle import event_of, price_of, release
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Price
@@ -47,9 +47,9 @@ async def take_hold(call: Call) -> None:
         available = await hold.take()
     except LedgerUnavailable as error:
         call.hold = None
-        lose(call.id, billing)  # it may have been held all the same
         if billing.spool is not None:
-            return  # served on credit: the bill will be kept
+            return  # served on credit: the bill will be kept, and ends what may have been held
+        billing.lost.remember(call.id)  # it may have been held all the same
         await release(call, 0)
         raise Refuse(
             503,
@@ -90,16 +90,6 @@ def refuse_background(call: Call, billing: Billing) -> None:
             " fetched; leave `background` out, and stream the response where it takes long.",
             param="background",
         )
-
-
-async def void_lost(billing: Billing) -> None:
-    """End the holds of calls that could not be settled: they are not billed."""
-    while billing.lost and billing.claims is not None:
-        try:
-            await billing.claims.void(billing.lost[-1])
-        except LedgerUnavailable:
-            return
-        billing.lost.pop()
 
 
 async def _input_of(call: Call) -> int:

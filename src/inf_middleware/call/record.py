@@ -11,6 +11,7 @@ from starlette.types import Scope
 from inf_middleware.call.failed_keys import FailedKeys
 from inf_middleware.call.health import LedgerHealth
 from inf_middleware.call.leases import Leases
+from inf_middleware.call.lost import Lost
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
@@ -98,10 +99,8 @@ class Billing:
     claims: Claims | None  # None: the ledger keeps no idempotency keys
     drains: bool  # the app finishes for a client that has left
     enforce_features: bool
+    lost: Lost
     warned: set[str] = field(default_factory=set)
-    lost: list[str] = field(
-        default_factory=list
-    )  # calls whose holds and claims are still to be ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +182,7 @@ class Call:
     status: int | None = None
     reader: AnswerReader | None = None
     is_stream: bool = False
+    begun: bool = False  # of an answer that is no stream, some of the body has come
     first_output_ns: int | None = None  # of a stream that is observed
     told: Usage | None = None  # by the handler itself
     ended: bool = False  # the answer's end was reached

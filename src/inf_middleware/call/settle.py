@@ -3,6 +3,7 @@
 It is idempotent: an interrupted settlement is simply run again, with the same event.
 """
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -27,9 +28,6 @@ _RETRY_S = 0.05
 
 # Names of models and paths come from callers: their warnings must not fill memory or logs.
 WARNINGS_MAX = 100
-
-# Calls remembered with a hold that is still to be ended; those beyond end with the process.
-LOST_MAX = 10_000
 
 # Of text that was too long to keep only the bytes are known; English and code run near this.
 _BYTES_PER_TOKEN = 4
@@ -81,9 +79,9 @@ async def release(call: Call, tokens: int | None) -> None:
     """Free the call's slot, with the tokens it used (None: its reservation stays)."""
     if call.admission is None or call.limiting is None or call.released:
         return
-    call.released = True
     limiting = call.limiting
     limiting.leases.let_go(call.id)
+    told = True
     try:
         if limiting.local is not None:
             limiting.local.settle_now(call.admission, tokens)
@@ -91,8 +89,13 @@ async def release(call: Call, tokens: int | None) -> None:
             await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
+    except asyncio.CancelledError:
+        told = False  # the store has heard nothing, perhaps: it is told again
+        raise
     finally:
-        limiting.waiting.ended(call.admission.account_id)
+        if told and not call.released:
+            call.released = True
+            limiting.waiting.ended(call.admission.account_id)
 
 
 async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable) -> bool:
@@ -113,8 +116,7 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
         else:
             return True
     billing.health.failed()
-    if billing.claims is not None:
-        lose(event.id, billing)
+    billing.lost.remember(event.id)
     log.error(
         "call %s of account %s could not be recorded within %g s and is not billed: %s",
         event.id,
@@ -123,12 +125,6 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
         error,
     )
     return False
-
-
-def lose(call_id: str, billing: Billing) -> None:
-    """Remember a call whose hold the ledger would not end: it is ended when the ledger is back."""
-    if len(billing.lost) < LOST_MAX:
-        billing.lost.append(call_id)
 
 
 def _usage_told(call: Call) -> Usage | None:
@@ -142,7 +138,7 @@ def _usage_told(call: Call) -> Usage | None:
     reader = call.reader
     if reader is not None and reader.deferred:
         return Usage(basis="estimated")  # what it takes is told when it is fetched
-    if reader is not None and reader.failed and not reader.has_output:
+    if reader is not None and not reader.has_output and (reader.failed or _failed_first(call)):
         return Usage(basis="counted")
     told = reader.usage if reader is not None else None
     if told is not None and reader is not None and reader.usage_covers:
@@ -156,6 +152,12 @@ async def _usage_counted(call: Call) -> Usage:
         # The model may have worked to the end: its input is known, its output is not.
         return Usage(await count_input(call), 0, basis="estimated")
     return await _counted(call, reader, reader.usage or Usage())
+
+
+def _failed_first(call: Call) -> bool:
+    """Tell whether the app raised before it had made anything, and for no client that had left."""
+    raised = isinstance(call.failure, Exception) and not call.disconnected
+    return raised and not call.begun and (call.reader is None or call.reader.usage is None)
 
 
 async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:

@@ -18,6 +18,7 @@ from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.billable import check_ledger, check_model
 from inf_middleware.call.body import read_body, replayed, with_length
 from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
+from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.drain import drains
 from inf_middleware.call.fit import refuse_misfit
@@ -128,9 +129,7 @@ class Worker:
             await abandon(call)
             return
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await release(call, 0)
-                await abandon(call)
+            await to_the_end(_give_up(call))
             raise
         if call.asked and body is not None:
             inner = with_length(inner, len(body))
@@ -149,7 +148,8 @@ class Worker:
             if call.prices is not prices:  # it may have begun before others were taken over
                 self._prices = call.prices
             ahead.close()
-            await _close(call)
+            # Mostly it is settled before its end has left, and nothing here waits.
+            await (_close(call) if call.settled else to_the_end(_close(call)))
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass; it is read where it fetches an answer that is still to be billed."""
@@ -307,6 +307,11 @@ class Worker:
 
 async def _settle(call: Call) -> bool:
     return call.refused or await settle(call)
+
+
+async def _give_up(call: Call) -> None:
+    await release(call, 0)
+    await abandon(call)
 
 
 async def _close(call: Call) -> None:
