@@ -3,15 +3,17 @@
 # make test   installs what the tests need and passes them
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
+# make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
 # make docs   the documentation as a site, in build/site
 # make mutants  puts deliberate faults into copies of the package: each must be caught by its test
-# make bench  what metering costs per chunk, and whether it stays linear
+# make bench  what all of it costs, side by side with others, against the targets
+# make bench-peers  LiteLLM's proxy on the same work, in an environment of its own
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check docs real mutants bench clean
+.PHONY: demo serve test check docs real recipes mutants bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -36,19 +38,27 @@ docs: $(VENV)/.docs-installed
 real: $(VENV)-real/.installed
 	$(VENV)-real/bin/python -m pytest tests/real
 
+recipes: $(VENV)-llama/.installed $(VENV)-vllm/.installed
+	$(VENV)-llama/bin/python -m pytest tests/apart/test_llama_cpp_recipe.py -W ignore
+	VLLM_TARGET_DEVICE=cpu $(VENV)-vllm/bin/python -m pytest tests/apart/test_vllm_registration.py -W ignore
+
 mutants: $(VENV)/.test-installed
 	@sh tests/install_servers.sh
 	$(BIN)/python -m tests.mutants
 
-bench: $(VENV)/.test-installed
-	$(BIN)/python -m benchmarks.metering
+bench: $(VENV)/.bench-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m benchmarks --out benchmarks/results
+
+bench-peers: $(VENV)/.bench-installed $(VENV)-peers/.installed
+	$(BIN)/python -m benchmarks.litellm $(VENV)-peers/bin/litellm
 
 $(VENV)/.docs-installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group docs
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-real .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-real $(VENV)-llama $(VENV)-vllm $(VENV)-peers .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, and this is {v.major}.{v.minor}; try: make PYTHON=python3.12")'
@@ -73,6 +83,36 @@ $(VENV)-real/.installed: pyproject.toml
 	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" || $(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check torch
 	$(VENV)-real/bin/python -m pip install --quiet --disable-pip-version-check -e ".[examples]" --group test "transformers[serving]>=5.20,<6"
+	@touch $@
+
+# What takes no time of the model's own: nothing is tuned, for a model of some thousand weights.
+LLAMA_CMAKE = -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DLLAVA_BUILD=OFF \
+	-DLLAMA_BUILD_TOOLS=OFF -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O0
+
+$(VENV)-llama/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-llama
+	$(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	CMAKE_ARGS="$(LLAMA_CMAKE)" $(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check "llama-cpp-python[server]==0.3.36" gguf httpx
+	$(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check -e . hypothesis pytest
+	@touch $@
+
+# Its wheel is for GPUs, and beside a torch for the CPU all of it but the kernels works: without its
+# own dependencies, then, but for those that its HTTP server imports.
+$(VENV)-vllm/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" || $(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch
+	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "vllm==0.33.0"
+	$(VENV)-vllm/bin/python -m pip install --quiet --disable-pip-version-check -e . -r tests/apart/vllm-needs.txt hypothesis pytest
+	@touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
+
+$(VENV)-peers/.installed:
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --disable-pip-version-check "litellm[proxy]>=1.80"
 	@touch $@
 
 $(VENV)/.check-installed: $(VENV)/.test-installed

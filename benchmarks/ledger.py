@@ -1,24 +1,26 @@
-"""What a durable settlement costs.
+"""What a durable settlement costs, as a Markdown table.
 
     python -m benchmarks.ledger [URI ...]
 
-Without a URI a ledger in a file of the working directory is measured. Told are settlements per
-second and their latency with so many at once, the CPU of the event loop per settlement, and the
-disk's own fsync beside them; then the same in two and four processes on one ledger. Last, what
-holding back an answer's end until its bill is durable adds to a call: the whole stack with the
-ledger, against the same with one that is durable at once, in turns.
+Without a URI a ledger in a file of the working directory is measured, and PostgreSQL where its
+programs are installed: a server of its own. All is measured in rounds, in turns, and told as
+medians; beside them the disk's own fsync and the machine's load, which say how far a figure can be
+trusted. Of the event loop's CPU the making of the events, which is the benchmark's own, is told
+apart. What holding back an answer's end until its bill is durable adds to a call is the whole stack
+with the ledger, against the same with one that is durable at once, in turns.
 """
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from inf_middleware import Account, BillingEvent, CostLedger, Tier, TierLimiter
 from inf_middleware.domain.ids import uuid7
@@ -26,10 +28,14 @@ from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
 from tests.apps import JsonApp
 from tests.driver import post
+from tests.ledgers.postgres_server import program_of_postgres, serving_postgres
 
-SECONDS = 3.0
-AT_ONCE = (1, 16, 64, 256)
-CALLS = 300
+SECONDS = 2.0  # of each measurement
+ROUNDS = 3
+AT_ONCE = (1, 64, 256)
+PROCESSES = (2, 4)
+CALLS = 100  # held back, of each round
+EVENTS = 2_000  # made to see what making them costs
 CHAT = {"model": "inf-chat-v1", "messages": [{"role": "user", "content": "tea?"}], "max_tokens": 5}
 ANSWER = {"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}}
 
@@ -69,7 +75,7 @@ def fsync_ms(folder: Path) -> float:
     """Return the median time of one fsync after a small write."""
     times = []
     with (folder / "fsync").open("wb") as file:
-        for _ in range(200):
+        for _ in range(50):
             file.write(b"x" * 4096)
             file.flush()
             start = time.perf_counter()
@@ -78,8 +84,19 @@ def fsync_ms(folder: Path) -> float:
     return statistics.median(times) * 1000
 
 
-async def measure(uri: str, at_once: int) -> tuple[float, float, float, float]:
-    """Return settlements per second, p50 and p99 in ms, and the loop's CPU in µs per settlement."""
+class Measured(NamedTuple):
+    """Settlements per second, latencies, and the CPU of loop and process per settlement."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    loop_us: float  # the making of events included
+    event_us: float
+    process_us: float
+
+
+async def measure(uri: str, at_once: int) -> Measured:
+    """Settle for a while, so many at once."""
     ledger = ledger_of(uri)
     await ledger.settle(event_of(0))
     latencies: list[float] = []
@@ -90,23 +107,43 @@ async def measure(uri: str, at_once: int) -> tuple[float, float, float, float]:
             await ledger.settle(event_of(number))
             latencies.append(time.perf_counter() - start)
 
-    cpu, start = time.thread_time(), time.perf_counter()
+    loop, process, start = time.thread_time(), time.process_time(), time.perf_counter()
     await asyncio.gather(*(settle(number) for number in range(at_once)))
-    cpu, took = time.thread_time() - cpu, time.perf_counter() - start
+    loop, process = time.thread_time() - loop, time.process_time() - process
+    took = time.perf_counter() - start
+    event = time.thread_time()
+    for number in range(EVENTS):
+        event_of(number)
+    event = time.thread_time() - event
     await ledger.aclose()
     latencies.sort()
     count = len(latencies)
-    return (
+    return Measured(
         count / took,
         latencies[count // 2] * 1000,
         latencies[count * 99 // 100] * 1000,
-        cpu / count * 1e6,
+        loop / count * 1e6,
+        event / EVENTS * 1e6,
+        process / count * 1e6,
     )
 
 
-def measure_here(uri: str, at_once: int) -> tuple[float, float, float, float]:
+def measure_here(uri: str, at_once: int) -> Measured:
     """Measure in this process."""
     return asyncio.run(measure(uri, at_once))
+
+
+def measure_together(uri: str, processes: int, at_once: int) -> Measured:
+    """Measure in several processes on one ledger: rates add up, of all else the worst counts."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        found = pool.starmap(measure_here, [(uri, at_once)] * processes)
+    worst = [max(values) for values in zip(*found, strict=True)]
+    return Measured(sum(one.rate for one in found), *worst[1:])
+
+
+def median_of(rounds: Sequence[Measured]) -> Measured:
+    """Return the median of each figure."""
+    return Measured(*(statistics.median(values) for values in zip(*rounds, strict=True)))
 
 
 class AtOnce(SqliteLedger):
@@ -145,30 +182,68 @@ async def measure_held_back(uri: str, folder: str) -> tuple[float, float]:
     return with_ledger, without
 
 
-def main() -> None:
-    """Measure each ledger that is named."""
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        print(f"fsync: {fsync_ms(Path(folder)):.2f} ms (median), {os.cpu_count()} CPUs")
-        for uri in sys.argv[1:] or [f"sqlite:///{folder}/ledger.db"]:
-            print(uri.partition("://")[0])
-            for at_once in AT_ONCE:
-                rate, p50, p99, cpu = measure_here(uri, at_once)
-                print(
-                    f"  1 process, {at_once:>3} at once: {rate:>7,.0f} /s,"
-                    f" p50 {p50:.2f} ms, p99 {p99:.2f} ms, loop {cpu:.1f} µs"
+HEADER = """\
+| ledger | processes × at once | settlements/s | p50 ms | p99 ms | loop µs each | of which the \
+benchmark's events | loop µs, ours | process µs each |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def row_of(name: str, processes: int, at_once: int, found: Measured) -> str:
+    """Write one line of the table."""
+    return (
+        f"| {name} | {processes} × {at_once} | {found.rate:,.0f} | {found.p50_ms:.2f} |"
+        f" {found.p99_ms:.1f} | {found.loop_us:.1f} | {found.event_us:.1f} |"
+        f" {found.loop_us - found.event_us:.1f} | {found.process_us:.1f} |"
+    )
+
+
+def compare(ledgers: Mapping[str, str], folder: str) -> None:
+    """Measure ledgers in turns, and print what was found."""
+    kinds = [(1, at_once) for at_once in AT_ONCE] + [(number, 64) for number in PROCESSES]
+    found: dict[tuple[str, int, int], list[Measured]] = {}
+    held: dict[str, list[tuple[float, float]]] = {name: [] for name in ledgers}
+    fsyncs, loads = [], []
+    for number in range(ROUNDS):
+        print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
+        for processes, at_once in kinds:
+            for name, uri in ledgers.items():
+                fsyncs.append(fsync_ms(Path(folder)))
+                loads.append(os.getloadavg()[0])
+                one = (
+                    measure_here(uri, at_once)
+                    if processes == 1
+                    else measure_together(uri, processes, at_once)
                 )
-            for processes in (2, 4):
-                with multiprocessing.get_context("spawn").Pool(processes) as pool:
-                    found = pool.starmap(measure_here, [(uri, 64)] * processes)
-                print(
-                    f"  {processes} processes, 64 at once each:"
-                    f" {sum(f[0] for f in found):>7,.0f} /s, p99 {max(f[2] for f in found):.0f} ms"
-                )
+                found.setdefault((name, processes, at_once), []).append(one)
+        for name, uri in ledgers.items():
+            # The disk's own time changes within seconds: each round is held against its own.
+            before = fsync_ms(Path(folder))
             whole, without = asyncio.run(measure_held_back(uri, folder))
-            print(
-                f"  a call, p50: {whole:.2f} ms, without its ledger {without:.2f} ms: the end is"
-                f" held back {whole - without:.2f} ms; fsync now {fsync_ms(Path(folder)):.2f} ms"
-            )
+            fsync = (before + fsync_ms(Path(folder))) / 2
+            held[name].append((whole - without, fsync))
+    print(
+        f"fsync {statistics.median(fsyncs):.2f} ms ({min(fsyncs):.2f} to {max(fsyncs):.2f}),"
+        f" {os.cpu_count()} CPUs, load {min(loads):.1f} to {max(loads):.1f},"
+        f" medians of {ROUNDS} rounds in turns\n\n{HEADER}"
+    )
+    for (name, processes, at_once), rounds in found.items():
+        print(row_of(name, processes, at_once, median_of(rounds)))
+    print("\n| ledger | the answer's end is held back, p50 ms | in fsyncs |\n|---|---|---|")
+    for name, pairs in held.items():
+        ms = statistics.median(ms for ms, _ in pairs)
+        in_fsyncs = statistics.median(ms / fsync for ms, fsync in pairs)
+        print(f"| {name} | {ms:.2f} | {in_fsyncs:.1f} |")
+
+
+def main() -> None:
+    """Measure each ledger that is named; else SQLite, and PostgreSQL where there is one."""
+    with tempfile.TemporaryDirectory(dir=".") as folder, contextlib.ExitStack() as stack:
+        ledgers = {uri.partition("://")[0]: uri for uri in sys.argv[1:]}
+        if not ledgers:
+            ledgers["sqlite"] = f"sqlite:///{folder}/ledger.db"
+            if Path(program_of_postgres("initdb")).is_file():
+                ledgers["postgresql"] = stack.enter_context(serving_postgres()).uri()
+        compare(ledgers, folder)
 
 
 if __name__ == "__main__":

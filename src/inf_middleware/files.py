@@ -97,7 +97,7 @@ def read_text(what: str, path: str | Path) -> str:
             raw = file.read(FILE_BYTES_MAX + 1)
         if len(raw) > FILE_BYTES_MAX:
             raise ConfigError(f"{what}: {path} has more than {FILE_BYTES_MAX:,} bytes")
-        return raw.decode()
+        return raw.decode("utf-8-sig")  # some editors put a mark before the text
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

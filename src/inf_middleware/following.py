@@ -93,7 +93,7 @@ class Following:
         for file in chosen:
             file.value = read[file]
             file.stamp = stamps[self._files.index(file)]
-        for told in errors:
+        for told in dict.fromkeys(errors):  # a file may be followed for several of its tables
             if told not in self._told:
                 _log.error("a change is not taken over, what was in force stays: %s", told)
         self._told = set(errors)

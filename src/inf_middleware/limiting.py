@@ -50,6 +50,7 @@ def build_limiting(option: Callable[[str], Any], user: User, observer: Observer 
 
     limiting = Limiting(
         store=shared.thing if observer is None else TimedStore(shared.thing, observer),
+        local=shared.thing if isinstance(shared.thing, MemoryStore) and observer is None else None,
         leases=leases,
         waiting=Waiting(max_in_flight=option("max_in_flight"), max_wait_s=option("max_wait_s")),
         enforce=enforce,

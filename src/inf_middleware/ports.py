@@ -1,6 +1,6 @@
 """What users and adapters plug in: Protocols of few methods, and the records that cross them."""
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -87,6 +87,24 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class RecallingSink(Protocol):
+    """A sink whose far end can be asked what it has, so that it can be held against the ledger.
+
+    `forgets`: the far end keeps the latest events only.
+    """
+
+    forgets: bool
+
+    def recall(self) -> AsyncIterator[Sequence[bytes]]:
+        """Yield what the far end has, some events at a time, in their very bytes.
+
+        Raises:
+            OSError: It cannot be asked now.
+        """
+        ...
+
+
 class LimitStore(Protocol):
     """Holds the counters of the limits and decides about admission in one atomic step."""
 
@@ -157,6 +175,10 @@ class LocalStore(LimitStore, ReadableStore, Protocol):
 
     def admit_now(self, ask: Ask) -> Admission | Refusal:
         """Do what `admit` does, at once."""
+        ...
+
+    def settle_now(self, admission: Admission, tokens: int | None) -> None:
+        """Do what `settle` does, at once."""
         ...
 
 

@@ -225,11 +225,12 @@ class Proxy:
             self._loop = loop
             # The transport and not a client: that would decode, keep cookies, and add headers.
             self._transport = httpx.AsyncHTTPTransport(
+                verify=self.upstream.verification(),
                 limits=httpx.Limits(
                     max_connections=CONNECTIONS_MAX,
                     max_keepalive_connections=IDLE_CONNECTIONS_MAX,
                     keepalive_expiry=IDLE_EXPIRY_S,
-                )
+                ),
             )
         return self._transport
 

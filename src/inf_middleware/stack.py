@@ -80,6 +80,7 @@ class Stack:
         self._kinds: set[str] = set()
         self._given: dict[str, Setting] = {}
         self._found: dict[str, Setting] = {}  # by variables and file, for what is not given
+        self._config: str | None = None  # the settings file
         self._user = User()
         self._sampler: Sampler | None = None  # where somebody watches
         self._store: LimitStore | None = None  # where something limits
@@ -106,6 +107,7 @@ class Stack:
                 continue
             self._given[name] = Setting(value, member)
         sources = Sources()
+        self._config = sources.config
         # Of all, also of those that are absent: accounts may be on levels that the file has.
         for name in settings.DEFAULTS:
             if name not in self._given and name not in self._found:
@@ -165,18 +167,23 @@ class Stack:
 
     def _following(self, parts: Parts, worker: Callable[[], Worker | None]) -> Following:
         tiers, prices, accounts = map(self._option, ("tiers", "prices", "accounts"))
+        settings_file = self._settings_file()
 
         def check(read: Read) -> None:
             levels = read.get(tiers) or value_of(tiers) or parts.tiers
             check_levels(accounts, parts.lookup, read, levels)
 
         def taken() -> None:
+            if settings_file is not None:
+                settings_file.look()
             found = worker()
             if found is not None:
                 found.take_over(value_of(tiers) or parts.tiers, value_of(prices) or parts.prices)
 
         options = (getattr(accounts, "file", None), tiers, prices)
-        files = [option for option in options if isinstance(option, TableFile)]
+        files: list[TableFile[Any]] = [one for one in options if isinstance(one, TableFile)]
+        if settings_file is not None:
+            files.append(settings_file.file)
         return Following(files, check=check, taken=taken)
 
     def _rules(self, following: Following) -> Rules:
@@ -188,6 +195,15 @@ class Stack:
             prices=option("prices"),
             touch=following.touch,
         )
+
+    def _settings_file(self) -> settings.NeedsRestart | None:
+        if self._config is None:
+            return None
+        in_force = {name: self._setting(name) for name in settings.DEFAULTS}
+        try:
+            return settings.NeedsRestart(self._config, in_force)
+        except ConfigError:  # broken since it was read at construction: its values are in force
+            return None
 
     def _parts(
         self,

@@ -1,5 +1,6 @@
 """What the proxy forwards to, and how, each part checked when it is given."""
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,8 +26,9 @@ class Upstream:
 
     `url`: where it is; what is in its path goes before every request's. `key`: what it is sent in
     the place of the caller's key (None: the caller's own). `paths`: patterns of what is forwarded
-    ("/v1/*"); the rest is 404. `connect_timeout_s`, `first_byte_timeout_s`: 504 beyond.
-    `chunk_timeout_s`: between two pieces of an answer (None: no bound).
+    ("/v1/*"); the rest is 404. `ca_file`: certificates (PEM) of the authorities that an https
+    URL is believed by (None: the well-known ones). `connect_timeout_s`, `first_byte_timeout_s`: 504
+    beyond. `chunk_timeout_s`: between two pieces of an answer (None: no bound).
 
     Raises:
         ConfigError: One of them cannot hold; says what would be right.
@@ -35,6 +37,7 @@ class Upstream:
     url: str
     key: str | None = field(default=None, repr=False)
     paths: tuple[str, ...] = ("*",)
+    ca_file: str | None = None
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     chunk_timeout_s: float | None = None
@@ -48,6 +51,8 @@ class Upstream:
             isinstance(path, str) and path.startswith(("/", "*")) for path in self.paths
         ):
             raise ConfigError(f'paths is {self.paths!r}; write a list: ["/v1/*", "/api/chat"]')
+        if self.ca_file is not None:
+            self._check_authorities()
         for name in ("connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s"):
             value = getattr(self, name)
             if name == "chunk_timeout_s" and value is None:
@@ -55,9 +60,25 @@ class Upstream:
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ConfigError(f"{name} is {value!r}; it must be more than 0 seconds")
 
+    def verification(self) -> ssl.SSLContext | bool:
+        """Return how an https upstream is verified, for httpx."""
+        return True if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
+
+    def _check_authorities(self) -> None:
+        if not isinstance(self.ca_file, str):
+            raise ConfigError(f'ca_file is {self.ca_file!r}; write a path: "ca.pem"')
+        if not self.url.startswith("https:"):
+            raise ConfigError(f"ca_file is for https, and the upstream is {self.url!r}")
+        try:
+            self.verification()
+        except OSError as error:  # what ssl raises is one too
+            raise ConfigError(
+                f"ca_file: {self.ca_file} has no certificates in PEM that can be read: {error}"
+            ) from None
+
     @classmethod
     def from_table(cls, table: Mapping[str, Any], source: str) -> "Upstream":
-        """Take the `[upstream]` section of a settings file; `key_file` is relative to the file.
+        """Take the `[upstream]` section of a settings file; files in it are relative to it.
 
         Raises:
             ConfigError: A key is unknown or cannot hold; names the file.
@@ -71,9 +92,12 @@ class Upstream:
         key_file = given.pop("key_file", None)
         if isinstance(given.get("paths"), list):
             given["paths"] = tuple(given["paths"])
+        here = Path(source).parent
+        if isinstance(given.get("ca_file"), str):
+            given["ca_file"] = str(here / given["ca_file"])
         try:
             if key_file is not None:
-                given["key"] = _secret(Path(source).parent / str(key_file))
+                given["key"] = _secret(here / str(key_file))
             return cls(**given)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None

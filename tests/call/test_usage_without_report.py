@@ -52,10 +52,24 @@ def test_a_stream_without_usage_is_counted_on_the_joined_text(tmp_path: Path) ->
     assert record["basis"] == "counted"
 
 
-def test_an_explicit_zero_is_zero(tmp_path: Path) -> None:
-    record = record_of(JsonApp(completion(TEXT, usage=usage_of(0, 0))), tmp_path)
-    assert (record["input_tokens"], record["output_tokens"]) == (0, 0)
+@pytest.mark.parametrize("told", [(0, 5), (5, 0)])
+def test_an_explicit_zero_is_zero(told: tuple[int, int], tmp_path: Path) -> None:
+    record = record_of(JsonApp(completion(TEXT, usage=usage_of(*told))), tmp_path)
+    assert (record["input_tokens"], record["output_tokens"]) == told
     assert record["basis"] == "reported"
+
+
+def test_a_server_that_reports_zeros_because_it_counts_nothing_is_not_free(tmp_path: Path) -> None:
+    zeros = {**delta("", finish="stop"), "usage": usage_of(0, 0)}
+    pieces = [*(event(delta(character)) for character in TEXT), event(zeros), event("[DONE]")]
+    for app, body in (
+        (JsonApp(completion(TEXT, usage=usage_of(0, 0))), CHAT),
+        (StreamApp(pieces), STREAM),
+    ):
+        record = record_of(app, tmp_path, body)
+        assert (record["input_tokens"], record["output_tokens"]) == (INPUT, tokens(TEXT))
+        assert record["basis"] == "counted"
+        (tmp_path / "ledger.db").unlink()
 
 
 @pytest.mark.parametrize(

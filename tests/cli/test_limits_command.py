@@ -102,7 +102,7 @@ def test_an_account_of_which_nothing_is_known_is_said(run: Any) -> None:
     [
         ("memory://", "live in each worker process"),
         ("memcached://localhost:1", "must be memory:// or one of"),
-        ("redis://localhost", "write the port too"),
+        ("redis://localhost", "write host and port"),
         ("redis://127.0.0.1:1", "the limits' storage failed"),
     ],
 )

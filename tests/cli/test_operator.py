@@ -224,7 +224,11 @@ def test_one_request_is_shown_in_full_for_a_dispute(uri: str) -> None:
         "amount_nano": "10000000",
     }
     text = run(uri, "ledger", "show", bill.id).stdout
-    assert "1,000 × 10,000 nano = ¥0.0100" in text
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines() if line[:7] != "balance")
+    assert lines.keys() >= {"key", "started", "settled", "basis", "price", "outcome", "corrected"}
+    assert lines["input_tokens"] == "1,000 × 10,000 nano = ¥0.0100"
+    assert "balance before  ¥1.0000\nbalance after   ¥0.988" in text
+    assert "sink            mine: refused: no such customer\n" in text
     nothing = told(uri, "ledger", "show", free.id)
     assert nothing["balance_before"] == nothing["balance_after"] == "0.988"
     assert nothing["deliveries"] == {"mine": "waiting", "other": "delivered"}

@@ -54,6 +54,13 @@ class Disk:
         return found
 
 
+class EverythingKept(random.Random):
+    """Chance for a cut that takes nothing: what was written is there, synced or not."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 def _apply(file: bytearray, offset: int, data: bytes | None) -> None:
     if data is None:
         del file[offset:]

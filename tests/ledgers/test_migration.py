@@ -12,13 +12,12 @@ from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect, connect_t
 from inf_middleware.ledgers.filesystem import network_filesystem
 from tests.kit import reading
 
-# Dumped from a file that the first version of this library wrote.
-OLD = Path(__file__).parent / "schema-1.sql"
 
-
-def old_ledger(path: Path) -> Path:
+def old_ledger(path: Path, version: int = 1) -> Path:
+    """Make a file as an earlier version of this library wrote it; 1 is the first."""
+    dumped = Path(__file__).parent / f"schema-{version}.sql"
     with reading(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as db:
-        db.execute(OLD.read_text("utf-8"))
+        db.execute(dumped.read_text("utf-8"))
     return path
 
 
@@ -42,7 +41,24 @@ def test_an_old_file_opens_with_its_history_and_its_balances(tmp_path: Path) -> 
         assert db.execute("SELECT * FROM sink_cursor").fetchall() == [("mine", 2)]
 
 
-def test_a_new_file_and_one_brought_forward_have_one_schema(tmp_path: Path) -> None:
+def test_accounts_of_an_old_file_keep_their_records(tmp_path: Path) -> None:
+    path = old_ledger(tmp_path / "old.db", 2)
+    connect(path).close()
+    with reading(path) as db:
+        assert db.execute(
+            "SELECT account, kind, amount_nano FROM request_by_account ORDER BY account, seq"
+        ).fetchall() == [
+            ("acme", "recharge", 1_000_000_000),
+            ("acme", "usage", 1_200_000),
+            ("acme", "usage", 1_210_000),
+            ("acme", "usage", 1_220_000),
+            ("beta", "usage", 0),
+        ]
+        assert db.execute("SELECT sorted_seq FROM meta").fetchall() == [(5,)]
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_new_file_and_one_brought_forward_have_one_schema(version: int, tmp_path: Path) -> None:
     def schema(path: Path) -> list[tuple[str, str]]:
         connect(path).close()
         with reading(path) as db:
@@ -50,7 +66,7 @@ def test_a_new_file_and_one_brought_forward_have_one_schema(tmp_path: Path) -> N
                 "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
             ).fetchall()
 
-    assert schema(tmp_path / "new.db") == schema(old_ledger(tmp_path / "old.db"))
+    assert schema(tmp_path / "new.db") == schema(old_ledger(tmp_path / "old.db", version))
 
 
 def test_an_old_file_is_not_changed_by_reading_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
-from inf_middleware import BillingEvent, ConfigError, Usage
+from inf_middleware import BillingEvent, ConfigError, Usage, open_ledger
 from inf_middleware.cli import main
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers.postgres import BATCH_MAX, PostgresLedger
+from inf_middleware.ledgers.postgres import BATCH_MAX, SCHEMA_VERSION, PostgresLedger
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import Rejected
 from inf_middleware.sinks.relay import Relay
@@ -162,6 +163,24 @@ def test_two_hosts_hold_no_more_than_there_is(postgres: PostgresServer) -> None:
     opened.run(go)
 
 
+def test_a_ledger_of_an_earlier_version_is_brought_forward(postgres: PostgresServer) -> None:
+    uri = postgres.uri()
+    first = files("inf_middleware") / "ledgers" / "postgres-2.sql"
+
+    async def go() -> None:
+        connection = await asyncpg.connect(uri)
+        async with connection.transaction():
+            await connection.execute(first.read_text("utf-8"))
+        await connection.close()
+        with pytest.raises(LedgerUnavailable, match="schema version 2"):
+            await ledger_of(uri).check()
+        async with await open_ledger(uri) as book:
+            await book.recharge("acme", "1", reference="r")
+            await book.ledger.check()
+
+    asyncio.run(go())
+
+
 def test_the_command_works_on_it(postgres: PostgresServer) -> None:
     uri = postgres.uri()
     bill = event_of(usage=Usage(1000, 0))
@@ -184,7 +203,7 @@ def test_the_command_works_on_it(postgres: PostgresServer) -> None:
     assert told("usage")[0]["tier"] == "Tier1"
     assert told("ledger", "show", bill.id)["balance_after"] == "499.99"
     assert told("statement", "acme", "--month", "2026-11")["account"] == "acme"
-    assert told("ledger", "migrate")["schema_version"] == 2
+    assert told("ledger", "migrate")["schema_version"] == SCHEMA_VERSION
     assert told("ledger", "reconcile")["ok"] is True
     exported = CliRunner().invoke(main, ["ledger", "export", "--ledger", uri])
     assert len(exported.stdout.splitlines()) == 3

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
+import huggingface_hub
 import ollama
 import openai
 import pytest
@@ -15,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from inf_middleware import Account, CostLedger, open_ledger
+from inf_middleware import Account, CostLedger, Price, open_ledger
 from tests.kit import records_of
 from tests.servers import serving
 
@@ -28,6 +30,11 @@ MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 def sse(events: Iterator[dict[str, Any]]) -> Iterator[str]:
     for event in events:
         yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+
+
+def data(events: Iterator[dict[str, Any]]) -> Iterator[str]:
+    for event in events:
+        yield f"data: {json.dumps(event)}\n\n"
 
 
 def lines(events: Iterator[dict[str, Any]]) -> Iterator[str]:
@@ -92,6 +99,34 @@ def of_response(kind: str) -> Iterator[dict[str, Any]]:
             yield event("function_call_arguments.delta", **at, delta=word)
 
 
+def of_cohere() -> Iterator[dict[str, Any]]:
+    yield {"type": "message-start", "id": "msg_1", "delta": {"message": {"role": "assistant"}}}
+    call = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": ""}}
+    yield {"type": "tool-call-start", "index": 0, "delta": {"message": {"tool_calls": call}}}
+    yield {"type": "tool-call-end", "index": 0}
+    for index, kind in enumerate(("thinking", "text")):
+        content = {"type": kind, kind: ""}
+        yield {"type": "content-start", "index": index, "delta": {"message": {"content": content}}}
+        for word in words() if kind == "text" else ["Well"]:
+            content = {"message": {"content": {kind: word}}}
+            yield {"type": "content-delta", "index": index, "delta": content}
+        yield {"type": "content-end", "index": index}
+
+
+def of_sglang() -> Iterator[dict[str, Any]]:
+    text = ""
+    for number, word in enumerate(words(), 1):
+        text += word
+        counts = {"prompt_tokens": 1, "completion_tokens": number}
+        yield {"text": text, "meta_info": {"id": "gen_1", "finish_reason": None, **counts}}
+
+
+def of_tgi() -> Iterator[dict[str, Any]]:
+    for number, word in enumerate(words(), 1):
+        token = {"id": 1, "text": word, "logprob": -0.5, "special": False}
+        yield {"index": number, "token": token, "generated_text": None, "details": None}
+
+
 async def answer(request: Request) -> Response:
     body = await request.json()
     match request.url.path:
@@ -106,6 +141,14 @@ async def answer(request: Request) -> Response:
                 for word in words()
             )
             pieces = (f"data: {json.dumps(one)}\n\n" for one in each)
+        case "/v2/chat":
+            pieces = sse(of_cohere())
+        case "/completion":
+            pieces = data({"index": 0, "content": word, "stop": False} for word in words())
+        case "/generate":
+            pieces = data(of_sglang())
+        case "/generate_stream":
+            pieces = (one.replace("data: ", "data:", 1) for one in data(of_tgi()))
         case "/api/chat":
             pieces = lines(
                 {"model": MODEL, "message": {"role": "assistant", "content": word}, "done": False}
@@ -123,7 +166,13 @@ class Service:
         uri = f"sqlite:///{self.path}"
         self.app = Starlette(routes=[Route("/{path:path}", answer, methods=["POST"])])
         accounts = {"sk-one": Account("acme", tier="Tier5")}
-        self.app.add_middleware(CostLedger, ledger=uri, mode="prepaid", accounts=accounts)
+        self.app.add_middleware(
+            CostLedger,
+            ledger=uri,
+            mode="prepaid",
+            accounts=accounts,
+            unpriced=Price("*", "10", "10"),  # some of these APIs name no model
+        )
         self.url = ""
 
         async def recharge() -> None:
@@ -140,6 +189,26 @@ class Service:
     @property
     def ollama(self) -> ollama.Client:
         return ollama.Client(host=self.url, headers={"Authorization": "Bearer sk-one"})
+
+    @property
+    def tgi(self) -> huggingface_hub.InferenceClient:
+        url = f"{self.url}/generate_stream"
+        return huggingface_hub.InferenceClient(url, api_key="sk-one")
+
+    def ask(self, path: str, **body: Any) -> list[str]:
+        """Return the data of all events of a stream, for APIs that have no client here."""
+        headers = {"authorization": "Bearer sk-one"}
+        answered = httpx.post(
+            f"{self.url}{path}",
+            json={"stream": True, **body},
+            headers=headers,
+            timeout=60,
+            trust_env=False,
+        )
+        assert answered.status_code == 200
+        *events, rest = answered.text.split("\n\n")
+        assert rest == ""
+        return [event.rpartition("data: ")[2] for event in events]
 
     def produced(self) -> int:
         """How many tokens were made and paid; the balance then is at its end."""
@@ -240,3 +309,62 @@ def test_ollama_generate(service: Service) -> None:
         *parts, last = client.generate(MODEL, "Hi", options=options, stream=True)
     assert (last.done, last.done_reason, last.response) == (True, "length", "")
     assert last.eval_count == len(parts) == service.produced()
+
+
+@pytest.mark.parametrize("details", [True, False])
+def test_tgi(details: bool, service: Service) -> None:
+    with service.tgi as client:
+        *parts, last = (
+            client.text_generation(
+                "Hi", max_new_tokens=5000, stream=True, details=True, decoder_input_details=False
+            )
+            if details
+            else client.text_generation("Hi", max_new_tokens=5000, stream=True)
+        )
+    produced = service.produced()
+    assert len(parts) == produced
+    if not details:
+        assert last == ""
+        return
+    assert (last.token.text, last.token.special) == ("", True)
+    assert last.generated_text == "One" + " one" * (produced - 1)
+    assert last.details is not None
+    assert last.details.finish_reason == "length"
+    assert last.details.generated_tokens == produced
+    assert last.details.input_length == BALANCE_TOKENS - produced
+
+
+def test_cohere_chat(service: Service) -> None:
+    *events, done = service.ask("/v2/chat", model=MODEL, messages=MESSAGES, max_tokens=5000)
+    assert done == "[DONE]"
+    *_, closed, last = map(json.loads, events)
+    kinds = [json.loads(event)["type"] for event in events]
+    for kind in ("content", "tool-call"):
+        assert kinds.count(f"{kind}-start") == kinds.count(f"{kind}-end") > 0
+    assert closed == {"type": "content-end", "index": 1}
+    assert (last["type"], last["delta"]["finish_reason"]) == ("message-end", "MAX_TOKENS")
+    produced = service.produced()
+    for tokens in last["delta"]["usage"].values():
+        assert tokens == {
+            "input_tokens": BALANCE_TOKENS - produced,
+            "output_tokens": produced,
+        }
+
+
+def test_llama_cpp_completion(service: Service) -> None:
+    *parts, last = map(json.loads, service.ask("/completion", prompt="Hi", n_predict=5000))
+    assert [part["stop"] for part in parts] == [False] * len(parts)
+    assert (last["stop"], last["stop_type"], last["content"]) == (True, "limit", "")
+    assert last["tokens_predicted"] == len(parts) == service.produced()
+    assert last["tokens_evaluated"] == BALANCE_TOKENS - len(parts)
+
+
+def test_sglang_generate(service: Service) -> None:
+    asked = {"text": "Hi", "sampling_params": {"max_new_tokens": 5000}}
+    *events, done = service.ask("/generate", **asked)
+    assert done == "[DONE]"
+    *parts, last = map(json.loads, events)
+    assert last["text"] == parts[-1]["text"]
+    told = last["meta_info"]
+    assert (told["id"], told["finish_reason"]["type"]) == ("gen_1", "length")
+    assert told["completion_tokens"] == len(parts) == service.produced()

@@ -1,4 +1,4 @@
-"""Two worker processes on one SQLite file, raced over real HTTP: what is paid for, just once."""
+"""Two worker processes on one ledger, raced over real HTTP: what is paid for, just once."""
 
 import asyncio
 import sys
@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from inf_middleware import open_ledger
-from tests.kit import records_of
+from inf_middleware.ledgers.steps import Ask, Steps
+from inf_middleware.ledgers.uris import ledger_of
+from tests.ledgers.postgres_server import serving_postgres
 from tests.processes import Running, free_ports, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,7 +52,9 @@ def two_workers(folder: Path, uri: str) -> Iterator[str]:
     env = {"RACE_LEDGER": uri, "PYTHONPATH": str(ROOT)}
     server = Running(command, folder / "uvicorn.txt", env=env)
     try:
-        wait_until(lambda: server.said().count("startup complete") >= 2, "two workers")
+        wait_until(
+            lambda: server.said().count("startup complete") >= 2, "two workers", timeout_s=90
+        )
         yield f"http://127.0.0.1:{port}/v1/chat/completions"
     finally:
         server.stop()
@@ -70,18 +74,35 @@ async def race(uri: str, folder: Path, calls: int, *, paid_for: int, **headers: 
     limits = httpx.Limits(max_connections=calls, max_keepalive_connections=0)
     headers["authorization"] = f"Bearer {key}"
     with two_workers(folder, uri) as url:
-        async with httpx.AsyncClient(limits=limits, timeout=60, headers=headers) as client:
+        async with httpx.AsyncClient(limits=limits, timeout=120, headers=headers) as client:
             return await asyncio.gather(*(client.post(url, json=body) for _ in range(calls)))
 
 
-def debits(path: Path) -> list[dict[str, Any]]:
-    return [record for record in records_of(path) if record["kind"] == "usage"]
+async def debits(uri: str) -> list[tuple[str, int, int]]:
+    def work() -> Steps[list[Any]]:
+        return (
+            yield Ask(
+                "SELECT request_id, amount_nano, overdrawn_nano FROM request WHERE kind = 'usage'"
+            )
+        )
+
+    ledger = ledger_of(uri)
+    rows = [tuple(row) for row in await ledger.read(work)]
+    await ledger.aclose()
+    return rows
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/ledger.db"
+    else:
+        with serving_postgres() as postgres:
+            yield postgres.uri()
 
 
 @pytest.mark.parametrize("key", [None, "once"], ids=["racing", "idempotent"])
-def test_calls_that_race_in_two_workers(key: str | None, tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    uri = f"sqlite:///{path}"
+def test_calls_that_race_in_two_workers(key: str | None, uri: str, tmp_path: Path) -> None:
     if key is None:
         answers = asyncio.run(race(uri, tmp_path, 100, paid_for=10))
         wanted, other, code = 10, 402, "insufficient_balance"
@@ -94,12 +115,9 @@ def test_calls_that_race_in_two_workers(key: str | None, tmp_path: Path) -> None
     assert (len(served), len(refused)) == (wanted, len(answers) - wanted)
     if code is not None:
         assert {answer.json()["error"]["code"] for answer in refused} == {code}
-    bills = debits(path)
-    assert sorted(bill["request_id"] for bill in bills) == sorted(
-        answer.headers["request-id"] for answer in served
+    assert sorted(asyncio.run(debits(uri))) == sorted(
+        (answer.headers["request-id"], COST_NANO, 0) for answer in served
     )
-    assert [bill["amount_nano"] for bill in bills] == [COST_NANO] * wanted
-    assert {bill["overdrawn_nano"] for bill in bills} == {0}
 
     async def left() -> tuple[int, int]:
         async with await open_ledger(uri) as ledger:

@@ -2,7 +2,10 @@
 
 from tests.mutants.fault import Fault
 
-HOLDS, POWER, BOOK = (f"tests/ledgers/test_{name}.py::" for name in ("holds", "power", "book"))
+HOLDS, POWER, BOOK, BATCHES, BY_ACCOUNT = (
+    f"tests/ledgers/test_{name}.py::"
+    for name in ("holds", "power", "book", "batches", "records_by_account")
+)
 
 FAULTS = [
     Fault(
@@ -55,11 +58,18 @@ FAULTS = [
         HOLDS + "test_a_process_that_beats_keeps_what_it_holds[sqlite]",
     ),
     Fault(
-        "a late settlement posts beside the record",
+        "a settlement posts what is recorded already",
         "ledgers/recording.py",
-        " WHERE request_id = ? AND amount_nano = ? ON CONFLICT",
-        " WHERE request_id = ? AND amount_nano < 1 + ? ON CONFLICT",
-        HOLDS + "test_a_late_settlement_of_a_call_that_ended_at_nothing_moves_nothing[sqlite]",
+        "FROM request WHERE seq > ? AND kind",
+        "FROM request WHERE seq > ? - 1 AND kind",
+        BATCHES + "test_of_bills_of_one_call_the_first_counts_in_one_batch_as_in_several[sqlite]",
+    ),
+    Fault(
+        "a record is left out as those of accounts are sorted",
+        "ledgers/recording.py",
+        "WHERE seq > (SELECT sorted_seq FROM meta)",
+        "WHERE seq > (SELECT sorted_seq + 1 FROM meta)",
+        BY_ACCOUNT + "test_each_record_is_found_by_its_account_sorted_or_not",
     ),
     Fault(
         "a reference is not looked at",
@@ -101,6 +111,6 @@ FAULTS = [
         "ledgers/connection.py",
         'db.pragma("synchronous", "full")\n    if (mode, db.pragma("synchronous")) != ("wal", 2):',
         'db.pragma("synchronous", "normal")\n    if mode != "wal":',
-        POWER + "test_any_order_of_operations_crashes_and_power_cuts_adds_up",
+        POWER + "test_of_three_hundred_power_cuts_none_loses_what_was_acknowledged[12]",
     ),
 ]

@@ -1,6 +1,5 @@
 """Limits and bills before an upstream, as they are inside the app; real clients through it."""
 
-import asyncio
 import json
 import threading
 import time
@@ -17,9 +16,10 @@ import inf_middleware.proxy
 from inf_middleware import Account, ConfigError, Gate, Tier
 from inf_middleware.proxy import Proxy, app_from
 from inf_middleware.upstream import Upstream as Settings
-from tests.apps import Asking, JsonApp, completion, read_all, usage_of
+from tests.apps import Asking, JsonApp, completion, usage_of
 from tests.kit import CHAT, STREAM, records_of
-from tests.proxy.upstreams import Broken, connected, parted, raw, request, upstream, whole
+from tests.proxy.ollama_app import OllamaApp
+from tests.proxy.upstreams import Broken, connected, parted, raw, request, upstream
 from tests.servers import serving
 
 ACCOUNTS = {
@@ -197,34 +197,6 @@ def test_openai_through_the_proxy(tmp_path: Path) -> None:
     assert "".join(text or "" for text in texts) == "Hello."
     (record,) = records_of(ledger)
     assert (record["input_tokens"], record["output_tokens"], record["basis"]) == (7, 3, "reported")
-
-
-class OllamaApp:
-    """Speaks what of Ollama's API a chat needs: lines of JSON, the counts in the last."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        asked = json.loads(await read_all(receive) or b"{}")
-        if scope["path"] == "/api/tags":
-            await whole(send, b'{"models": []}')
-            return
-        at = "2026-11-24T00:00:00Z"
-        named = {"model": asked["model"], "created_at": at}
-        texts = ["Hel", "lo", "."]
-        done = {"done": True, "done_reason": "stop", "prompt_eval_count": 12, "eval_count": 4}
-        headers = [(b"content-type", b"application/x-ndjson")]
-        if asked.get("stream") is False:
-            message = {"role": "assistant", "content": "".join(texts)}
-            await whole(send, json.dumps({**named, "message": message, **done}).encode())
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for text in texts:
-            line = {**named, "message": {"role": "assistant", "content": text}, "done": False}
-            raw_line = json.dumps(line).encode() + b"\n"
-            for piece in (raw_line[:20], raw_line[20:]):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                await asyncio.sleep(0)
-        last = json.dumps({**named, "message": {"role": "assistant", "content": ""}, **done})
-        await send({"type": "http.response.body", "body": last.encode() + b"\n"})
 
 
 @pytest.fixture

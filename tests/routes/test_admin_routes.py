@@ -17,7 +17,7 @@ from inf_middleware.call.failed_keys import FAILED_KEYS_PER_MINUTE
 from inf_middleware.cli import main
 from inf_middleware.routes.fields import BODY_BYTES_MAX
 from tests.driver import Answered, post
-from tests.kit import CHAT, reading
+from tests.kit import CHAT, lifespan_through, reading
 from tests.ledgers.postgres_server import serving_postgres
 from tests.routes.pages import chat
 
@@ -401,15 +401,28 @@ def test_there_is_nothing_else(desk: Desk) -> None:
 
 
 def test_on_postgresql_it_is_the_same(tmp_path: Path) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": next(lifespan)}
+
+    lifespan = iter(["lifespan.startup", "lifespan.shutdown"])
     with serving_postgres() as server:
-        desk = Desk(tmp_path, ledger=server.uri())
+        desk = Desk(tmp_path)
+        app = Starlette(routes=admin_routes(admin_key=KEY))
+        app.add_middleware(Gate, ledger=server.uri(), exempt=["/admin/*"])
+        desk.app = app
 
         async def go() -> tuple[list[Answered], Answered]:
             booked = await asyncio.gather(
                 *[desk.send("POST", "/admin/recharges", RECHARGE) for _ in range(5)]
             )
-            return booked, await desk.send("GET", "/admin/accounts", query="limit=1&after=a")
+            listed = await desk.send("GET", "/admin/accounts", query="limit=1&after=a")
+            await lifespan_through(app, receive, ignore)
+            return booked, listed
 
         booked, listed = asyncio.run(go())
     assert sorted(one.status for one in booked) == [200] * 4 + [201]
     assert [one["account"] for one in listed.json["accounts"]] == ["acme"]
+
+
+async def ignore(message: Any) -> None:
+    """What a server does with what it is not interested in."""

@@ -5,26 +5,31 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.sinks.delivery import POLL_S
 from inf_middleware.sinks.relay import Relay
-from tests.kit import lines_of, reading
+from tests.kit import lines_of
+from tests.ledgers.postgres_server import serving_postgres
 from tests.sinks.kit import EVENTS, IDS, Slept, Taking, relaying, until
 
 # Settles a thousand events and delivers them to a file, one by one; says when it has begun.
 CHILD = """
 import asyncio, sys
-from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.sinks import delivery
 from inf_middleware.sinks.jsonl import JsonlSink
 from inf_middleware.sinks.relay import Relay
 from tests.events import event_of
 
 async def main():
-    ledger, sink = SqliteLedger(sys.argv[1]), JsonlSink(sys.argv[2])
+    ledger, sink = ledger_of(sys.argv[1]), JsonlSink(sys.argv[2])
 
     async def slow(events):
         await sink(events)
@@ -40,17 +45,27 @@ asyncio.run(main())
 """
 
 
-def start(ledger: Path, file: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", CHILD, str(ledger), str(file)]
+def start(ledger: Path | str, file: Path) -> "subprocess.Popen[str]":
+    uri = f"sqlite:///{ledger}" if isinstance(ledger, Path) else ledger
+    command = [sys.executable, "-c", CHILD, uri, str(file)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/l.db"
+    else:
+        with serving_postgres() as postgres:
+            yield postgres.uri()
+
+
 def test_relays_killed_between_send_and_cursor_lose_nothing_and_keep_the_order(
-    tmp_path: Path,
+    uri: str, tmp_path: Path
 ) -> None:
-    path, file = tmp_path / "l.db", tmp_path / "e.jsonl"
+    file = tmp_path / "e.jsonl"
     for batches in (2, 1, 3):
-        child = start(path, file)
+        child = start(uri, file)
         assert child.stdout is not None
         for _ in range(batches):
             assert child.stdout.readline()
@@ -60,15 +75,21 @@ def test_relays_killed_between_send_and_cursor_lose_nothing_and_keep_the_order(
         child.stdout.close()
     last = Taking()
 
-    async def go() -> None:
-        async with relaying(path, {"mine": last}) as (_, relay):
-            await relay.drain(10)
+    async def go() -> list[str]:
+        ledger = ledger_of(uri)
+        relay = Relay(ledger, {"mine": last})
+        relay.start()
+        # The server may take a moment to see that the one before is gone.
+        await until(lambda: bool(last.taken), timeout_s=60)
+        await relay.drain(60)
+        await relay.aclose()
+        stored = [event.id for _, event in await ledger.pending("none", 10_000)]
+        await ledger.aclose()
+        return stored
 
-    asyncio.run(go())
+    stored = asyncio.run(go())
     delivered = [line["id"] for line in lines_of(file)] + [event.id for event in last.taken]
     first = list(dict.fromkeys(delivered))
-    with reading(path) as db:
-        stored = [row[0] for row in db.execute("SELECT id FROM outbox ORDER BY seq")]
     assert first == stored
     assert len(first) >= 1_000
     assert 0 < len(delivered) - len(first) <= 3 * 100

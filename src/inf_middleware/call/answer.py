@@ -56,13 +56,13 @@ class Answer:
         self._closed = False  # the last body message was seen
         self._ending = False  # the end of the stream was read
         self._ended = False
-        self._broken = False  # the settlement failed: nothing more of the app's answer goes out
+        self._is_over = False  # nothing more of the app's answer goes out
 
     async def send(self, message: Message) -> None:
         """Take one message from the app."""
-        if self._call.exhausted and self._ended:
-            raise OSError("the stream was ended: the balance is used up")  # as of a client gone
-        if self._broken:
+        if self._is_over:
+            if self._call.exhausted:
+                raise OSError("the stream was ended: the balance is used up")  # as of a client gone
             return
         kind = message["type"]
         if kind == "http.response.body":
@@ -186,11 +186,16 @@ class Answer:
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""
         more = message.get("more_body", False)
-        body = bytes(message.get("body", b""))
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = bytes(body)
         strip = self._strip
         if more and strip != "continuous":
             seen = intake.read_one(body)
-            if seen is not None:
+            if not seen:
+                if seen is not None:
+                    return message
+            else:
                 if seen & Seen.END:
                     self._ending = True
                 return None if strip and seen & Seen.USAGE_ONLY else message
@@ -265,8 +270,9 @@ class Answer:
         if self._settle is None:
             return True
         self._call.ended = True
-        self._broken = not await self._settle(self._call)
-        return not self._broken
+        recorded = await self._settle(self._call)
+        self._is_over = self._call.exhausted or not recorded
+        return recorded
 
     async def _send_held(self) -> None:
         if self._held is not None:

@@ -4,7 +4,8 @@ After the replay `receive` is the server's own again: answering with a made-up d
 streams after their first event, answering with empty requests makes listeners spin.
 """
 
-import anyio
+import asyncio
+
 from starlette.types import Message, Receive, Scope
 
 from inf_middleware.call.ahead import ClientGone
@@ -23,16 +24,12 @@ async def read_body(scope: Scope, receive: Receive, body_bytes_max: int) -> byte
         Refuse: The body is over its bound (413) or its deadline (408).
         ClientGone: The client left meanwhile.
     """
-    too_large = Refuse(
-        413,
-        "request_too_large",
-        f"The request body is over {body_bytes_max:,} bytes; send a smaller one.",
-    )
     if _declared_length(scope) > body_bytes_max:
-        raise too_large
+        raise _too_large(body_bytes_max)
     pieces: list[bytes] = []
     size = 0
-    with anyio.move_on_after(BODY_TIMEOUT_S):
+    deadline = _Deadline(BODY_TIMEOUT_S)
+    try:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -40,14 +37,57 @@ async def read_body(scope: Scope, receive: Receive, body_bytes_max: int) -> byte
             piece = message.get("body", b"")
             size += len(piece)
             if size > body_bytes_max:
-                raise too_large
+                raise _too_large(body_bytes_max)
             pieces.append(piece)
             if not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    raise Refuse(
-        408,
-        "request_timeout",
-        f"The request body did not arrive within {BODY_TIMEOUT_S:g} seconds; send it again.",
+    except asyncio.CancelledError:
+        if not deadline.was_missed():
+            raise
+        raise Refuse(
+            408,
+            "request_timeout",
+            f"The request body did not arrive within {BODY_TIMEOUT_S:g} seconds; send it again.",
+        ) from None
+    finally:
+        deadline.cancel()
+
+
+class _Deadline:
+    """Cancels the running task after a time.
+
+    As `asyncio.timeout` does, at a fifth of its cost: each request has one, and hardly any waits.
+    """
+
+    __slots__ = ("_cancelling", "_is_over", "_task", "_timer")
+
+    def __init__(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._is_over = False
+        self._timer = loop.call_later(timeout_s, self._fall_due)
+
+    def cancel(self) -> None:
+        """Let go: what was waited for is there."""
+        self._timer.cancel()
+
+    def was_missed(self) -> bool:
+        """Tell, of a cancellation, whether it was this and nobody else's."""
+        return self._is_over and self._task.uncancel() <= self._cancelling
+
+    def _fall_due(self) -> None:
+        self._is_over = True
+        self._task.cancel()
+
+
+def _too_large(body_bytes_max: int) -> Refuse:
+    return Refuse(
+        413,
+        "request_too_large",
+        f"The request body is over {body_bytes_max:,} bytes; send a smaller one.",
     )
 
 

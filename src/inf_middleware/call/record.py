@@ -24,6 +24,7 @@ from inf_middleware.ports import (
     Holds,
     Ledger,
     LimitStore,
+    LocalStore,
     Observer,
     Spool,
 )
@@ -68,9 +69,13 @@ class Metering:
 
 @dataclass(frozen=True, slots=True)
 class Limiting:
-    """How admission is decided: the part of `TierLimiter`; unenforced, nobody is refused."""
+    """How admission is decided: the part of `TierLimiter`; unenforced, nobody is refused.
+
+    `local` is the store itself where it is of this process, and nothing of it waits.
+    """
 
     store: LimitStore
+    local: LocalStore | None
     leases: Leases
     waiting: Waiting
     enforce: bool

@@ -26,8 +26,8 @@ async def read_request(
     if not dialect.reads_body and not _is_json(headers):
         call.request = Request()
         return None
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding not in (b"", b"identity"):
+    encoding = headers.get(b"content-encoding", b"")
+    if encoding and encoding.strip().lower() not in (b"", b"identity"):
         if not dialect.reads_body:
             call.request = Request()
             return None

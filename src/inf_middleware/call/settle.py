@@ -5,6 +5,7 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import anyio
@@ -39,26 +40,41 @@ async def settle(call: Call) -> bool:
 
     Shielded from cancellation, and safe to be called again: what is told already stays told.
     """
-    with anyio.CancelScope(shield=True):
-        if call.hold is not None:
-            await call.hold.settled()
-        usage = call.usage or await _usage_of(call)
-        call.usage = usage = call.usage or usage  # an earlier settlement may have ended meanwhile
-        deferred.note(call)
-        billing = call.billing
-        durable = None
-        if billing is not None and not call.recorded:
-            call.event = call.event or event_of(call, billing, usage)
-            durable = billing.ledger.settle(call.event)
-        await release(call, None if _keeps_reservation(call, usage) else usage.total_tokens)
-        if billing is not None and durable is not None and call.event is not None:
-            try:
-                await durable
-                call.recorded = True
-            except LedgerUnavailable as error:
-                call.recorded = await _retry(billing, call.event, error)
+    told = call.usage or _usage_told(call)
+    limiting = call.limiting
+    if (
+        told is not None
+        and call.billing is None
+        and (limiting is None or limiting.local is not None)
+    ):
+        await _settle(call, told)  # it waits for nobody: nothing can interrupt it
+    else:
+        with anyio.CancelScope(shield=True):
+            await _settle(call, told)
     call.settled = True
-    return call.recorded or billing is None
+    return call.recorded or call.billing is None
+
+
+async def _settle(call: Call, usage: Usage | None) -> None:
+    if call.hold is not None:
+        await call.hold.settled()
+    if usage is None:
+        usage = await _usage_counted(call)
+        usage = call.usage or usage  # an earlier settlement may have ended meanwhile
+    call.usage = usage
+    deferred.note(call)
+    billing = call.billing
+    durable = None
+    if billing is not None and not call.recorded:
+        call.event = call.event or event_of(call, billing, usage)
+        durable = billing.ledger.settle(call.event)
+    await release(call, None if _keeps_reservation(call, usage) else usage.total_tokens)
+    if billing is not None and durable is not None and call.event is not None:
+        try:
+            await durable
+            call.recorded = True
+        except LedgerUnavailable as error:
+            call.recorded = await _retry(billing, call.event, error)
 
 
 async def release(call: Call, tokens: int | None) -> None:
@@ -69,7 +85,10 @@ async def release(call: Call, tokens: int | None) -> None:
     limiting = call.limiting
     limiting.leases.let_go(call.id)
     try:
-        await limiting.store.settle(call.admission, tokens)
+        if limiting.local is not None:
+            limiting.local.settle_now(call.admission, tokens)
+        else:
+            await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
     finally:
@@ -112,12 +131,12 @@ def lose(call_id: str, billing: Billing) -> None:
         billing.lost.append(call_id)
 
 
-async def _usage_of(call: Call) -> Usage:
+def _usage_told(call: Call) -> Usage | None:
+    """Return the usage of a call; None where its texts must be counted for it."""
     if call.told is not None:
         return call.told
     if call.status is None and call.disconnected:
-        # The model may have worked to the end: its input is known, its output is not.
-        return Usage(await count_input(call), 0, basis="estimated")
+        return None
     if call.status is None or call.status >= 400:
         return Usage(basis="counted")  # it failed before its first token
     reader = call.reader
@@ -128,12 +147,15 @@ async def _usage_of(call: Call) -> Usage:
     told = reader.usage if reader is not None else None
     if told is not None and reader is not None and reader.usage_covers:
         return told
-    handed = handed_usage(call.state)
-    if handed is not None:
-        return handed
-    if reader is None:
+    return handed_usage(call.state)
+
+
+async def _usage_counted(call: Call) -> Usage:
+    reader = call.reader
+    if reader is None or (call.status is None and call.disconnected):
+        # The model may have worked to the end: its input is known, its output is not.
         return Usage(await count_input(call), 0, basis="estimated")
-    return await _counted(call, reader, told or Usage())
+    return await _counted(call, reader, reader.usage or Usage())
 
 
 async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:
@@ -208,8 +230,6 @@ def event_of(
     """Make the billing event of a call, as it stands."""
     assert call.account is not None
     assert call.tier is not None
-    started = datetime.fromtimestamp(call.started_ns / 1e9, UTC)
-    settled = datetime.fromtimestamp(call.parts.now_ns() / 1e9, UTC)
     found = price_of(call, billing)
     unpriced = found is None or found.price is billing.unpriced
     if unpriced:
@@ -244,8 +264,8 @@ def event_of(
         outcome=outcome or outcome_of(call),
         would_refuse=call.would_refuse,
         unpriced=unpriced,
-        started_at=_rfc3339(started),
-        settled_at=_rfc3339(settled),
+        started_at=_rfc3339(call.started_ns),
+        settled_at=_rfc3339(call.parts.now_ns()),
         idempotency_key=call.idempotency_key,
         metadata=_metadata(call, call.account),
         source=f"urn:inf-middleware:{call.parts.deployment}",
@@ -265,5 +285,11 @@ def _warn_once(billing: Billing, message: str) -> None:
         log.warning("%s", message)
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _rfc3339(now_ns: int) -> str:
+    seconds, ns = divmod(now_ns, 10**9)
+    return f"{_second(seconds)}.{ns // 1000:06d}Z"
+
+
+@lru_cache(maxsize=256)  # calls of a second are many, and begin and end in few of them
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -310,23 +310,30 @@ async def _settle(call: Call) -> bool:
 
 
 async def _close(call: Call) -> None:
-    with anyio.CancelScope(shield=True):
-        try:
-            if call.refused:
-                await release(call, 0)  # admitted further out, refused further in
-                await abandon(call)
-            elif not call.settled:
-                await settle(call)
-            if call.observer is not None and call.settled:
-                note_settlement(call)
-            if call.metering.on_usage is not None and call.usage is not None and not call.refused:
-                heard = call.metering.on_usage(call.usage, CurrentCall(call))
-                if heard is not None:
-                    await heard
-        except Exception:  # the app's own exception, if any, must go on
-            log.exception("call %s could not be closed", call.id)
-        finally:
-            drains.end(call)
+    if call.settled and not call.refused and call.metering.on_usage is None:
+        await _finish(call)  # as nearly always: it waits for nobody, and nothing can interrupt it
+    else:
+        with anyio.CancelScope(shield=True):
+            await _finish(call)
+
+
+async def _finish(call: Call) -> None:
+    try:
+        if call.refused:
+            await release(call, 0)  # admitted further out, refused further in
+            await abandon(call)
+        elif not call.settled:
+            await settle(call)
+        if call.observer is not None and call.settled:
+            note_settlement(call)
+        if call.metering.on_usage is not None and call.usage is not None and not call.refused:
+            heard = call.metering.on_usage(call.usage, CurrentCall(call))
+            if heard is not None:
+                await heard
+    except Exception:  # the app's own exception, if any, must go on
+        log.exception("call %s could not be closed", call.id)
+    finally:
+        drains.end(call)
 
 
 def _headers(call: Call) -> list[Header]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -22,6 +22,7 @@ from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.steps import Work
 from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.ports import Sink
 from inf_middleware.settings import Sources, check
 
 P = ParamSpec("P")
@@ -45,6 +46,7 @@ class Chosen:
     tiers: Tiers
     prices: Prices
     deployment: str
+    sinks: Mapping[str, Sink | str]
     zone: tzinfo
     as_json: bool
 
@@ -178,7 +180,10 @@ def setting(sources: Sources, option: str, given: str | None = None) -> Any:
         ConfigError: It cannot hold.
     """
     if given is not None:
-        return check(option, given, (option,))
+        try:
+            return check(option, given, (option,))
+        except ConfigError as error:
+            raise ConfigError(f"--{option}: {error}") from None
     return value_of(sources.setting(option).value)
 
 
@@ -189,6 +194,7 @@ def _chosen(ledger: str | None, config: Path | None, as_json: bool) -> Chosen:
         tiers=setting(sources, "tiers") or Tiers.default(),
         prices=setting(sources, "prices") or Prices.default(),
         deployment=setting(sources, "deployment"),
+        sinks=setting(sources, "sinks"),
         zone=zone_of(setting(sources, "timezone")),
         as_json=as_json,
     )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import apsw
 
 from inf_middleware.cli.in_force import InForce
+from inf_middleware.cli.look_at import look_at
 from inf_middleware.domain.errors import (
     ConfigError,
     LedgerMissing,
@@ -71,6 +72,8 @@ async def examine(in_force: InForce) -> AsyncIterator[Finding]:
     yield await _counter(in_force)
     yield _accounts(in_force)
     yield _sinks(in_force)
+    if in_force.upstream is not None:
+        yield Finding("upstream", *await look_at(in_force.upstream, CLOCK_APART_MAX_S))
 
 
 def _versions() -> Finding:
@@ -162,17 +165,26 @@ def _requests() -> Steps[tuple[int, str | None]]:
     return int(count), latest
 
 
-def _ledger_file(name: str, path: Path) -> Finding:
+def fault_of_folder(path: Path) -> str | None:
+    """Say why a ledger's file cannot be where it shall be; None where it can."""
     folder = path.absolute().parent
     if not folder.is_dir():
-        return Finding("ledger", False, f"{name}: there is no folder {folder}; make it")
+        return f"there is no folder {folder}; make it"
     if not os.access(folder, os.W_OK):
-        return Finding("ledger", False, f"{name}: the folder {folder} cannot be written")
+        return f"the folder {folder} cannot be written"
+    if path.is_dir():
+        return f"{path} is a folder; name a file in it"
     where = network_filesystem(path)
     if where is not None:
-        words = f"{name} is on a network file system ({where}), whose locks do not hold"
-        return Finding("ledger", False, words)
-    free = shutil.disk_usage(folder).free
+        return f"it is on a network file system ({where}), whose locks do not hold"
+    return None
+
+
+def _ledger_file(name: str, path: Path) -> Finding:
+    fault = fault_of_folder(path)
+    if fault is not None:
+        return Finding("ledger", False, f"{name}: {fault}")
+    free = shutil.disk_usage(path.absolute().parent).free
     room = f"{free / 1024**3:,.1f} GiB are free"
     if free < DISK_FREE_MIN:
         return Finding("ledger", False, f"{name}: only {room}; a full disk stops sales")

@@ -1,14 +1,14 @@
 """The settings in force for a server that is started with the same file and variables."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from inf_middleware.accounts.address import Networks
-from inf_middleware.cli.common import config_option
+from inf_middleware.cli.common import config_option, setting
 from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.tiers import Tiers
@@ -21,15 +21,24 @@ from inf_middleware.settings import DEFAULTS, Setting, Sources
 class InForce:
     """All settings, each checked by itself and with the others; nothing is opened.
 
+    `given`: texts that a command was given for options, which go before all else. `upstream` is
+    what the proxy forwards to, None where nothing says so.
+
     Raises:
-        ConfigError: One cannot hold; names variable, or file and line.
+        ConfigError: One cannot hold; names variable, option of the command, or file and line.
     """
 
-    def __init__(self, config: Path | None) -> None:
+    def __init__(self, config: str | Path | None, given: Mapping[str, str] | None = None) -> None:
         enforces()
         sources = Sources(config)
         self.config = sources.config
-        self.settings: dict[str, Setting] = {name: sources.setting(name) for name in DEFAULTS}
+        self.settings: dict[str, Setting] = {
+            name: Setting(setting(sources, name, text), f"--{name}")
+            if (text := (given or {}).get(name)) is not None
+            else sources.setting(name)
+            for name in DEFAULTS
+        }
+        self.upstream = sources.upstream() if sources.names_upstream else None
         self._check_accounts()
 
     def __getitem__(self, option: str) -> Any:

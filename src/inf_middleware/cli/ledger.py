@@ -19,15 +19,14 @@ from inf_middleware.cli.common import (
     money,
     print_json,
     read,
-    record_of,
 )
+from inf_middleware.cli.reconcile import reconcile_all
 from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.money import decimal_string
-from inf_middleware.ledgers import reconcile, reports
+from inf_middleware.ledgers import reports
 from inf_middleware.ledgers.book import LedgerBook
-from inf_middleware.ledgers.reconcile import Check
 from inf_middleware.ledgers.reports import Period, Shown
 
 # Events of an export that are read at a time.
@@ -60,33 +59,6 @@ def show(chosen: Chosen, request: str) -> None:
     else:
         for name, value in _shown(found):
             click.echo(f"{name:<16}{printable(value)}")
-
-
-@ledger.command("reconcile")
-@click.option("--retired", multiple=True, help="A sink that is used no more, and may be behind.")
-@command
-def reconcile_all(chosen: Chosen, retired: tuple[str, ...]) -> None:
-    """Explain every nano; exit code 1 where something does not add up."""
-    found = read(chosen, lambda: reconcile.checks(retired=retired))
-    wrong: list[str] = []
-    totals = read(chosen, reconcile.totals)
-    with click.progressbar(
-        length=totals["events"], label="events", file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
-        place: int | None = 0
-        while place is not None:
-            at = place
-            place, differences = read(chosen, lambda at=at: reconcile.check_events(at))  # type: ignore[misc]
-            wrong += differences
-            bar.update(reconcile.PAGE)
-    found.append(reconcile.events_check(wrong))
-    ok = all(check.ok for check in found)
-    if chosen.as_json:
-        print_json({"ok": ok, "checks": [record_of(check) for check in found], **totals})
-    else:
-        _print_checks(found, totals)
-    if not ok:
-        raise SystemExit(1)
 
 
 @ledger.command()
@@ -212,6 +184,8 @@ def _shown(found: Shown) -> Iterator[tuple[str, str]]:
         yield "endpoint", event.endpoint
         yield "model", f"{event.model or '–'} (answered: {event.response_model or '–'})"
         yield "response", event.response_id or "–"
+    if event.idempotency_key:
+        yield "their key", event.idempotency_key
     yield "started", event.started_at
     yield "settled", event.settled_at
     yield "outcome", event.outcome
@@ -231,26 +205,10 @@ def _shown(found: Shown) -> Iterator[tuple[str, str]]:
         yield "corrected", f"{told}, {correction.settled_at}"
     for sink, delivery in found.deliveries.items():
         yield "sink", f"{sink}: {delivery}"
+    if not found.deliveries:
+        yield "sink", "none was ever delivered to from this ledger"
     if event.metadata:
         yield "metadata", msgspec.json.encode(event.metadata).decode()
 
 
-def _print_checks(found: list[Check], totals: dict[str, Any]) -> None:
-    for check in found:
-        click.echo(f"{'ok' if check.ok else 'WRONG':<6} {check.check}")
-        for difference in check.differences:
-            click.echo(f"       {printable(difference)}")
-        if check.count > len(check.differences):
-            click.echo(f"       … and {check.count - len(check.differences):,} more")
-    click.echo(
-        f"\n{totals['records']:,} records, {totals['postings']:,} postings,"
-        f" {totals['events']:,} events"
-    )
-    for currency, sums in totals["currencies"].items():
-        for name, nano in sums.items():
-            click.echo(f"  {name.removesuffix('_nano'):<18}{money(int(nano), currency):>20}")
-    for sink, state in totals["sinks"].items():
-        click.echo(
-            f"  sink {printable(sink)}: {state['waiting']:,} waiting,"
-            f" {state['dead_letters']:,} refused for good"
-        )
+ledger.add_command(reconcile_all)

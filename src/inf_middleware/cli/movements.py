@@ -108,6 +108,10 @@ def reverse(chosen: Chosen, recharged: str, note: str | None) -> None:
     _show(chosen, in_book(chosen, go))
 
 
+# What an operation is called once it is done.
+_NOUNS = {"withdraw": "withdrawal", "reverse": "reversal"}
+
+
 def _show(chosen: Chosen, receipt: Receipt) -> None:
     if chosen.as_json:
         print_json(record_of(receipt))
@@ -115,7 +119,8 @@ def _show(chosen: Chosen, receipt: Receipt) -> None:
     account = receipt.account
     told = "was booked before" if receipt.repeated else "is booked"
     amount = money(receipt.amount_nano, account.currency)
-    click.echo(f"The {receipt.operation} of {amount} {told}, as {receipt.request_id}.")
+    noun = _NOUNS.get(receipt.operation, receipt.operation)
+    click.echo(f"The {noun} of {amount} {told}, as {receipt.request_id}.")
     click.echo(
         f"{printable(account.account)} has {money(account.balance_nano, account.currency)}"
         f" and is on level {account.tier}."

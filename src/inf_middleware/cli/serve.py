@@ -1,14 +1,23 @@
 """`inf-middleware serve`: limits and bills before a server that takes no middleware."""
 
+import asyncio
+import logging
 import os
 import socket
+from collections.abc import Callable
 
 import click
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.cli.common import setting
+from inf_middleware.cli.examine import CLOCK_APART_MAX_S, fault_of_folder
+from inf_middleware.cli.in_force import InForce
+from inf_middleware.cli.look_at import look_at
 from inf_middleware.cli.table import printable
-from inf_middleware.domain.errors import ConfigError
-from inf_middleware.settings import Sources, shown
+from inf_middleware.domain.errors import ConfigError, MiddlewareError
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.settings import shown
+from inf_middleware.upstream import Upstream
 
 # Supervisors kill after 30 s (Kubernetes): running answers end before, so that they are billed.
 GRACE_S = 25
@@ -37,19 +46,32 @@ Who has used how much:
 def serve(
     upstream: str | None, host: str, port: int, config: str | None, **given: str | None
 ) -> None:
-    """Meter, limit and bill what goes to a model server, as a proxy in one process."""
-    if config is not None:
-        os.environ["INF_MIDDLEWARE_CONFIG"] = config
-    if upstream is not None:
-        os.environ["INF_MIDDLEWARE_UPSTREAM"] = upstream
+    """Meter, limit and bill what goes to a model server, as a proxy in one process.
+
+    Exit code 2 and one line where something given cannot hold, or cannot be opened at start.
+    """
+    options = {name: value for name, value in given.items() if value is not None}
     try:
-        _run(host, port, {name: value for name, value in given.items() if value is not None})
-    except ConfigError as error:
+        if upstream is not None:
+            _check_upstream(upstream)
+            os.environ["INF_MIDDLEWARE_UPSTREAM"] = upstream
+        in_force = InForce(config, options)
+        if config is not None:
+            os.environ["INF_MIDDLEWARE_CONFIG"] = config
+        _run(in_force, host, port, options)
+    except MiddlewareError as error:
         click.echo(f"inf-middleware: {printable(str(error))}", err=True)
         raise SystemExit(2) from None
 
 
-def _run(host: str, port: int, options: dict[str, str]) -> None:
+def _check_upstream(url: str) -> None:
+    try:
+        Upstream(url=url)
+    except ConfigError as error:
+        raise ConfigError(f"--upstream: {error}") from None
+
+
+def _run(in_force: InForce, host: str, port: int, options: dict[str, str]) -> None:
     try:
         import uvicorn  # noqa: PLC0415 - of an extra, which other commands do without
 
@@ -59,39 +81,88 @@ def _run(host: str, port: int, options: dict[str, str]) -> None:
             f"the proxy needs {error.name}; install it: pip install 'inf-middleware[serve]'"
         ) from None
     app = app_from(**options)
-    sources = Sources()
     assert isinstance(app.app, Proxy)
+    _check_ledger(in_force)
     listener = _listener(host, port)
     name = f"[{host}]" if ":" in host else host
     here = f"http://{name}:{listener.getsockname()[1]}"
-    accounts = setting(sources, "accounts", options.get("accounts"))
-    ledger = options.get("ledger")
-    click.echo(
-        _TOLD.format(
-            here=here,
-            there=app.app.upstream.url,
-            who=(
-                f"Accounts: {shown('accounts', accounts)}"
-                if accounts
-                else "No accounts are given: each network address is one, on the lowest level"
-            ),
-            key=' -H "Authorization: Bearer KEY"' if accounts else "",
-            looked_up="".join(
-                f" --{name} {value}"
-                for name, value in (("config", sources.config), ("ledger", ledger))
-                if value
-            ),
+    upstream = app.app.upstream
+    is_well, found = asyncio.run(look_at(upstream, CLOCK_APART_MAX_S))
+    if not is_well:  # it may start after the proxy, which needs it with the first request
+        click.echo(f"inf-middleware: warning: the upstream {printable(found)}", err=True)
+    starting = _Starting(app, lambda: click.echo(_told(in_force, here, upstream, options)))
+    # Forwarded headers are the gate's to believe or not (`trusted_proxies`).
+    server = uvicorn.Server(
+        uvicorn.Config(
+            starting,
+            lifespan="on",  # what fails at start ends the process, not the first request
+            log_level="warning",
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE_S,
         )
     )
-    # Forwarded headers are the gate's to believe or not (`trusted_proxies`).
-    settings = uvicorn.Config(
-        app,
-        lifespan="on",  # what fails at start ends the process, not the first request
-        log_level="warning",
-        proxy_headers=False,
-        timeout_graceful_shutdown=GRACE_S,
+    # It has words of its own for a start that failed; ours say why.
+    logging.getLogger("uvicorn.error").addFilter(lambda _: starting.failed is None)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if starting.failed is None:
+            raise
+    if starting.failed is not None:
+        raise starting.failed
+
+
+class _Starting:
+    """The app, whose start is told when it is done; `failed` is why it could not start."""
+
+    def __init__(self, app: ASGIApp, started: Callable[[], None]) -> None:
+        self._app = app
+        self._started = started
+        self.failed: MiddlewareError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def telling(message: Message) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                self._started()
+
+        try:
+            await self._app(scope, receive, telling)
+        except MiddlewareError as error:
+            self.failed = error
+            await send({"type": "lifespan.startup.failed"})
+
+
+def _told(in_force: InForce, here: str, upstream: Upstream, options: dict[str, str]) -> str:
+    accounts = in_force["accounts"]
+    ledger = options.get("ledger")
+    return _TOLD.format(
+        here=here,
+        there=upstream.url,
+        who=(
+            f"Accounts: {shown('accounts', accounts)}"
+            if accounts
+            else "No accounts are given: each network address is one, on the level"
+            f" {in_force['anonymous']}"
+        ),
+        key=' -H "Authorization: Bearer KEY"' if accounts else "",
+        looked_up="".join(
+            f" --{name} {value}"
+            for name, value in (("config", in_force.config), ("ledger", ledger))
+            if value
+        ),
     )
-    uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _check_ledger(in_force: InForce) -> None:
+    made = ledger_of(in_force["ledger"])
+    fault = fault_of_folder(made.path) if isinstance(made, SqliteLedger) else None
+    if fault is not None:
+        raise ConfigError(f"{in_force.settings['ledger'].origin}: ledger: {fault}")
 
 
 def _listener(host: str, port: int) -> socket.socket:

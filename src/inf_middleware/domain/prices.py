@@ -141,11 +141,20 @@ class Prices:
                         " with a later `from`"
                     )
                 dated.append(price)
+        # Of most models there is one price, in force at any moment: found without looking at it.
+        self._undated = {
+            name: self._named(dated[0])
+            for name, dated in self._exact.items()
+            if len(dated) == 1 and dated[0].since is None
+        }
 
     def find(self, model: str | None, at: datetime | None = None) -> Found | None:
         """Return the price of a model in force at an aware UTC moment (now by default)."""
         if model is None:
             return None
+        undated = self._undated.get(model)
+        if undated is not None:
+            return undated
         candidates = self._exact.get(model)
         if candidates is None:
             candidates = [
@@ -163,10 +172,11 @@ class Prices:
                 best is None or best.since is None or best.since <= price.since
             ):
                 best = price
-        if best is None:
-            return None
-        dated = f"@{best.since:%Y-%m-%dT%H:%M:%SZ}" if best.since else ""
-        return Found(best, f"{self.version}/{best.model}{dated}")
+        return None if best is None else self._named(best)
+
+    def _named(self, price: Price) -> Found:
+        dated = f"@{price.since:%Y-%m-%dT%H:%M:%SZ}" if price.since else ""
+        return Found(price, f"{self.version}/{price.model}{dated}")
 
     @classmethod
     def from_toml(cls, text: str, *, source: str = "prices") -> "Prices":
@@ -189,8 +199,8 @@ class Prices:
         for number, entry in enumerate(tables.rows(table, "price", source), 1):
             where = f"{source}: price {number}"
             row = dict(entry)
+            tables.refuse_unknown(row, _PRICE_KEYS, where)
             row["since"] = row.pop("from", None)
-            tables.refuse_unknown(row, set(_PRICE_KEYS) | {"since"}, where, instead=_PRICE_KEYS)
             missing = [key for key in ("model", "input", "output") if key not in row]
             if missing:
                 raise ConfigError(f"{where} lacks {', '.join(missing)}")

@@ -73,11 +73,16 @@ class LimitGroup:
     scope: str
     concurrency: int | None
     rates: tuple[Rate, ...]
+    tokens_max: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        limits = [rate.limit for rate in self.rates if rate.metric == "tokens"]
+        object.__setattr__(self, "tokens_max", min(limits, default=LIMIT_MAX))
 
 
 def tokens_max(groups: Sequence[LimitGroup]) -> int:
     """Return the most tokens one request can ever be admitted with."""
-    return min(rate.limit for group in groups for rate in group.rates if rate.metric == "tokens")
+    return min([group.tokens_max for group in groups])
 
 
 def check_limit(value: object, what: str) -> int:

@@ -1,5 +1,6 @@
 """Tables in TOML: price lists and levels."""
 
+import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -25,23 +26,23 @@ def parse(text: str, source: str) -> dict[str, object]:
         raise ConfigError(f"{source}: {error}") from None
 
 
-def refuse_unknown(
-    table: Mapping[str, object],
-    known: Iterable[str],
-    where: str,
-    instead: Iterable[str] | None = None,
-) -> None:
-    """Refuse keys that are not known, naming those that are.
+def refuse_unknown(table: Mapping[str, object], known: Iterable[str], where: str) -> None:
+    """Refuse keys that are not known, naming the nearest one that is, or all.
 
     Raises:
         ConfigError: A key is not among `known`.
     """
     unknown = sorted(set(table) - set(known))
     if unknown:
-        raise ConfigError(
-            f"{where} has unknown {', '.join(unknown)};"
-            f" known are {', '.join(sorted(instead or known))}"
-        )
+        hint = nearest(unknown[0] if len(unknown) == 1 else "", known)
+        raise ConfigError(f"{where} has unknown {', '.join(unknown)}{hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown name: the nearest known one, or all."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(names))}"
 
 
 def rows(table: Mapping[str, object], key: str, source: str) -> list[dict[str, Any]]:

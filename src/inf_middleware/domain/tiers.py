@@ -244,7 +244,7 @@ class Account:
         object.__setattr__(self, "credit_limit_nano", credit_limit_nano)
         if not isinstance(self.suspended, bool):
             raise ConfigError(
-                f"suspended of account {self.id} is {self.suspended!r}; it must be True or False"
+                f"suspended of account {self.id} is {self.suspended!r}; it must be true or false"
             )
         try:
             msgspec.json.encode(dict(self.metadata))

@@ -10,7 +10,7 @@ from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable
 from inf_middleware.ledgers.filesystem import network_filesystem
 
 # One file per version, `sqlite-N.sql`, run in order: a new ledger by all, an old one by the rest.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Before it two writing processes can corrupt a file: sqlite.org/wal.html, "The WAL-Reset Bug".
 SQLITE_MIN = (3, 51, 3)

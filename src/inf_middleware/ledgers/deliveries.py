@@ -16,7 +16,9 @@ _SCAN_MAX = 1_000
 class SinkState(NamedTuple):
     """How far deliveries to a sink have come; moments as events write them.
 
-    `pending` events have not been delivered, the oldest of them of `oldest_pending_at`;
+    `delivered` is the place of the latest event that was: on SQLite their number, on PostgreSQL a
+    few more, since a transaction that fails leaves its places unused. `pending` events have not
+    been delivered, the oldest of them of `oldest_pending_at`;
     `replaying` are still to be sent once more; a delivery begun at `in_doubt_since` may have
     reached the far end.
     """
@@ -57,8 +59,7 @@ Span: TypeAlias = tuple[int, int]
 
 def sink_states() -> Steps[list[SinkState]]:
     """Return the state of every sink that was ever delivered to, by name."""
-    # Places in SQLite have no gaps, since events are never deleted; PostgreSQL leaves some behind
-    # where a transaction fails, so it is events that are counted.
+    # What was delivered is not counted, for that is all the history there is; what waits is.
     states = []
     for sink, seq in (yield from _cursors()):
         states.append((yield from _state(sink, seq)))
@@ -72,7 +73,7 @@ def dead_letters(sink: str | None, count_max: int) -> Steps[list[DeadLetter]]:
         ConfigError: There is no such sink.
     """
     if sink is not None:
-        yield from _check_sink(sink)
+        yield from check_sink(sink)
     rows = yield Ask(
         "SELECT sink, reason, body FROM dead_letter JOIN outbox ON outbox.id = dead_letter.id"
         f"{'' if sink is None else ' WHERE sink = ?'} ORDER BY seq, sink LIMIT ?",
@@ -91,7 +92,7 @@ def wanted_spans(
     Raises:
         ConfigError: There is no such sink or event.
     """
-    yield from _check_sink(sink)
+    yield from check_sink(sink)
     if wanted.since is not None or wanted.until is not None:
         return (yield from _by_time(wanted, progress))
     if wanted.dead_letters:
@@ -143,17 +144,16 @@ def _state(sink: str, seq: int) -> Steps[SinkState]:
     oldest = yield Ask("SELECT body FROM outbox WHERE seq > ? ORDER BY seq LIMIT 1", (seq,))
     began = yield Ask("SELECT began_at FROM sink_attempt WHERE sink = ? AND seq > ?", (sink, seq))
     counts = yield Ask(
-        "SELECT (SELECT count(*) FROM outbox WHERE seq <= ?),"
-        " (SELECT count(*) FROM outbox WHERE seq > ?),"
+        "SELECT (SELECT count(*) FROM outbox WHERE seq > ?),"
         " (SELECT count(*) FROM dead_letter WHERE sink = ?),"
         " (SELECT count(*) FROM outbox JOIN replay ON outbox.seq BETWEEN next_seq AND last_seq"
         "  WHERE sink = ?)",
-        (seq, seq, sink, sink),
+        (seq, sink, sink),
     )
-    delivered, pending, dead, replaying = counts[0]
+    pending, dead, replaying = counts[0]
     return SinkState(
         sink=sink,
-        delivered=delivered,
+        delivered=seq,
         pending=pending,
         oldest_pending_at=BillingEvent.decode(bytes(oldest[0][0])).settled_at if oldest else None,
         dead_letters=dead,
@@ -175,11 +175,17 @@ def _dead_letter(sink: str, reason: str, body: bytes) -> DeadLetter:
     )
 
 
-def _check_sink(sink: str) -> Steps[None]:
-    known = [name for name, _ in (yield from _cursors())]
+def check_sink(sink: str) -> Steps[int]:
+    """Return the place of a sink's cursor.
+
+    Raises:
+        ConfigError: There is no such sink.
+    """
+    known = dict((yield from _cursors()))
     if sink not in known:
         listed = ", ".join(known) or "none yet"
         raise ConfigError(f"the ledger knows no sink {sink!r}; known are: {listed}")
+    return known[sink]
 
 
 def _cursors() -> Steps[list[tuple[str, int]]]:

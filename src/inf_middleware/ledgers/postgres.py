@@ -31,7 +31,9 @@ from inf_middleware.ledgers.steps import Ask, Record, Steps, T, Work
 
 _log = logging.getLogger("inf_middleware.ledgers")
 
-SCHEMA_VERSION = 2  # the first that PostgreSQL has; one number for both databases
+# One file per version, `postgres-N.sql`, run in order; numbers are those of SQLite's, whose first
+# version this database never had.
+SCHEMA_VERSION, _FIRST_VERSION = 3, 2
 
 # All of a ledger's tables, views and functions are in it.
 SCHEMA = "inf_ledger"
@@ -354,8 +356,10 @@ class _Session:
                         f" set {name} = on"
                     )
             async with _writing(connection):
-                if await _version(connection) is None:
-                    schema = files("inf_middleware") / "ledgers" / f"postgres-{SCHEMA_VERSION}.sql"
+                found = await _version(connection)
+                first = _FIRST_VERSION if found is None else found + 1
+                for version in range(first, SCHEMA_VERSION + 1):
+                    schema = files("inf_middleware") / "ledgers" / f"postgres-{version}.sql"
                     await connection.execute(schema.read_text("utf-8"))
             found = await _version(connection)
             if found != SCHEMA_VERSION:

@@ -155,7 +155,7 @@ def checks(now: datetime | None = None, retired: Collection[str] = ()) -> Steps[
     found = []
     for name, sql in _CHECKS:
         rows = yield Ask(sql)
-        found.append(_check(name, [f"{what}: {how}" for what, how in rows]))
+        found.append(check_of(name, [f"{what}: {how}" for what, how in rows]))
     found.append((yield from _check_sinks((now or datetime.now(UTC)) - SINK_BEHIND, retired)))
     return found
 
@@ -173,7 +173,7 @@ def _check_sinks(before: datetime, retired: Collection[str]) -> Steps[Check]:
         for sink, count, oldest in rows
         if sink not in retired
     ]
-    return _check("no sink is behind by more than a day", behind)
+    return check_of("no sink is behind by more than a day", behind)
 
 
 def check_events(after: int) -> Steps[tuple[int | None, list[str]]]:
@@ -200,7 +200,7 @@ EVENTS_CHECK = "each event tells what its record does, and its lines add up"
 
 def events_check(wrong: list[str]) -> Check:
     """Return the check that all pages of events make up."""
-    return _check(EVENTS_CHECK, wrong)
+    return check_of(EVENTS_CHECK, wrong)
 
 
 def totals() -> Steps[dict[str, Any]]:
@@ -242,5 +242,7 @@ def totals() -> Steps[dict[str, Any]]:
     }
 
 
-def _check(name: str, differences: list[str]) -> Check:
-    return Check(name, not differences, len(differences), tuple(differences[:DIFFERENCES_MAX]))
+def check_of(name: str, differences: list[str], count: int | None = None) -> Check:
+    """Return a check by its differences, or the first of `count`."""
+    count = len(differences) if count is None else count
+    return Check(name, not count, count, tuple(differences[:DIFFERENCES_MAX]))

@@ -23,10 +23,10 @@ _COLUMNS: dict[By, str] = {
 # Calls, and the credits of their bills; a credit counts on the day it was given.
 _CHARGES = (
     "(SELECT account, model, key_id, settled_at, currency, 1 AS calls, input_tokens,"
-    "  output_tokens, amount_nano, unpriced FROM request WHERE kind = 'usage'"
+    "  output_tokens, amount_nano, unpriced FROM {records} WHERE kind = 'usage'"
     " UNION ALL"
     " SELECT credit.account, bill.model, bill.key_id, credit.settled_at, credit.currency, 0, 0,"
-    "  0, -credit.amount_nano, 0 FROM request credit"
+    "  0, -credit.amount_nano, 0 FROM {records} credit"
     "  JOIN request bill ON bill.request_id = credit.corrects"
     "  WHERE credit.kind = 'correction' AND bill.kind = 'usage') charges"
 )
@@ -70,10 +70,11 @@ def usage(
         columns[list(by).index("day")] = "substr(settled_at, 1, 16)"
     grouped = ", ".join([*columns, "currency"])
     where, params = _where(account, period)
+    charges = _CHARGES.format(records=_records_of(account))
     rows = yield Ask(
         f"SELECT {grouped}, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT),"
         " CAST(sum(output_tokens) AS BIGINT), CAST(sum(amount_nano) AS BIGINT),"
-        f" CAST(sum(unpriced) AS BIGINT) FROM {_CHARGES}{where} GROUP BY {grouped}",
+        f" CAST(sum(unpriced) AS BIGINT) FROM {charges}{where} GROUP BY {grouped}",
         params,
     )
     summed: dict[tuple[Any, ...], list[int]] = {}
@@ -137,8 +138,8 @@ def statement(account: str, currency: str, start: str, end: str) -> Steps[Statem
         BookingRefused: The ledger has nothing of that account.
     """
     known = yield Ask(
-        "SELECT 1 FROM account WHERE id = ? UNION ALL SELECT 1 FROM request WHERE account = ?"
-        " LIMIT 1",
+        "SELECT 1 FROM account WHERE id = ?"
+        " UNION ALL SELECT 1 FROM request_by_account WHERE account = ? LIMIT 1",
         (account, account),
     )
     if not known:
@@ -146,7 +147,8 @@ def statement(account: str, currency: str, start: str, end: str) -> Steps[Statem
     opening = yield from _balance_at(account, currency, start)
     closing = yield from _balance_at(account, currency, end)
     bodies = yield Ask(
-        "SELECT outbox.body FROM request JOIN outbox ON outbox.id = request.request_id"
+        "SELECT outbox.body FROM request_by_account request"
+        " JOIN outbox ON outbox.id = request.request_id"
         " WHERE request.account = ? AND request.currency = ? AND request.kind <> 'usage'"
         " AND request.settled_at >= ? AND request.settled_at < ? ORDER BY request.seq",
         (account, currency, start, end),
@@ -198,7 +200,7 @@ def show(request_id: str) -> Steps[Shown]:
         own = moved[0][0]
     after = yield Ask(
         f"SELECT CAST(coalesce(sum({_MOVED}), 0) AS BIGINT) FROM posting"
-        " JOIN request ON request.request_id = posting.request_id"
+        " JOIN request_by_account request ON request.request_id = posting.request_id"
         " WHERE request.account = ? AND posting.currency = ? AND posting.seq <= ?",
         (*_sides(account), account, currency, posted),
     )
@@ -229,10 +231,18 @@ def events(
     after: int, count_max: int, *, account: str | None, period: Period
 ) -> Steps[list[tuple[int, BillingEvent]]]:
     """Return the next events after a place in the outbox, for an export in pages."""
-    where, params = _where(account, period, "AND")
+    if account is None:
+        where, params = _where(account, period, "AND")
+        chosen = f" JOIN request ON request.request_id = outbox.id WHERE outbox.seq > ?{where}"
+    else:  # few of all: found first
+        where, params = _where(account, period)
+        chosen = (
+            " WHERE outbox.seq > ?"
+            f" AND outbox.id IN (SELECT request_id FROM request_by_account{where})"
+        )
     rows = yield Ask(
-        "SELECT outbox.seq, outbox.body FROM outbox JOIN request ON request.request_id = outbox.id"
-        f" WHERE outbox.seq > ?{where} ORDER BY outbox.seq LIMIT {count_max:d}",
+        f"SELECT outbox.seq, outbox.body FROM outbox{chosen}"
+        f" ORDER BY outbox.seq LIMIT {count_max:d}",
         (after, *params),
     )
     return [(seq, BillingEvent.decode(bytes(body))) for seq, body in rows]
@@ -244,7 +254,8 @@ def _latest_tiers(
     tiers = {}
     for account in {str(key[list(by).index("account")]) for key in summed}:
         rows = yield Ask(
-            "SELECT tier FROM request WHERE account = ? ORDER BY settled_at DESC, seq DESC LIMIT 1",
+            "SELECT tier, settled_at, seq FROM request_by_account WHERE account = ?"
+            " ORDER BY settled_at DESC, seq DESC LIMIT 1",
             (account,),
         )
         tiers[account] = rows[0][0]
@@ -257,7 +268,8 @@ def _calls_by_model(
     rows = yield Ask(
         "SELECT model, count(*), CAST(sum(input_tokens) AS BIGINT),"
         " CAST(sum(output_tokens) AS BIGINT), CAST(sum(amount_nano) AS BIGINT),"
-        " CAST(sum(unpriced) AS BIGINT) FROM request WHERE kind = 'usage' AND account = ?"
+        " CAST(sum(unpriced) AS BIGINT) FROM request_by_account WHERE kind = 'usage'"
+        " AND account = ?"
         " AND currency = ? AND settled_at >= ? AND settled_at < ? GROUP BY model ORDER BY model",
         (account, currency, start, end),
     )
@@ -270,7 +282,7 @@ def _calls_by_model(
 def _balance_at(account: str, currency: str, moment: str) -> Steps[int]:
     rows = yield Ask(
         f"SELECT CAST(coalesce(sum({_MOVED}), 0) AS BIGINT) FROM posting"
-        " JOIN request ON request.request_id = posting.request_id"
+        " JOIN request_by_account request ON request.request_id = posting.request_id"
         " WHERE request.account = ? AND posting.currency = ? AND request.settled_at < ?",
         (*_sides(account), account, currency, moment),
     )
@@ -286,6 +298,10 @@ _MOVED = (
 
 def _sides(account: str) -> tuple[str, str]:
     return f"account:{account}", f"account:{account}"
+
+
+def _records_of(account: str | None) -> str:
+    return "request" if account is None else "request_by_account"
 
 
 def _where(

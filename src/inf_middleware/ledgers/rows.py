@@ -47,7 +47,7 @@ COLUMNS = (
 _values_of = attrgetter(*_EVENT_COLUMNS)
 
 # A call's posting: the customer owes more, and the house has earned as much.
-_EARNED = ("revenue:usage", False)
+EARNED = "revenue:usage"
 
 INTEGER_MAX = 2**63 - 1
 
@@ -83,7 +83,9 @@ def rows_of(event: BillingEvent) -> Rows:
     )
     posting = None
     if amount:
-        house, gives = HOUSE[event.metadata["operation"]] if event.kind != "usage" else _EARNED
+        house, gives = EARNED, False
+        if event.kind != "usage":
+            house, gives = HOUSE[event.metadata["operation"]]
         sides = (house, f"account:{event.account}")
         posting = (event.id, *(sides if gives else reversed(sides)), amount, event.currency)
     state = None

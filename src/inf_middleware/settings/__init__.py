@@ -12,6 +12,7 @@ from inf_middleware.settings.options import (
     check,
     default,
 )
+from inf_middleware.settings.restart import NeedsRestart
 from inf_middleware.settings.shown import shown
 from inf_middleware.settings.sources import DEFAULT, Setting, Sources
 
@@ -25,6 +26,7 @@ __all__ = [
     "LedgerOptions",
     "LimiterOptions",
     "MeterOptions",
+    "NeedsRestart",
     "Setting",
     "Sources",
     "check",

@@ -42,16 +42,17 @@ def positive_int(name: str, value: Any) -> int:
 def seconds(name: str, value: Any) -> float:
     """A length of time."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
-        raise ConfigError(f"{name} is {value!r}; it must be from 0 to 3600 seconds")
+        raise ConfigError(f"{name} is {value!r}; it must be a number of seconds from 0 to 3600")
     return float(value)
 
 
 def lease_seconds(name: str, value: Any) -> float:
     """How long a lease holds."""
-    length_s = seconds(name, value)
-    if not length_s >= LEASE_S_MIN:
-        raise ConfigError(f"{name} is {value!r}; it must be from {LEASE_S_MIN:g} to 3600 seconds")
-    return length_s
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= LEASE_S_MIN:
+        raise ConfigError(
+            f"{name} is {value!r}; it must be a number of seconds from {LEASE_S_MIN:g} to 3600"
+        )
+    return seconds(name, value)
 
 
 def timeout(name: str, value: Any) -> float:
@@ -68,9 +69,9 @@ def positive_int_or_none(name: str, value: Any) -> int | None:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """True or False, which files and variables write as true and false."""
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; it must be True or False")
+        raise ConfigError(f"{name} is {value!r}; it must be true or false")
     return value
 
 
@@ -95,7 +96,8 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
     """A list of texts."""
     items = tuple(value) if _is_list(value) else (None,)
     if not all(isinstance(item, str) for item in items):
-        raise ConfigError(f'{name} is {value!r}; it must be a list of texts: ["/health"]')
+        example = "/health" if name == "exempt" else "inf-chat-v1"
+        raise ConfigError(f'{name} is {value!r}; it must be a list of texts: ["{example}"]')
     return items
 
 
@@ -132,7 +134,8 @@ def one_of(*choices: str | bool) -> Callable[[str, Any], Any]:
     def checker(name: str, value: Any) -> Any:
         if not isinstance(value, str | bool) or value not in choices:
             allowed = " or ".join(
-                f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices
+                f'"{choice}"' if isinstance(choice, str) else str(choice).lower()
+                for choice in choices
             )
             raise ConfigError(f"{name} is {value!r}; it must be {allowed}")
         return value
@@ -148,7 +151,12 @@ def accounts(name: str, value: Any) -> Any:
         return value
     if callable(value) and not isinstance(value, type):
         return value
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str):
+        if "://" not in value:  # it may be a key, and is not shown
+            raise ConfigError(
+                f"{name} is neither the path of a file that ends in .toml nor the URI of a ledger;"
+                ' write such as "accounts.toml" or "sqlite:///inf-ledger.db"'
+            )
         ledger_of(value)
         return value
     raise ConfigError(
@@ -265,6 +273,13 @@ def unpriced(name: str, value: Any) -> Any:
     return value if isinstance(value, Price) else one_of("record", "refuse")(name, value)
 
 
+def _check_sink(name: str, uri: str) -> None:
+    try:
+        sink_from_uri(uri)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
 def sinks(name: str, value: Any) -> dict[str, Any]:
     """Sinks by name; opens nothing."""
     if not isinstance(value, Mapping):
@@ -272,7 +287,7 @@ def sinks(name: str, value: Any) -> dict[str, Any]:
     for key, sink in value.items():
         text(f"the name of a sink in {name}", key)
         if isinstance(sink, str):
-            sink_from_uri(sink)
+            _check_sink(key, sink)
         elif not callable(sink):
             raise ConfigError(
                 f'{name}[{key!r}] is {sink!r}; give an async function or a URI: "jsonl:PATH"'

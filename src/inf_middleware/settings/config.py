@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Prices
+from inf_middleware.domain.tables import nearest
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.files import TableFile, read_text
 from inf_middleware.settings.kinds import is_of_code
@@ -17,7 +18,6 @@ from inf_middleware.settings.options import (
     LimiterOptions,
     MeterOptions,
 )
-from inf_middleware.settings.shown import nearest
 from inf_middleware.upstream import Upstream
 
 # Sections that are called like an option have it as `uri`, or as `file`.
@@ -88,6 +88,15 @@ def section_of(option: str) -> str:
     if option in MeterOptions.__annotations__:
         return "meter"
     return "policies" if option in LimiterOptions.__annotations__ else "ledger"
+
+
+def written_as(option: str) -> str:
+    """Return where an option stands in a settings file, in words: "[storage] uri"."""
+    section = "" if option == "upstream" else section_of(option)
+    key = _NAMESAKES.get(option, option)
+    if not section:
+        return "[upstream]" if option == "upstream" else key
+    return f"[{section}]" if option == section == "sinks" else f"[{section}] {key}"
 
 
 def read_config(path: str | Path) -> dict[str, Written]:

@@ -7,10 +7,11 @@ from typing import Any, Literal, Protocol, TypedDict
 from inf_middleware.call.record import Asked, OnUsage
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.prices import Price, Prices
+from inf_middleware.domain.tables import nearest
 from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ports import AccountLookup, Ledger, LimitStore, Sink
 from inf_middleware.settings import checks
-from inf_middleware.settings.shown import nearest, without_credentials
+from inf_middleware.settings.shown import without_credentials
 from inf_middleware.stores.outage import OutagePolicy
 from inf_middleware.tokens.counters import CounterOption
 from inf_middleware.wire.dialect import Dialect

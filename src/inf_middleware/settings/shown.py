@@ -1,6 +1,5 @@
 """Values as they may be shown: no password, no key, nothing that a query may carry."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -72,13 +71,6 @@ def _texts_in(value: Any) -> Iterable[str]:
     if isinstance(value, Mapping):
         return [text for text in value.values() if isinstance(text, str)]
     return [value] if isinstance(value, str) else []
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the nearest known one, or all."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(names))}"
 
 
 def _mapping_shown(value: Mapping[Any, Any]) -> str:

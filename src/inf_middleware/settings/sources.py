@@ -49,6 +49,11 @@ class Sources:
                 by = f"{CONFIG_VARIABLE}: " if config is None else ""
                 raise ConfigError(f"{by}{error}") from None
 
+    @property
+    def names_upstream(self) -> bool:
+        """Whether the variable or the file says what the proxy forwards to."""
+        return "upstream" in self._written or bool(os.environ.get(UPSTREAM_VARIABLE, "").strip())
+
     def upstream(self) -> Upstream:
         """Return what the proxy forwards to: the file's, at the variable's URL where that is given.
 
@@ -62,10 +67,13 @@ class Sources:
                 f"there is no upstream; set {UPSTREAM_VARIABLE}=http://localhost:8000, or"
                 f" [upstream] url in {self.config or f'the file that {CONFIG_VARIABLE} names'}"
             )
-        if written is None:
-            return Upstream(url=url)
-        upstream: Upstream = written.value
-        return replace(upstream, url=url) if url else upstream
+        try:
+            if written is None:
+                return Upstream(url=url)
+            upstream: Upstream = written.value
+            return replace(upstream, url=url) if url else upstream
+        except ConfigError as error:
+            raise ConfigError(f"{UPSTREAM_VARIABLE}: {error}") from None
 
     def setting(self, option: str) -> Setting:
         """Return what an option is where code does not give it.

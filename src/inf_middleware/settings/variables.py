@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.tables import nearest
 from inf_middleware.files import read_text
 from inf_middleware.settings.kinds import is_of_code
 from inf_middleware.settings.options import DEFAULTS
-from inf_middleware.settings.shown import nearest
 
 PREFIX = "INF_MIDDLEWARE_"
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import fcntl
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qsl
 
 from inf_middleware.domain.errors import ConfigError
@@ -13,6 +15,9 @@ from inf_middleware.domain.events import BillingEvent
 
 # Longer than any event: how far back the beginning of a torn line is looked for.
 _LINE_BYTES_MAX = 1024 * 1024
+
+# Lines that are read back at a time: some milliseconds of a thread.
+_RECALLED_MAX = 1_000
 
 # In the names of files that were put aside: of one length, so that they sort by time.
 _MOMENT = "%Y%m%dT%H%M%S.%fZ"
@@ -49,6 +54,7 @@ class JsonlSink:
         self._bytes_max = bytes_max
         self._files_max = files_max
         self._now = now
+        self.forgets = files_max is not None
 
     @classmethod
     def from_uri(cls, uri: str) -> "JsonlSink":
@@ -73,6 +79,29 @@ class JsonlSink:
     async def __call__(self, events: Sequence[BillingEvent]) -> None:
         """Append a batch with one write and one fsync, off the event loop."""
         await asyncio.to_thread(self._append, [event.encode() + b"\n" for event in events])
+
+    async def recall(self) -> AsyncIterator[Sequence[bytes]]:
+        """Yield the whole lines of all files, those that were put aside first, in their order."""
+        lines = self._recalled()
+        while page := await asyncio.to_thread(list, itertools.islice(lines, _RECALLED_MAX)):
+            yield page
+
+    def _recalled(self) -> Iterator[bytes]:
+        try:
+            # Before the others are listed: it may be put aside meanwhile.
+            current = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with current:
+            for _, path in self._aside():
+                try:
+                    file = path.open("rb")
+                except FileNotFoundError:  # the oldest has gone meanwhile
+                    continue
+                with file:
+                    if not os.path.sameopenfile(file.fileno(), current.fileno()):
+                        yield from _whole_lines(file)
+            yield from _whole_lines(current)
 
     def _append(self, lines: Sequence[bytes]) -> None:
         # Opened for each batch: the file may be moved away by others at any time.
@@ -100,11 +129,7 @@ class JsonlSink:
 
     def _put_aside(self) -> None:
         path, moment = self._path, self._now().astimezone(UTC)
-        earlier = sorted(
-            (then, other)
-            for other in path.parent.iterdir()
-            if other.suffix == path.suffix and (then := self._moment_of(other)) is not None
-        )
+        earlier = self._aside()
         if earlier:
             # Whatever the clock does, the order of the names is that of the files.
             moment = max(moment, earlier[-1][0] + timedelta(microseconds=1))
@@ -113,6 +138,14 @@ class JsonlSink:
         if self._files_max is not None:
             for _, other in earlier[: max(0, len(earlier) + 1 - self._files_max)]:
                 other.unlink()
+
+    def _aside(self) -> list[tuple[datetime, Path]]:
+        """Return the files that were put aside, each with its moment, the oldest first."""
+        return sorted(
+            (then, other)
+            for other in self._path.parent.iterdir()
+            if other.suffix == self._path.suffix and (then := self._moment_of(other)) is not None
+        )
 
     def _moment_of(self, other: Path) -> datetime | None:
         """Return when a file was put aside; None where it is none of ours."""
@@ -130,6 +163,10 @@ class JsonlSink:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    return (line[:-1] for line in file if line.endswith(b"\n"))
 
 
 def _without_torn_line(file: int, lines: Sequence[bytes]) -> int:

@@ -1,7 +1,7 @@
 """A sink that appends events to a Redis stream."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -15,6 +15,9 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ports import TryLater
 
 TIMEOUT_S = 10.0
+
+# Entries that are read back at a time: about a megabyte.
+_RECALLED_MAX = 1_000
 
 
 class RedisStreamSink:
@@ -48,6 +51,7 @@ class RedisStreamSink:
         self._shown = f"{parts.hostname or parts.path}:{port or 6379}"
         self._stream = stream
         self._length_max = length_max
+        self.forgets = length_max is not None
         self._client: redis.asyncio.Redis | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -84,6 +88,17 @@ class RedisStreamSink:
         except redis.exceptions.ResponseError as error:
             # The server said so itself (WRONGTYPE, OOM, NOAUTH, READONLY …): nothing is in it.
             raise TryLater(f"{self._shown}: {error}", not_taken=True) from error
+
+    async def recall(self) -> AsyncIterator[Sequence[bytes]]:
+        """Yield the events of the stream's entries, the oldest first."""
+        client: Any = self._open()
+        start = b"-"
+        try:
+            while entries := await client.xrange(self._stream, min=start, count=_RECALLED_MAX):
+                yield [(fields or {}).get(b"event", b"") for _, fields in entries]
+                start = b"(" + entries[-1][0]
+        except redis.exceptions.RedisError as error:
+            raise OSError(f"{self._shown}: {error}") from error
 
     async def aclose(self) -> None:
         """Close the connection."""

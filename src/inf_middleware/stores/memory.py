@@ -129,6 +129,10 @@ class MemoryStore:
 
     async def settle(self, admission: Admission, tokens: int | None) -> None:
         """Put the tokens really used in the place of the reservation, and free the slot; once."""
+        self.settle_now(admission, tokens)
+
+    def settle_now(self, admission: Admission, tokens: int | None) -> None:
+        """Do the same without a task: nothing here waits."""
         with self._lock:
             groups = self._groups(admission.account_id)
             now_us = self._now_us()

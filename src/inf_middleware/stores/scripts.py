@@ -178,9 +178,9 @@ def check_storage(storage: Any) -> None:
         storage_from_string(f"async+{storage}", implementation="redispy")
     except (ConfigurationError, ValueError, ImportError, TypeError) as error:
         shown = _without_password(storage)
-        hint = "; write the port too: redis://localhost:6379" if "port" in str(error) else ""
         raise ConfigError(
-            f"storage is {shown!r}, which limits cannot open: {error}{hint}"
+            f"storage is {shown!r}, which limits cannot open: {error};"
+            " write host and port: redis://localhost:6379"
         ) from error
 
 

@@ -6,8 +6,8 @@ the window's length after the slot's latest addition (no wait above it), and mem
 with the rate. `state.lua` does the same.
 """
 
-from bisect import bisect_left
-from collections import deque
+from array import array
+from bisect import bisect_left, bisect_right
 
 from inf_middleware.domain.limits import Reading
 
@@ -16,62 +16,57 @@ from inf_middleware.domain.limits import Reading
 SLOTS = 120
 
 
-class _Slot:
-    __slots__ = ("amount", "index", "latest")
-
-    def __init__(self, index: int, amount: int, latest: int) -> None:
-        self.index = index
-        self.amount = amount
-        self.latest = latest
-
-
 class RollingWindow:
     """Sums what was added in the last `window_us` microseconds. Moments never go back.
 
     `created_us` is when counting began: what was taken before is not in it.
     """
 
-    __slots__ = ("_slot_us", "_slots", "created_us", "total", "window_us")
+    __slots__ = ("_amounts", "_latest", "_slot_us", "created_us", "total", "window_us")
 
     def __init__(self, window_us: int, created_us: int) -> None:
         self.window_us = window_us
         self.created_us = created_us
         self.total = 0
         self._slot_us = max(window_us // SLOTS, 1)
-        self._slots: deque[_Slot] = deque()
+        # Of each slot the moment of its latest addition, which also tells which slot it is, and its
+        # sum; as plain numbers, for an object per slot would take eight times the memory.
+        self._latest = array("q")
+        self._amounts = array("q")
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._latest)
 
     def leave(self, now_us: int) -> None:
         """Let go of the slots whose time is over; to be called before all else at a moment."""
-        slots = self._slots
+        latest = self._latest
         gone = now_us - self.window_us
-        while slots and slots[0].latest <= gone:
-            self.total -= slots.popleft().amount
+        if latest and latest[0] <= gone:
+            count = bisect_right(latest, gone)
+            self.total -= sum(self._amounts[:count])
+            del latest[:count], self._amounts[:count]
 
     def add(self, now_us: int, amount: int) -> None:
         """Add to the slot of a moment."""
-        slots = self._slots
-        index = now_us // self._slot_us
-        if slots and slots[-1].index == index:
-            slot = slots[-1]
-            slot.amount += amount
-            slot.latest = now_us
+        latest = self._latest
+        if latest and latest[-1] // self._slot_us == now_us // self._slot_us:
+            latest[-1] = now_us
+            self._amounts[-1] += amount
         else:
-            slots.append(_Slot(index, amount, now_us))
+            latest.append(now_us)
+            self._amounts.append(amount)
         self.total += amount
 
     def give_back(self, added_us: int, amount: int) -> None:
         """Take back what was added at a moment, unless its slot has left: then it mints nothing."""
         if added_us < self.created_us:
             return
+        latest = self._latest
         index = added_us // self._slot_us
-        place = bisect_left(self._slots, index, key=lambda slot: slot.index)
-        if place < len(self._slots) and self._slots[place].index == index:
-            slot = self._slots[place]
-            amount = min(amount, slot.amount)
-            slot.amount -= amount
+        place = bisect_left(latest, index * self._slot_us)
+        if place < len(latest) and latest[place] // self._slot_us == index:
+            amount = min(amount, self._amounts[place])
+            self._amounts[place] -= amount
             self.total -= amount
 
     def read(self, now_us: int, asked: int, limit: int) -> Reading:
@@ -83,15 +78,16 @@ class RollingWindow:
         over = self.total + asked - limit
         if over <= 0:
             return 0
-        for slot in self._slots:
-            over -= slot.amount
+        for latest, amount in zip(self._latest, self._amounts, strict=True):
+            over -= amount
             if over <= 0:
-                return slot.latest + self.window_us - now_us
+                return latest + self.window_us - now_us
         return self.window_us
 
     def reset_us(self, now_us: int) -> int:
         """Return how long until the window is wholly empty."""
-        for slot in reversed(self._slots):
-            if slot.amount:
-                return slot.latest + self.window_us - now_us
+        if self.total:
+            for place in range(len(self._amounts) - 1, -1, -1):
+                if self._amounts[place]:
+                    return self._latest[place] + self.window_us - now_us
         return 0

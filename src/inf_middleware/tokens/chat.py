@@ -49,6 +49,13 @@ _LISTS_MAX = 3
 # By a word of the part's type, such as image_url, input_image, image_embeds.
 _FLAT = ("image", "audio", "video", "file")
 
+# What a body has where something counts flat; an escape could hide any of them.
+_FLAT_SIGNS = tuple(word.encode() for word in (*_FLAT, "document", "\\u"))
+
+# More than a template may add for what a message and its name take in JSON beside their texts:
+# {"role":""} and ,"name":"".
+_ADDED_MAX = 8
+
 _MESSAGE_TEXTS = ("role", "name", "refusal", "reasoning", "reasoning_content", "tool_call_id")
 _PART_TEXTS = ("text", "refusal", "thinking")
 _ITEM_TEXTS = ("summary", "arguments", "input", "output")
@@ -80,6 +87,19 @@ def model_input(
     flat += sum(_take_texts(given, taken, profile) for given in texts)
     taken.extend(_compact(schema) for schema in schemas if schema)
     return [text for text in taken if text], flat
+
+
+def bytes_bound(body: bytes, profile: Profile) -> int | None:
+    """Return what input a body has at the most, in bytes, one for a token that is no text.
+
+    None where that cannot be told without reading it: pictures and the like may be in it.
+    """
+    if profile.per_message > _ADDED_MAX or profile.per_name > _ADDED_MAX:
+        return None
+    for sign in _FLAT_SIGNS:
+        if sign in body:
+            return None
+    return len(body) + profile.per_reply
 
 
 def _take_texts(given: object, texts: list[str], profile: Profile) -> int:

@@ -28,6 +28,12 @@ class Counting:
     profile: Profile = OPENAI_PROFILE
 
 
+# A pattern, its counter, and its profile where it has one of its own.
+_Row: TypeAlias = tuple[str, Counter, Profile | None]
+
+# Models remembered with what was found for them; their names come from callers.
+MODELS_MAX = 1_000
+
 CounterOption: TypeAlias = str | Path | tiktoken.Encoding | Callable[[str], int] | Counting
 
 
@@ -40,7 +46,8 @@ class Counters:
 
     def __init__(self, given: CounterOption | Mapping[str, CounterOption]) -> None:
         by_pattern = given if isinstance(given, Mapping) else {"*": given}
-        self._rows: list[tuple[str, Counter, Profile | None]] = []
+        self._rows: list[_Row] = []
+        self._found: dict[str, tuple[_Row, Counter, Profile]] = {}  # by model
         for pattern, option in by_pattern.items():
             if not isinstance(pattern, str) or not pattern:
                 raise ConfigError(
@@ -62,17 +69,11 @@ class Counters:
 
     def profile_of(self, model: str | None) -> Profile:
         """Return what is added to the texts of a model's input."""
-        profile = self._row(model)[2]
-        if profile is not None:
-            return profile
-        name = (model or "").lower()
-        return next(
-            (known for pattern, known in _PROFILES if fnmatchcase(name, pattern)), OPENAI_PROFILE
-        )
+        return self._row(model)[2]
 
     def is_own(self, model: str | None) -> bool:
         """Whether a model's counter is said to be its own, and not an estimate by another's."""
-        return self._is_own and self._row(model) is not self._rows[-1]
+        return self._is_own and self._row(model)[0] is not self._rows[-1]
 
     async def load(self) -> None:
         """Load what counts, so that the first request need not wait for it.
@@ -84,9 +85,22 @@ class Counters:
         for _, counter, _ in self._rows[:reached]:
             await counter.load()
 
-    def _row(self, model: str | None) -> tuple[str, Counter, Profile | None]:
+    def _row(self, model: str | None) -> tuple[_Row, Counter, Profile]:
         name = model or ""
-        return next(row for row in self._rows if fnmatchcase(name, row[0]))
+        found = self._found.get(name)
+        if found is None:
+            row = next(row for row in self._rows if fnmatchcase(name, row[0]))
+            found = row, row[1], row[2] or _known_profile(name)
+            if len(self._found) < MODELS_MAX:
+                self._found[name] = found
+        return found
+
+
+def _known_profile(model: str) -> Profile:
+    name = model.lower()
+    return next(
+        (known for pattern, known in _PROFILES if fnmatchcase(name, pattern)), OPENAI_PROFILE
+    )
 
 
 def _check_profile(profile: Any) -> None:

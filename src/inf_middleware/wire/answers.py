@@ -30,17 +30,18 @@ def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[
     Where the dialect has names of its own for limits, those too; `now_s` is the wall clock.
     """
     headers = _anthropic_headers(standings, now_s) if dialect.errors == "anthropic" else []
-    for name, standing in (
-        (b"requests", standings.requests),
-        (b"tokens", standings.tokens),
-        (b"concurrency", standings.concurrency),
-    ):
-        headers.append((b"x-ratelimit-limit-" + name, b"%d" % standing.limit))
-        headers.append((b"x-ratelimit-remaining-" + name, b"%d" % standing.remaining))
-        if name != b"concurrency":
-            reset = duration(standing.reset_s).encode()
-            headers.append((b"x-ratelimit-reset-" + name, reset))
-    return headers
+    requests, tokens, concurrency = standings
+    return [
+        *headers,
+        (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
+        (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
+        (b"x-ratelimit-reset-requests", duration(requests.reset_s).encode()),
+        (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
+        (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
+        (b"x-ratelimit-reset-tokens", duration(tokens.reset_s).encode()),
+        (b"x-ratelimit-limit-concurrency", b"%d" % concurrency.limit),
+        (b"x-ratelimit-remaining-concurrency", b"%d" % concurrency.remaining),
+    ]
 
 
 def _anthropic_headers(standings: Standings, now_s: float) -> list[Header]:

@@ -1,9 +1,12 @@
 """JSON bodies: read as laxly as servers do, so that what a server accepts is never unmetered."""
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterable
+from keyword import iskeyword
+from typing import Any, TypeAlias
 
 import msgspec
+from msgspec.structs import asdict
 
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.wire.paths import find
@@ -24,12 +27,15 @@ class Fields:
 
     __slots__ = ("_body", "_raw", "_values")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, head: "Head | None" = None) -> None:
         self._body = body
         self._values: dict[str, Any] = {}
         self._raw: dict[str, msgspec.Raw] = {}
         try:
-            self._raw = _raw_decoder.decode(body)
+            if head is not None:
+                self._values = head(body)
+            else:
+                self._raw = _raw_decoder.decode(body)
         except ODD:
             self._values = read_object(body)
 
@@ -38,6 +44,8 @@ class Fields:
 
     def get(self, path: str) -> Any:
         """Return what a path leads to, or None."""
+        if path in self._values:
+            return self._values[path]
         head, _, rest = path.partition(".")
         value = self._field(head)
         return find(value, rest) if rest else value
@@ -50,6 +58,21 @@ class Fields:
             except ODD:
                 self._values, self._raw = read_object(self._body), {}
         return self._values.get(name)
+
+
+# From a JSON object to those of its fields that somebody will ask for, None where they are absent;
+# the rest is only skipped. Raises one of `ODD`.
+Head: TypeAlias = Callable[[bytes], dict[str, Any]]
+
+
+def head_of(names: Iterable[str]) -> Head | None:
+    """Return what reads fields, all in one go; None where a name cannot be one of a class."""
+    wanted = sorted(set(names))
+    if not all(name.isidentifier() and not iskeyword(name) for name in wanted):
+        return None
+    struct = msgspec.defstruct("Fields", [(name, Any, None) for name in wanted], gc=False)
+    read = msgspec.json.Decoder(struct).decode
+    return lambda body: asdict(read(body))
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """What a dialect is: where model, input, caps, stream, usage and text sit in an API, as data."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from inf_middleware.domain.errors import ConfigError, InvalidRequest
-from inf_middleware.wire.body import Fields, asking_for_usage, whole_number
+from inf_middleware.wire.body import Fields, Head, asking_for_usage, head_of, whole_number
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
 
@@ -71,7 +72,8 @@ class Dialect:
     Of a request: `messages`, `texts` and `schemas` are input (see `Input`); the first of
     `output_cap` that tells holds; `choices` and `best_of` are numbers of answers; `prompts` may
     be a list, each element of which is answered for itself; `streams` tells that a request that
-    does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`. `generates`:
+    does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`; `tells_usage`
+    is a field of its own that asks a stream for its usage. `generates`:
     tokens come out, not only in. `background` asks for an answer that is fetched later. `features`:
     which fields ask for what a model must be able to do.
     `truncation`: fields that let the server shorten the input to its context ("": it always does).
@@ -97,6 +99,7 @@ class Dialect:
     stream: str = "stream"
     streams: bool = False
     asks_usage: bool = False
+    tells_usage: str = ""
     background: str = ""
     generates: bool = True
     features: tuple[tuple[str, str], ...] = ()
@@ -129,13 +132,24 @@ class Dialect:
             InvalidRequest: The body cannot be meant for this path.
         """
         try:
-            fields = Fields(body)
-            dialect = next((other for name, other in self.variants if name in fields), self)
-            return dialect, dialect._request(fields)
+            fields = Fields(body, self._head)
+            for name, other in self.variants:
+                if name in fields:
+                    return other, other._request(fields)
+            return self, self._request(fields)
         except InvalidRequest:
             if self.reads_body:
                 raise
             return self, Request()
+
+    @cached_property
+    def _head(self) -> Head | None:
+        """What reads all that `_request` asks for at once; None where that may be long."""
+        if self.variants or self.prompts:
+            return None
+        paths = (self.model, self.stream, self.choices, self.best_of, self.echo, self.background)
+        asked = [*paths, *self.output_cap, *(("stream_options",) if self.asks_usage else ())]
+        return head_of(path.partition(".")[0] for path in asked if path)
 
     def read_request(self, body: bytes) -> Request:
         """Read a request's body.
@@ -149,14 +163,20 @@ class Dialect:
         model = fields.get(self.model) if self.model else None
         stream = fields.get(self.stream) if self.stream else None
         streamed = stream is True or (self.streams and stream is None)
-        caps = (whole_number(fields.get(path)) for path in self.output_cap)
+        cap = None
+        for path in self.output_cap:
+            cap = whole_number(fields.get(path))
+            if cap:
+                break
         prompts = _prompts(fields.get(self.prompts)) if self.prompts else 1
         options = fields.get("stream_options") if self.asks_usage else 0
         wants = isinstance(options, dict) and options.get("include_usage") is True
+        if self.tells_usage:
+            wants = fields.get(self.tells_usage) is True
         return Request(
             model=model if isinstance(model, str) else None,
             stream=streamed,
-            output_cap=next((cap for cap in caps if cap), None),
+            output_cap=cap or None,
             choices=(_number(fields, self.choices)) * prompts,
             prompts=prompts,
             best_of=_number(fields, self.best_of),

@@ -3,18 +3,37 @@
 Source: the dialects' own sources; the shapes are those that their clients were seen to take.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.dialect import Dialect, Request
-from inf_middleware.wire.outline import Outline, Part
+from inf_middleware.wire.outline import Part
 from inf_middleware.wire.reader import AnswerReader
 
 _MESSAGE = "The balance of this account is used up; the answer ends here."
+
+
+class _Cut(NamedTuple):
+    """A stream that is cut: what was asked for, what was made, and what of it is to be said.
+
+    `created` is the call's time in seconds. `usage` is None where nothing is known of it.
+    """
+
+    request: Request
+    reader: AnswerReader
+    id: str
+    model: str | None
+    created: int
+    usage: Usage | None
+
+    @property
+    def used(self) -> Usage:
+        """The usage, where the dialect always tells it."""
+        return self.usage or Usage()
 
 
 def clean_end(
@@ -31,74 +50,78 @@ def clean_end(
     `created` is the call's time in seconds. `usage` is told where the client asked for it, and
     always where the dialect always tells it.
     """
-    id_ = reader.response_id or call_id
-    model = reader.model or request.model
-    used = usage or Usage()
-    head = {"id": id_, "created": created, "model": model}
-    if dialect.name == "openai.chat":
-        delta: dict[str, Any] = {"delta": {}}
-        return _openai({**head, "object": "chat.completion.chunk"}, delta, request, reader, usage)
-    if dialect.name == "openai.completions":
-        text: dict[str, Any] = {"text": "", "logprobs": None}
-        return _openai({**head, "object": "text_completion"}, text, request, reader, usage)
-    if dialect.name == "openai.responses" and reader.outline is not None:
-        response = {"id": id_, "object": "response", "created_at": created, "model": model}
-        return _responses(response, reader, reader.outline, used)
-    if dialect.name == "anthropic.messages" and reader.outline is not None:
-        return _anthropic(reader.outline, used)
-    if dialect.name == "ollama.chat":
-        return _ollama(model, created, {"message": {"role": "assistant", "content": ""}}, used)
-    if dialect.name == "ollama.generate":
-        return _ollama(model, created, {"response": ""}, used)
-    return dialect.error_event(_MESSAGE, type="billing_error", code="insufficient_balance")
+    end = _ENDS.get(dialect.name)
+    if end is None:
+        return dialect.error_event(_MESSAGE, type="billing_error", code="insufficient_balance")
+    id_, model = reader.response_id or call_id, reader.model or request.model
+    return end(_Cut(request, reader, id_, model, created, usage))
 
 
-def _openai(
-    head: dict[str, Any],
-    empty: dict[str, Any],
-    request: Request,
-    reader: AnswerReader,
-    usage: Usage | None,
-) -> bytes:
-    choices = [{"index": index, **empty, "finish_reason": "length"} for index in reader.unfinished]
-    events = [{**head, "choices": choices}] if choices else []
-    if usage is not None and request.wants_usage:
+def _chat(cut: _Cut) -> bytes:
+    return _openai(cut, "chat.completion.chunk", {"delta": {}})
+
+
+def _completions(cut: _Cut) -> bytes:
+    return _openai(cut, "text_completion", {"text": "", "logprobs": None})
+
+
+def _openai(cut: _Cut, kind: str, empty: dict[str, Any]) -> bytes:
+    head = {"id": cut.id, "created": cut.created, "model": cut.model, "object": kind}
+    unfinished = cut.reader.unfinished
+    choices = [{"index": index, **empty, "finish_reason": "length"} for index in unfinished]
+    events: list[dict[str, Any]] = [{**head, "choices": choices}] if choices else []
+    usage = cut.usage
+    if usage is not None and cut.request.wants_usage:
         told = {
             "prompt_tokens": usage.input_tokens,
             "completion_tokens": usage.output_tokens,
             "total_tokens": usage.total_tokens,
         }
         events.append({**head, "choices": [], "usage": told})
-    data = [msgspec.json.encode(event) for event in events]
-    return b"".join(b"data: " + one + b"\n\n" for one in [*data, b"[DONE]"])
+    return _unnamed(events) + _DONE
 
 
-def _anthropic(outline: Outline, usage: Usage) -> bytes:
-    events: list[dict[str, Any]] = [
-        {"type": "content_block_stop", "index": index} for index in outline.open
-    ]
-    events.append(
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": "max_tokens", "stop_sequence": None},
-            "usage": {"output_tokens": usage.output_tokens},
-        }
-    )
-    events.append({"type": "message_stop"})
-    return _named(events)
+def _anthropic(cut: _Cut) -> bytes:
+    last = {
+        "type": "message_delta",
+        "delta": {"stop_reason": "max_tokens", "stop_sequence": None},
+        "usage": {"output_tokens": cut.used.output_tokens},
+    }
+    return _named([*_closing(cut.reader), last, {"type": "message_stop"}])
 
 
-def _responses(
-    response: dict[str, Any], reader: AnswerReader, outline: Outline, usage: Usage
-) -> bytes:
+def _cohere(cut: _Cut) -> bytes:
+    # What is billed and what the model took are one here: nothing of it is free.
+    tokens = {"input_tokens": cut.used.input_tokens, "output_tokens": cut.used.output_tokens}
+    last = {
+        "type": "message-end",
+        "id": cut.id,
+        "delta": {
+            "finish_reason": "MAX_TOKENS",
+            "usage": {"billed_units": tokens, "tokens": tokens},
+        },
+    }
+    return _named([*_closing(cut.reader), last]) + _DONE
+
+
+def _closing(reader: AnswerReader) -> list[dict[str, Any]]:
+    """Return the events that close what is open."""
+    outline = reader.outline
+    return [{"type": kind, "index": number} for kind, number in outline.open] if outline else []
+
+
+def _responses(cut: _Cut) -> bytes:
+    outline = cut.reader.outline
+    assert outline is not None, "the dialect has parts"
     items = {
-        number: _item(part, reader.texts_of(number))
-        for number, part in sorted(outline.parts.items())
+        number: _item(part, cut.reader.texts_of(number))
+        for (_, number), part in sorted(outline.parts.items())
     }
     events: list[dict[str, Any]] = [
-        {"type": "response.output_item.done", "output_index": number, "item": items[number]}
-        for number in outline.open
+        {"type": kind, "output_index": number, "item": items[number]}
+        for kind, number in outline.open
     ]
+    usage = cut.used
     told = {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_input_tokens},
@@ -106,7 +129,11 @@ def _responses(
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,
     }
-    response |= {
+    response = {
+        "id": cut.id,
+        "object": "response",
+        "created_at": cut.created,
+        "model": cut.model,
         "status": "incomplete",
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"},
@@ -138,17 +165,82 @@ def _item(part: Part, texts: list[str]) -> dict[str, Any]:
     return item
 
 
-def _ollama(model: str | None, created: int, empty: dict[str, Any], usage: Usage) -> bytes:
+def _ollama_chat(cut: _Cut) -> bytes:
+    return _ollama(cut, {"message": {"role": "assistant", "content": ""}})
+
+
+def _ollama_generate(cut: _Cut) -> bytes:
+    return _ollama(cut, {"response": ""})
+
+
+def _ollama(cut: _Cut, empty: dict[str, Any]) -> bytes:
     last = {
-        "model": model,
-        "created_at": f"{datetime.fromtimestamp(created, UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "model": cut.model,
+        "created_at": f"{datetime.fromtimestamp(cut.created, UTC):%Y-%m-%dT%H:%M:%SZ}",
         **empty,
         "done": True,
         "done_reason": "length",
-        "prompt_eval_count": usage.input_tokens,
-        "eval_count": usage.output_tokens,
+        "prompt_eval_count": cut.used.input_tokens,
+        "eval_count": cut.used.output_tokens,
     }
     return msgspec.json.encode(last) + b"\n"
+
+
+def _tgi(cut: _Cut) -> bytes:
+    # Its last event carries a last token: an empty one, which clients that print tokens pass over.
+    made = cut.used.output_tokens
+    details = {
+        "finish_reason": "length",
+        "generated_tokens": made,
+        "seed": None,
+        "input_length": cut.used.input_tokens,
+    }
+    last = {
+        "index": made + 1,
+        "token": {"id": 0, "text": "", "logprob": 0.0, "special": True},
+        "generated_text": "".join(cut.reader.texts()),
+        "details": details if cut.request.wants_usage else None,
+    }
+    return b"data:" + msgspec.json.encode(last) + b"\n\n"
+
+
+def _llama_cpp(cut: _Cut) -> bytes:
+    last = {
+        "content": "",
+        "tokens": [],
+        "stop": True,
+        "model": cut.model,
+        "stop_type": "limit",
+        "stopping_word": "",
+        "truncated": False,
+    }
+    if len(cut.reader.unfinished) == 1:
+        last["tokens_predicted"] = cut.used.output_tokens
+        last["tokens_evaluated"] = cut.used.input_tokens
+    return _unnamed({"index": index, **last} for index in cut.reader.unfinished)
+
+
+def _sglang(cut: _Cut) -> bytes:
+    unfinished, texts = cut.reader.unfinished, cut.reader.texts()
+    events = []
+    for index in unfinished:
+        told: dict[str, Any] = {"id": cut.id, "finish_reason": {"type": "length"}}
+        if len(unfinished) == 1:
+            told["prompt_tokens"] = cut.used.input_tokens
+            told["completion_tokens"] = cut.used.output_tokens
+            told["cached_tokens"] = cut.used.cached_input_tokens
+        # Each of its events repeats all the text before it.
+        text = texts[index] if index < len(texts) else ""
+        several = {} if len(unfinished) == 1 else {"index": index}
+        events.append({**several, "text": text, "meta_info": told})
+    return _unnamed(events) + _DONE
+
+
+_DONE = b"data: [DONE]\n\n"
+
+
+def _unnamed(events: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
 
 
 def _named(events: Iterable[dict[str, Any]]) -> bytes:
@@ -156,3 +248,18 @@ def _named(events: Iterable[dict[str, Any]]) -> bytes:
         b"event: %s\ndata: %s\n\n" % (event["type"].encode(), msgspec.json.encode(event))
         for event in events
     )
+
+
+_ENDS: dict[str, Callable[[_Cut], bytes]] = {
+    "openai.chat": _chat,
+    "openai.completions": _completions,
+    "openai.responses": _responses,
+    "anthropic.messages": _anthropic,
+    "ollama.chat": _ollama_chat,
+    "ollama.generate": _ollama_generate,
+    "llama_cpp.completion": _llama_cpp,
+    "sglang.generate": _sglang,
+    "tgi.generate": _tgi,
+    "tgi.generate_stream": _tgi,
+    "cohere.chat": _cohere,
+}

@@ -1,8 +1,10 @@
 """Where the facts of an API's answers sit, as data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from inf_middleware.wire.body import Head, head_of
 from inf_middleware.wire.paths import Tree, tree_of
 from inf_middleware.wire.plain import PlainDecoder, plain_decoder
 from inf_middleware.wire.usage import UsageAt
@@ -15,15 +17,20 @@ BY_INDEX = ("index",)
 class PartsAt:
     """Where the parts of a streamed answer are told.
 
-    `opens` and `closes`: the types of the events that open and close one, and in them `number`, its
-    number, and `part`, what it is. `sequence`: what numbers all events, if anything.
+    `closed_by`: by the type of the event that opens a part, that of the event that closes it. In
+    both is `number`, which tells it apart from others of its kind, and in the first of them `part`,
+    what it is ("": nothing of it is kept). `sequence`: what numbers all events, if anything.
     """
 
-    opens: str
-    closes: str
+    closed_by: Mapping[str, str]
     number: str
-    part: str
+    part: str = ""
     sequence: str = ""
+
+    @cached_property
+    def closing(self) -> frozenset[str]:
+        """The types of the events that close a part."""
+        return frozenset(self.closed_by.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +108,12 @@ class Answers:
         return plain_decoder(
             self.each, self.finish, head or self.delta[0], self.usage_heads[0], is_text=not head
         )
+
+    @cached_property
+    def report(self) -> Head | None:
+        """What reads of a whole body all but its output."""
+        texts = {self.each, *(path.partition(".")[0] for path in self.text)}
+        return head_of(self.fields - texts)
 
     @cached_property
     def fields(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 Sans-IO and bounded: `feed` takes bytes in any cut, `read` the frames that are forwarded.
 """
 
+from inf_middleware.wire.alike import Alike, alike_of
 from inf_middleware.wire.encodings import Decoder, decoder_of
 from inf_middleware.wire.ndjson import NDJSONReader
 from inf_middleware.wire.reader import AnswerReader
@@ -12,6 +13,10 @@ from inf_middleware.wire.sse import Frame, SSEReader
 # A JSON answer beyond this is passed on unread, and its usage estimated; the embeddings of a full
 # batch stay below.
 JSON_BYTES_MAX = 64 * 1024 * 1024
+
+# How often the pieces of a stream may turn out to be alike to another than before. Some servers
+# make each one different, and learning from it costs as much as half of reading it.
+ALIKE_MAX = 64
 
 _LINES = (
     b"application/x-ndjson",
@@ -42,6 +47,8 @@ class Intake:
         self._readable = is_readable
         self._pieces: list[bytes] = []
         self._size = 0
+        self._alike: Alike | None = None  # to what came since: nothing but texts
+        self._learns = ALIKE_MAX
         self.is_stream = cutter is not None
         self.is_decoded = decoder is not None
 
@@ -52,13 +59,28 @@ class Intake:
 
     def read_one(self, piece: bytes) -> int | None:
         """Read a piece that is just one event, the common case; None where it must be fed."""
+        if self._alike is not None:
+            text = self._alike.text_of(piece)
+            if text is not None:
+                self._reader.text(text, self._alike.group)
+                return Seen.NOTHING
         if self._cutter is None or self._decoder is not None or not self._readable:
             return None
         data = self._cutter.data_of(piece)
-        return None if data is None else self._reader.event(data, None)
+        if data is None:
+            return None
+        seen = self._reader.event(data, None)
+        last = self._reader.last_text
+        if last is None:
+            self._alike = None
+        elif self._learns:
+            self._learns -= 1
+            self._alike = alike_of(piece, *last) or self._alike
+        return seen
 
     def feed(self, piece: bytes) -> list[Frame]:
         """Take the next bytes; return the frames of a stream that are whole now."""
+        self._alike = None
         if self._decoder is not None and self._readable:
             try:
                 piece = self._decoder(piece)

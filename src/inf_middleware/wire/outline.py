@@ -21,19 +21,22 @@ class Part:
 
 
 class Outline:
-    """The parts of one answer by their number; `last_number` is that of the latest event."""
+    """The parts of one answer, by the event that closes each and its number among its kind.
+
+    `last_number` is that of the latest event.
+    """
 
     __slots__ = ("_at", "last_number", "parts")
 
     def __init__(self, at: PartsAt) -> None:
         self._at = at
-        self.parts: dict[int, Part] = {}
+        self.parts: dict[tuple[str, int], Part] = {}
         self.last_number = -1
 
     @property
-    def open(self) -> list[int]:
-        """The numbers of the parts that are not closed."""
-        return [number for number, part in self.parts.items() if part.is_open]
+    def open(self) -> list[tuple[str, int]]:
+        """The parts that are not closed: the event that would close each, and its number."""
+        return [key for key, part in self.parts.items() if part.is_open]
 
     def note(self, kind: str, value: dict[str, Any]) -> None:
         """Take note of an event."""
@@ -41,15 +44,18 @@ class Outline:
         if at.sequence:
             latest = value.get(at.sequence)
             self.last_number = latest if type(latest) is int else self.last_number + 1
-        if kind != at.opens and kind != at.closes:
+        opened = at.closed_by.get(kind)
+        if opened is None and kind not in at.closing:
             return
         number = value.get(at.number)
         if type(number) is not int:
             return
-        if kind == at.closes:
-            if number in self.parts:
-                self.parts[number].is_open = False
+        if opened is None:
+            known = self.parts.get((kind, number))
+            if known is not None:
+                known.is_open = False
             return
-        part = value.get(at.part)
+        part = value.get(at.part) if at.part else {}
         if isinstance(part, dict) and len(self.parts) < PARTS_MAX:
-            self.parts[number] = Part({name: part[name] for name in _KEPT if name in part})
+            named = {name: part[name] for name in _KEPT if name in part}
+            self.parts[opened, number] = Part(named)

@@ -17,7 +17,7 @@ from inf_middleware.wire.plain import PlainDecoder
 from inf_middleware.wire.reports import WHOLE, Reports
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
-from inf_middleware.wire.texts import CHOICES_MAX, Texts
+from inf_middleware.wire.texts import CHOICES_MAX, Texts, piece_of
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
@@ -28,7 +28,9 @@ class AnswerReader:
 
     `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
     `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `unread_bytes` of the answer could not be read. `outline`: of its parts,
+    of the whole answer. `last_text`: the text of the last event, and its choice, where that event
+    says nothing else; `text` takes that of an event that says the same but for its text.
+    `unread_bytes` of the answer could not be read. `outline`: of its parts,
     where its dialect has them.
     """
 
@@ -39,12 +41,15 @@ class AnswerReader:
         "_plain",
         "_reports",
         "_texts",
+        "_unread",
         "deferred",
         "failed",
         "has_output",
+        "last_text",
         "model",
         "outline",
         "response_id",
+        "text",
         "unread_bytes",
         "usage_final",
     )
@@ -63,7 +68,10 @@ class AnswerReader:
         self.outline = Outline(form.parts) if form.parts else None
         self.has_output = False
         self._plain: PlainDecoder | None = None  # once the names are known, which it skips
+        self.last_text: tuple[str, int] | None = None
+        self.text = self._texts.add
         self.unread_bytes = 0
+        self._unread: bytes | None = None  # a body of whose output nothing was asked yet
 
     @property
     def usage(self) -> Usage | None:
@@ -107,12 +115,14 @@ class AnswerReader:
     @property
     def text_characters(self) -> int:
         """How much output text was seen."""
+        self._read_output()
         return self._texts.characters
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
+        self.last_text = None
         if event is None and self._plain is not None and self._take_plain(data, self._plain):
             return Seen.NOTHING
         try:
@@ -127,6 +137,12 @@ class AnswerReader:
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
+        if self._take_reported(body):
+            self._unread = body
+        else:
+            self._read_whole(body)
+
+    def _read_whole(self, body: bytes) -> None:
         value = read_parts(body, self._form.fields)
         if isinstance(value, dict):
             self._take_whole(value, WHOLE)
@@ -147,10 +163,12 @@ class AnswerReader:
 
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
+        self._read_output()
         return self._texts.joined()
 
     def texts_of(self, number: int) -> list[str]:
         """Return the texts of one part."""
+        self._read_output()
         return self._texts.of(number)
 
     def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
@@ -173,15 +191,45 @@ class AnswerReader:
         index = number_of(choice.index)
         source = choice.source
         if type(source) is str:
+            piece: str | None = source
             if source:
                 self._texts.add(source, (index,))
             took = source != ""
         else:
-            took = self._texts.take_piece(source, self._form.delta_head[1], (index,))
+            tree = self._form.delta_head[1]
+            piece = piece_of(source, tree)
+            if piece is not None:
+                self._texts.add(piece, (index,))
+            took = piece is not None or self._texts.take(source, tree, (index,))
         if took:
             self.has_output = True
             self._reports.stale.add(index)
+            if piece is not None:
+                self.last_text = piece, index
         return True
+
+    def _take_reported(self, body: bytes) -> bool:
+        """Take a body whose report makes its output uninteresting; False where it has to be read.
+
+        So nearly all are, and the output is nearly all of them.
+        """
+        read = self._form.report
+        if read is None:
+            return False
+        try:
+            value = read(body)
+        except _ODD:
+            return False
+        self._take_facts(value)
+        if self.failed or self.deferred or not self._take_usage(value, WHOLE):
+            return False
+        self.usage_final = True
+        return self.usage_covers and (self.has_output or not self._form.text)
+
+    def _read_output(self) -> None:
+        if self._unread is not None:
+            body, self._unread = self._unread, None
+            self._read_whole(body)
 
     def _take_stream(self, body: bytes) -> None:
         sse = SSEReader()
@@ -196,15 +244,18 @@ class AnswerReader:
 
     def _take_whole(self, value: dict[str, Any], index: int) -> None:
         form = self._form
-        self._take_names(value)
-        if value.get("error") or value.get("type") == "error":
-            self.failed = True
-        status = value.get("status")
-        self.deferred = isinstance(status, str) and status in form.unfinished
+        self._take_facts(value)
         for choice in choices_of(value, form):
             own = number_of(choice.get("index")) if form.each else max(index, 0)
             self._take_text(choice, form.text_tree, own, (own,))
         self._take_usage(value, index)
+
+    def _take_facts(self, value: dict[str, Any]) -> None:
+        self._take_names(value)
+        if value.get("error") or value.get("type") == "error":
+            self.failed = True
+        status = value.get("status")
+        self.deferred = isinstance(status, str) and status in self._form.unfinished
 
     def _take_event(self, value: dict[str, Any], event: bytes | None) -> int:
         # Run for every chunk: what is usually absent is asked for as cheaply as can be.

@@ -49,19 +49,6 @@ class Texts:
                 self.add(_compact(value), group)
         return self.seen > before
 
-    def take_piece(self, source: dict[str, Any], tree: Tree, group: tuple[int, ...]) -> bool:
-        """Do as `take` does, fast where just one text is there."""
-        piece = None
-        for name, value in source.items():
-            if value and name in tree:
-                if piece is not None or type(value) is not str or tree[name].tree:
-                    return self.take(source, tree, group)
-                piece = value
-        if piece is None:
-            return False
-        self.add(piece, group)
-        return True
-
     @property
     def characters(self) -> int:
         """How much text was seen."""
@@ -94,6 +81,17 @@ class Texts:
             self.overflow_bytes = max(self.overflow_bytes, len(text))
         else:
             self.overflow_bytes += len(text)
+
+
+def piece_of(source: dict[str, Any], tree: Tree) -> str | None:
+    """Return the only text of a value; None where there is none, or more to be looked into."""
+    piece = None
+    for name, value in source.items():
+        if value and name in tree:
+            if piece is not None or type(value) is not str or tree[name].tree:
+                return None
+            piece = value
+    return piece
 
 
 def _compact(value: object) -> str:

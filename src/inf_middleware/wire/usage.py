@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from inf_middleware.domain.usage import Usage, token_count
 from inf_middleware.wire.paths import find
@@ -9,7 +10,7 @@ from inf_middleware.wire.paths import find
 INPUT, OUTPUT = "input", "output"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class UsageAt:
     """One place and vocabulary of a usage report, as paths; "" says that it tells no such count.
 
@@ -27,25 +28,41 @@ class UsageAt:
     reasoning: str | tuple[str, ...] = ""
 
     def read(self, value: object) -> dict[str, int]:
-        """Return the counts that a report tells; empty where it tells neither input nor output."""
+        """Return the counts that a report tells; empty where it tells neither input nor output.
+
+        Nothing read and nothing written is what servers say that do not count (LitServe 0.2.19,
+        whose API yields no counts): no answer comes from no tokens at all.
+        """
         report = find(value, self.at)
         if not isinstance(report, dict):
             return {}
         told: dict[str, int] = {}
-        for name, path in (
+        for name, way in self._ways:
+            if name not in told:
+                count = token_count(find(report, way))
+                if count is not None:
+                    told[name] = count
+        if INPUT in told:
+            return told if any(told.values()) else {}
+        return told if OUTPUT in told else {}
+
+    @cached_property
+    def _ways(self) -> tuple[tuple[str, str], ...]:
+        """The counts by name, each with the paths to it in their order."""
+        paths = (
             (INPUT, self.input),
             (OUTPUT, self.output),
             ("cached_input", self.cached_input),
             ("cache_write", self.cache_write),
             ("reasoning", self.reasoning),
             *((path, path) for path in self.beside_input),
-        ):
-            for way in (path,) if isinstance(path, str) else path:
-                count = token_count(find(report, way)) if way else None
-                if count is not None:
-                    told[name] = count
-                    break
-        return told if INPUT in told or OUTPUT in told else {}
+        )
+        return tuple(
+            (name, way)
+            for name, ways in paths
+            for way in ((ways,) if isinstance(ways, str) else ways)
+            if way
+        )
 
     def usage(self, told: Mapping[str, int]) -> Usage:
         """Return the usage that counts add up to."""

@@ -48,8 +48,7 @@ MESSAGES = Dialect(
         ),
         ends=frozenset({"message_stop"}),
         parts=PartsAt(
-            opens="content_block_start",
-            closes="content_block_stop",
+            closed_by={"content_block_start": "content_block_stop"},
             number="index",
             part="content_block",
         ),

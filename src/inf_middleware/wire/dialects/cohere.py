@@ -5,7 +5,7 @@ those of the model; `billed_units` leave some of them out.
 """
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
-from inf_middleware.wire.form import Answers
+from inf_middleware.wire.form import Answers, PartsAt
 from inf_middleware.wire.usage import UsageAt
 
 
@@ -45,6 +45,14 @@ CHAT = Dialect(
             "delta.message.tool_calls.function.arguments",
         ),
         ends=frozenset({"message-end"}),
+        parts=PartsAt(
+            closed_by={
+                "content-start": "content-end",
+                "tool-call-start": "tool-call-end",
+                "citation-start": "citation-end",
+            },
+            number="index",
+        ),
     ),
 )
 

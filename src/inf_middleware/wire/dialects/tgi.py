@@ -15,6 +15,7 @@ GENERATE = Dialect(
     texts=("inputs",),
     output_cap=("parameters.max_new_tokens",),
     best_of="parameters.best_of",
+    tells_usage="parameters.details",
     answers=Answers(
         usage=(UsageAt(at="details", input="input_length", output="generated_tokens"),),
         text=("generated_text",),
