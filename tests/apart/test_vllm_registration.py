@@ -54,7 +54,8 @@ class Engine:
 def parsed(*flags: str) -> Namespace:
     """Parse flags as `vllm serve` does."""
     parser = make_arg_parser(FlexibleArgumentParser())
-    return parser.parse_args(["--middleware", "inf_middleware.Gate", *flags])
+    origins = ["--allowed-origins", '["https://chat.example"]']
+    return parser.parse_args(["--middleware", "inf_middleware.Gate", *origins, *flags])
 
 
 def built(*flags: str) -> Any:
@@ -93,7 +94,7 @@ def test_the_flag_alone_meters_limits_and_bills(ledger: Path) -> None:
         assert recipe.post("sk-none").json()["error"]["code"] == "invalid_api_key"
         preflight = recipe.preflight()
         assert preflight.status_code == 200, preflight.text
-        assert preflight.headers["access-control-allow-origin"] == "*"
+        assert preflight.headers["access-control-allow-origin"] == "https://chat.example"
     told = [(r["input_tokens"], r["output_tokens"], r["basis"]) for r in records_of(ledger)]
     assert told == [(9, 4, "reported")] * 4
 
