@@ -80,8 +80,8 @@ FAULTS = [
     Fault(
         "closing: a call that was cancelled is not settled",
         "call/worker.py",
-        "            elif not call.settled:\n                await settle(call)",
-        "            elif not call.settled and not call.failure:\n                await settle(call)",
+        "        elif not call.settled:\n            await settle(call)",
+        "        elif not call.settled and not call.failure:\n            await settle(call)",
         ORDER + "test_a_cancelled_call_is_closed_once_with_what_was_produced",
     ),
     Fault(
@@ -94,8 +94,8 @@ FAULTS = [
     Fault(
         "closing: no usage means nothing",
         "call/settle.py",
-        "    return await _counted(call, reader, told or Usage())",
-        "    return told or Usage()",
+        "    return await _counted(call, reader, reader.usage or Usage())",
+        "    return reader.usage or Usage()",
         COUNTED + "test_a_json_answer_without_usage_is_counted_from_its_text",
     ),
     Fault(
@@ -109,8 +109,8 @@ FAULTS = [
     Fault(
         "closing: an idle ledger is believed",
         "call/settle.py",
-        "                call.recorded = await _retry(billing, call.event, error)",
-        "                call.recorded = True",
+        "            call.recorded = await _retry(billing, call.event, error)",
+        "            call.recorded = True",
         REFUSED + "test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited_later",
     ),
     Fault(
@@ -130,8 +130,8 @@ FAULTS = [
     Fault(
         "claims: a refusal keeps the key",
         "call/worker.py",
-        "        except Refuse as refuse:\n            call.refused = True\n            await abandon(call)",
-        "        except Refuse as refuse:\n            call.refused = True",
+        "                note_refusal(call, refuse)\n            await abandon(call)",
+        "                note_refusal(call, refuse)",
         KEYS + "test_a_refusal_gives_the_key_back",
     ),
     Fault(

@@ -97,22 +97,22 @@ FAULTS = [
     Fault(
         "window: a slot leaves a microsecond early",
         "stores/window.py",
-        "while slots and slots[0].latest <= gone:",
-        "while slots and slots[0].latest <= gone + 1:",
+        "gone = now_us - self.window_us",
+        "gone = now_us - self.window_us + 1",
         CONTRACT + "test_the_wait_of_a_refusal_is_exact_over_all_limits_at_once[memory]",
     ),
     Fault(
         "window: a late refund mints",
         "stores/window.py",
-        "if place < len(self._slots) and self._slots[place].index == index:",
-        "if place < len(self._slots):",
+        "if place < len(latest) and latest[place] // self._slot_us == index:",
+        "if place < len(latest):",
         WINDOW + "test_a_refund_after_its_slot_has_left_mints_nothing",
     ),
     Fault(
         "window: the wait is that of the first slot",
         "stores/window.py",
-        "            over -= slot.amount\n            if over <= 0:",
-        "            over -= slot.amount\n            if over <= over:",
+        "            over -= amount\n            if over <= 0:",
+        "            over -= amount\n            if over <= over:",
         WINDOW + "test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition",
     ),
     Fault(
