@@ -253,6 +253,14 @@ class _Session:
             await self._pool.close()
 
     async def _write(self) -> None:
+        try:
+            await self._write_until_closed()
+        except BaseException:
+            # Its event loop ends: a connection that stays open may have the lock of those who write.
+            self._drop_writer()
+            raise
+
+    async def _write_until_closed(self) -> None:
         next_beat = 0.0
         loop = asyncio.get_running_loop()
         while True:
