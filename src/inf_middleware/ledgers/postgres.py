@@ -256,7 +256,7 @@ class _Session:
         try:
             await self._write_until_closed()
         except BaseException:
-            # Its event loop ends: a connection that stays open may have the lock of those who write.
+            # Its event loop ends: a connection that stays open may have the lock of writers.
             self._drop_writer()
             raise
 
