@@ -8,7 +8,7 @@ SRC = Path(__file__).parent.parent / "src" / "inf_middleware"
 # From the bottom up; members of one layer do not know each other, unless they share a folder.
 LAYERS = [
     {"domain"},
-    {"files"},
+    {"background", "files"},
     {"wire"},
     {"tokens"},
     {"ports"},

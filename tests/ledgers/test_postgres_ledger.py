@@ -49,6 +49,31 @@ def test_a_server_that_is_not_there_is_told_and_nothing_hangs(tmp_path: Path) ->
     asyncio.run(go())
 
 
+DROPPED = """
+import asyncio, sys
+from inf_middleware import Gate
+from tests.apps import JsonApp, completion, usage_of
+from tests.driver import post
+from tests.kit import CHAT
+
+async def take(events): ...
+
+for _ in range(5):
+    app = JsonApp(completion(usage=usage_of(1, 1)))
+    gate = Gate(app, accounts={"sk": "tier1"}, ledger=sys.argv[1], sinks={"mine": take})
+    print(asyncio.run(post(gate, CHAT, key="sk")).status)
+"""
+
+
+def test_a_stack_that_is_dropped_without_a_shutdown_keeps_nobody_from_writing(
+    postgres: PostgresServer,
+) -> None:
+    command = [sys.executable, "-c", DROPPED, postgres.uri()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=25)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["200"] * 5
+
+
 @pytest.mark.parametrize("setting", ["synchronous_commit"])
 def test_a_server_that_would_lose_bills_is_refused_in_words(
     setting: str, postgres: PostgresServer

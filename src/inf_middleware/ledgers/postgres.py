@@ -19,6 +19,7 @@ from typing import Any
 
 import asyncpg
 
+from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable, MiddlewareError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers import holds
@@ -184,7 +185,7 @@ class _Session:
         self._committed = committed
         self._waiting: list[_Item] = []
         self._wake = asyncio.Event()
-        self._writing: asyncio.Task[None] | None = None
+        self._writing = Background()
         self._writer: asyncpg.Connection[Any] | None = None
         self._pool: asyncpg.Pool[Any] | None = None
         self._opening = asyncio.Lock()
@@ -202,8 +203,8 @@ class _Session:
             return future
         self._waiting.append((work, future))
         self._wake.set()
-        if self._writing is None or self._writing.done():
-            self._writing = loop.create_task(self._write(), name="inf-middleware-ledger")
+        if self._writing.task is None:
+            self._writing.start(self._write, "inf-middleware-ledger")
         return future
 
     async def readers(self) -> "asyncpg.Pool[Any]":
@@ -248,8 +249,9 @@ class _Session:
         """Finish what was handed over, and close."""
         self._closing = True
         self._wake.set()
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+        writing = self._writing.task
+        if writing is not None:
+            await asyncio.wait([writing])
         for connection in (self._writer, self._relay):
             if connection is not None and not connection.is_closed():
                 await connection.close()
@@ -257,6 +259,14 @@ class _Session:
             await self._pool.close()
 
     async def _write(self) -> None:
+        try:
+            await self._write_until_closed()
+        except BaseException:
+            # Its event loop ends: a connection that stays open may have the lock of writers.
+            self._drop_writer()
+            raise
+
+    async def _write_until_closed(self) -> None:
         next_beat = 0.0
         loop = asyncio.get_running_loop()
         while True:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.ids import uuid7
@@ -60,7 +61,7 @@ class SpoolingLedger:
         self._lock = threading.Lock()
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._pid = 0
-        self._task: asyncio.Task[None] | None = None
+        self._handing_over = Background()
         # The thread's own: this process' file, and its size.
         self._file: int | None = None
         self._path: Path | None = None
@@ -102,11 +103,10 @@ class SpoolingLedger:
 
         The ledger stays open, for others may use it.
         """
-        task, self._task = self._task, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.wait([task])
-        elif task is not None and task.get_loop().is_running():  # of another thread
+        ending, self._handing_over = self._handing_over, Background()
+        await ending.end()
+        task = ending.task
+        if task is not None and task.get_loop().is_running():  # of another thread
             task.get_loop().call_soon_threadsafe(task.cancel)
         if self._active:
             with contextlib.suppress(LedgerUnavailable):
@@ -118,13 +118,8 @@ class SpoolingLedger:
             pool.shutdown()
 
     def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        task = self._task
-        if task is not None and not task.done():
-            its_loop = task.get_loop()
-            if its_loop is loop or its_loop.is_running():  # of another thread
-                return
-        self._task = loop.create_task(self._run(), name="inf-middleware-spool")
+        if not self._handing_over.is_running:
+            self._handing_over.start(self._run, "inf-middleware-spool")
 
     def _executor(self) -> concurrent.futures.ThreadPoolExecutor:
         with self._lock:

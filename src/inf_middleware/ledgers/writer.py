@@ -179,6 +179,8 @@ class Writer(Forking):
                     count += len(item.items)
                     item = None
             self._commit(batches, count)
+            # A future that failed has its error, and that the frames of those who wait for it.
+            del batches
 
     def _next(self, queue: "SimpleQueue[_Batch | _Job | _Stop]") -> _Batch | _Job | _Stop:
         while True:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import anyio
 
+from inf_middleware.background import Background
 from inf_middleware.domain.observations import SinkSample
 from inf_middleware.ports import Backlog, Backlogs, Outbox, Sink
 from inf_middleware.sinks.delivery import POLL_S, Delivery, Pace, Tally
@@ -44,15 +45,14 @@ class Relay:
         self._outbox = outbox
         self._sinks = dict(sinks)
         self._pace = Pace(sleep, jitter, now, offer_timeout_s)
-        self._task: asyncio.Task[None] | None = None
+        self._delivering = Background()
         self._elected = False
         self._tallies = {name: Tally() for name in self._sinks}
 
     @property
     def is_elected(self) -> bool:
         """Whether this process is the one that delivers."""
-        task = self._task
-        return self._elected and task is not None and not task.done()
+        return self._elected and self._delivering.task is not None
 
     async def samples(self, timeout_s: float) -> tuple[SinkSample, ...]:
         """Return how deliveries stand; what was counted is counted anew from here on.
@@ -73,19 +73,14 @@ class Relay:
 
     def start(self) -> None:
         """Begin to deliver on the running event loop; again after that loop has ended."""
-        loop = asyncio.get_running_loop()
-        task = self._task
-        if task is not None and not task.done():
-            its_loop = task.get_loop()
-            if its_loop is loop or its_loop.is_running():  # of another thread
-                return
-        self._elected = False
-        self._task = loop.create_task(self._run(), name="inf-middleware-relay")
+        if not self._delivering.is_running:
+            self._elected = False
+            self._delivering.start(self._run, "inf-middleware-relay")
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all is delivered that can be, at most `timeout_s`."""
-        task = self._task
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+        task = self._delivering.task
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
             return
         with anyio.move_on_after(timeout_s):
             try:
@@ -98,11 +93,10 @@ class Relay:
 
     async def aclose(self) -> None:
         """Stop delivering, and close the sinks; what is left waits in the outbox."""
-        task, self._task = self._task, None
-        if task is None or task.get_loop() is not asyncio.get_running_loop():
+        ending, self._delivering = self._delivering, Background()
+        if ending.loop is not asyncio.get_running_loop():
             return
-        task.cancel()
-        await asyncio.wait([task])
+        await ending.end()
         for name, sink in self._sinks.items():
             close = getattr(sink, "aclose", None)
             if close is None:

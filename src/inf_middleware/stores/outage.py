@@ -10,8 +10,10 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, TypeAlias
 
+from inf_middleware.background import Background
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import (
     Admission,
@@ -59,7 +61,7 @@ class OutageStore:
         self._held: Sequence[Held] = ()  # as last renewed
         self._owed: OrderedDict[str, tuple[Admission, int | None]] = OrderedDict()
         self._dropped = 0
-        self._probe: asyncio.Task[None] | None = None
+        self._probing = Background()
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
@@ -124,10 +126,7 @@ class OutageStore:
 
     async def aclose(self) -> None:
         """Stop probing, and let go of connections."""
-        probe, self._probe = self._probe, None
-        if probe is not None and probe.get_loop() is asyncio.get_running_loop():
-            probe.cancel()
-            await asyncio.wait([probe])
+        await self._probing.end()
         await self._shared.aclose()
 
     def _without(self, ask: Ask) -> Admission | Refusal:
@@ -151,8 +150,8 @@ class OutageStore:
         self._workers = self._shared.workers
         self.outages += 1
         _log.error("%s; until it is back: %s", error, _MEANINGS[self._policy])
-        self._probe = asyncio.get_running_loop().create_task(
-            self._probe_until_back(time.monotonic()), name="inf-middleware-limits-probe"
+        self._probing.start(
+            partial(self._probe_until_back, time.monotonic()), "inf-middleware-limits-probe"
         )
 
     async def _probe_until_back(self, since: float) -> None:
