@@ -60,7 +60,7 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Gate, {"websockets": "allow"}, '"refuse" or "pass"'),
     (Gate, {"deployment": "a\nb"}, "printable text"),
     (Gate, {"help_url": ""}, "printable text"),
-    (Gate, {"log_calls": "yes"}, "must be True or False"),
+    (Gate, {"log_calls": "yes"}, "must be true or false"),
     (Gate, {"timezone": "Peking"}, "such as UTC or Asia/Shanghai"),
     (CostLedger, {"timezone": "../etc"}, "such as UTC or Asia/Shanghai"),
     (CostLedger, {"timezone": 8}, "printable text"),

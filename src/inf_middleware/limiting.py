@@ -50,7 +50,8 @@ def build_limiting(option: Callable[[str], Any], user: User, observer: Observer 
 
     limiting = Limiting(
         store=shared.thing if observer is None else TimedStore(shared.thing, observer),
-        local=shared.thing if isinstance(shared.thing, MemoryStore) and observer is None else None,
+        # Of just this kind: a store that does more in its own way is asked as every other.
+        local=shared.thing if type(shared.thing) is MemoryStore and observer is None else None,
         leases=leases,
         waiting=Waiting(max_in_flight=option("max_in_flight"), max_wait_s=option("max_wait_s")),
         enforce=enforce,

@@ -51,6 +51,9 @@ def test_an_amount_is_exact_to_the_last_nano_of_64_bits() -> None:
         nano_of("0.0000000001", "a")
     with pytest.raises(ConfigError, match="finest amount"):
         nano_of("1.00000000000000000000000000000000000001", "a")
+    # Read as a fraction it would take 400 MB, and hours.
+    with pytest.raises(ConfigError, match="finest amount"):
+        nano_of("1e-999999999", "a")
 
 
 @given(st.integers(0, AMOUNT_NANO_MAX - 10**9))

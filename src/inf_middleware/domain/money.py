@@ -66,7 +66,15 @@ def nano_per_token(per_million: object, what: str) -> int:
     )
 
 
+# Places of a decimal that are looked at: far finer than any unit, and far from "1e-999999999",
+# whose fraction has an integer of 400 MB.
+_PLACES_MAX = 1_000
+
+
 def _whole(amount: Decimal, places: int, otherwise: str) -> int:
+    exponent = amount.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -_PLACES_MAX:
+        raise ConfigError(otherwise)
     # Compared as fractions of integers: Decimal arithmetic would round at 28 digits.
     numerator, denominator = amount.as_integer_ratio()
     whole: int
