@@ -237,7 +237,10 @@ def compare(ledgers: Mapping[str, str], folder: str) -> None:
 
 def main() -> None:
     """Measure each ledger that is named; else SQLite, and PostgreSQL where there is one."""
-    with tempfile.TemporaryDirectory(dir=".", prefix="bench-") as folder, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(dir=".", prefix="bench-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
         ledgers = {uri.partition("://")[0]: uri for uri in sys.argv[1:]}
         if not ledgers:
             ledgers["sqlite"] = f"sqlite:///{folder}/ledger.db"
