@@ -6,6 +6,8 @@
 # make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
 # make simulate  the whole stack by 300 seeds; SECONDS=600 for others, FROM=N to begin with one
 # make docs   the documentation as a site, in build/site
+# make audit  known vulnerabilities and licences of what is installed with the library
+# make lock   renews requirements-dev.lock, by hashes, for any platform
 # make mutants  puts deliberate faults into copies of the package: each must be caught by its test
 # make bench  what all of it costs, side by side with others, against the targets
 # make bench-peers  LiteLLM's proxy on the same work, in an environment of its own
@@ -14,7 +16,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check docs real recipes mutants simulate bench bench-peers clean
+.PHONY: demo serve test check docs real recipes audit lock mutants simulate bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -43,6 +45,13 @@ recipes: $(VENV)-llama/.installed $(VENV)-vllm/.installed
 	$(VENV)-llama/bin/python -m pytest tests/apart/test_llama_cpp_recipe.py -W ignore
 	VLLM_TARGET_DEVICE=cpu $(VENV)-vllm/bin/python -m pytest tests/apart/test_vllm_registration.py -W ignore
 
+audit: $(VENV)/.audit-installed
+	$(BIN)/python -m tests.supply_chain
+
+# The lock says what, never where from: an index of one's own is told by the environment.
+lock: $(VENV)/.audit-installed
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --all-extras --group test --group check --group docs --output-file requirements-dev.lock
+
 mutants: $(VENV)/.test-installed
 	@sh tests/install_servers.sh
 	$(BIN)/python -m tests.mutants
@@ -59,6 +68,10 @@ bench: $(VENV)/.bench-installed
 
 bench-peers: $(VENV)/.bench-installed $(VENV)-peers/.installed
 	$(BIN)/python -m benchmarks.litellm $(VENV)-peers/bin/litellm
+
+$(VENV)/.audit-installed: pyproject.toml | $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group audit
+	@touch $@
 
 $(VENV)/.docs-installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group docs

@@ -25,6 +25,7 @@ BESIDE = [
     "LICENSE",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "Makefile",
     "mkdocs.yml",
     "docs/index.md",

@@ -8,11 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from inf_middleware import BillingEvent
+from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.reconcile import checks
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.settling import settle_all
-from inf_middleware.ledgers.steps import Record
+from inf_middleware.ledgers.steps import Ask, Record, Steps
 from tests.events import event_of
 from tests.ledgers.conftest import Opened
 
@@ -72,3 +73,22 @@ def test_of_bills_of_one_call_the_first_counts_in_one_batch_as_in_several(opened
     owed = int(first.amount_nano) + int(other.amount_nano)
     assert balances(opened) == {first.account: -owed}
     assert opened.rows("SELECT count(*), (SELECT count(*) FROM posting) FROM outbox") == [(2, 2)]
+
+
+def test_a_failure_that_nobody_foresaw_is_told_and_the_ledger_goes_on(opened: Opened) -> None:
+    def broken() -> Steps[None]:
+        yield Ask("SELECT 1")
+        raise ZeroDivisionError("unforeseen")
+
+    async def go(book: LedgerBook) -> None:
+        failing = asyncio.ensure_future(book.ledger.transact(broken))
+        # In one batch with it: told as well, and handed over again by its caller.
+        beside = asyncio.ensure_future(book.ledger.settle(event_of(1)))
+        async with asyncio.timeout(30):
+            told = await asyncio.gather(failing, beside, return_exceptions=True)
+            assert isinstance(told[0], LedgerUnavailable)
+            await book.ledger.settle(event_of(1))
+            await book.ledger.settle(event_of(2))
+
+    opened.run(go)
+    assert opened.rows("SELECT count(*) FROM request") == [(2,)]

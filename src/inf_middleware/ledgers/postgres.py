@@ -52,7 +52,13 @@ _READERS_MAX = 4
 # A server that does not answer for so long is away: many commits, and below a caller's patience.
 COMMAND_TIMEOUT_S = 5.0
 
-_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 # What one item may be at fault for, and not its neighbours.
 _ITEM_FAILURES = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
@@ -283,7 +289,7 @@ class _Session:
             self._heart.set(await connection.fetchval(_NOW_MS))
             async with _writing(connection):
                 await _run(connection, self._heart.beat())
-        except (*_FAILURES, LedgerUnavailable) as error:
+        except Exception as error:  # also one that nobody foresaw: others wait for this task
             self._drop_writer()
             _log.warning("the ledger's heartbeat failed: %r", error)
 
@@ -296,13 +302,17 @@ class _Session:
                     await self._commit([item])
                 return
             results = [LedgerUnavailable(f"it cannot be recorded: {error}")]
-        except _FAILURES as error:
+        except LedgerUnavailable as error:
+            results = [error] * len(batch)
+        except Exception as error:
+            # Whatever it was, those who wait are told, and the next batch has a fresh connection: a
+            # session that is ended at the wrong moment makes asyncpg raise errors of its own bugs.
+            if not isinstance(error, _FAILURES):
+                _log.exception("a batch of %d failed in an unforeseen way", len(batch))
             self._drop_writer()
             failure = LedgerUnavailable(f"the ledger failed: {error!r}")
             failure.__cause__ = error
             results = [failure] * len(batch)
-        except LedgerUnavailable as error:
-            results = [error] * len(batch)
         else:
             self._committed()
             self.changed.set()

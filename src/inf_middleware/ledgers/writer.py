@@ -190,7 +190,7 @@ class Writer(Forking):
                     self._next_beat = now + self._beat_s
                     try:
                         transact(self._db, self._beat())
-                    except apsw.Error as error:
+                    except Exception as error:  # also one that nobody foresaw
                         _log.warning("the ledger's heartbeat failed: %s", self._failed(error))
             with contextlib.suppress(Empty):
                 return queue.get(timeout=max(self._next_beat - now, 0) or self._beat_s)
@@ -226,7 +226,10 @@ class Writer(Forking):
             if len(items) > 1:
                 return [answer for item in items for answer in self._write([item])]
             return [(items[0].future, None, self._failed(error))]
-        except apsw.Error as error:
+        except Exception as error:  # whatever it is: those who wait are told, the thread lives on
+            if not isinstance(error, apsw.Error):
+                _log.exception("a batch of %d failed in an unforeseen way", len(items))
+                self.let_go()
             failure = self._failed(error)
             return [(item.future, None, failure) for item in items]
         self.commits += 1

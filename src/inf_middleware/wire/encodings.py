@@ -12,6 +12,11 @@ from typing import Any, Protocol
 # Of one piece: an answer is read whole up to 64 MiB, and compresses to a thousandth at most.
 PLAIN_BYTES_MAX = 64 * 1024 * 1024
 
+# What is given at once to a decoder that knows no bound. A block of zstd has 4 bytes at least and
+# becomes 128 KiB at most: 8 MiB for 256. A meta-block of brotli becomes 16 MiB, of as few bytes.
+_ZSTD_SLICE_BYTES = 256
+_BROTLI_SLICE_BYTES = 16
+
 
 class Decoder(Protocol):
     """Takes the pieces of one body, and returns what they are without their coding.
@@ -46,8 +51,12 @@ class _Zlib:
 
     def __call__(self, piece: bytes) -> bytes:
         plain = []
+        size = 0
         while piece:
             plain.append(self._step(piece))
+            size += len(plain[-1])
+            if size > PLAIN_BYTES_MAX:
+                raise _too_much()
             # A gzip body may have several members, and each ends where the next begins.
             piece = self._inflate.unused_data if self._bits > zlib.MAX_WBITS else b""
             if piece:
@@ -66,7 +75,7 @@ class _Zlib:
             return self._step(piece)
         self._started = True
         if self._inflate.unconsumed_tail:
-            raise ValueError(f"a piece has more than {PLAIN_BYTES_MAX:,} bytes")
+            raise _too_much()
         return plain
 
 
@@ -79,17 +88,43 @@ def _first_of(make: Callable[[Any], Decoder], *modules: str) -> Decoder | None:
     return None
 
 
-def _brotli(module: Any) -> Decoder:
-    decompressor = module.Decompressor()
-    step = getattr(decompressor, "process", None) or decompressor.decompress
+def _too_much() -> ValueError:
+    return ValueError(f"a piece has more than {PLAIN_BYTES_MAX:,} bytes")
+
+
+def _bounded(step: Callable[[bytes], bytes], slice_bytes: int) -> Decoder:
+    """Stop soon after the bound, where a decoder has none: it gets little at a time."""
 
     def decode(piece: bytes) -> bytes:
-        try:
-            return bytes(step(piece))
-        except module.error as error:
-            raise ValueError(str(error)) from None
+        plain = []
+        size = 0
+        for start in range(0, len(piece), slice_bytes):
+            plain.append(bytes(step(piece[start : start + slice_bytes])))
+            size += len(plain[-1])
+            if size > PLAIN_BYTES_MAX:
+                raise _too_much()
+        return b"".join(plain)
 
     return decode
+
+
+def _brotli(module: Any) -> Decoder:
+    decompressor = module.Decompressor()
+    process = getattr(decompressor, "process", None) or decompressor.decompress
+    has_limit = hasattr(decompressor, "can_accept_more_data")  # since 1.2
+
+    def step(piece: bytes) -> bytes:
+        try:
+            if not has_limit:
+                return bytes(process(piece))
+            plain = bytes(process(piece, output_buffer_limit=PLAIN_BYTES_MAX))
+        except module.error as error:
+            raise ValueError(str(error)) from None
+        if not decompressor.can_accept_more_data() and not decompressor.is_finished():
+            raise _too_much()
+        return plain
+
+    return step if has_limit else _bounded(step, _BROTLI_SLICE_BYTES)
 
 
 def _zstd(module: Any) -> Decoder:
@@ -98,10 +133,10 @@ def _zstd(module: Any) -> Decoder:
         decompressor = decompressor.decompressobj()
     decompress = decompressor.decompress
 
-    def decode(piece: bytes) -> bytes:
+    def step(piece: bytes) -> bytes:
         try:
             return bytes(decompress(piece))
         except (module.ZstdError, EOFError) as error:
             raise ValueError(str(error)) from None
 
-    return decode
+    return _bounded(step, _ZSTD_SLICE_BYTES)
