@@ -15,7 +15,7 @@ from inf_middleware.background import Background
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import post
 from tests.kit import CHAT
-from tests.processes import free_ports
+from tests.processes import free_ports, wait_until
 
 MODEL = JsonApp(completion(usage=usage_of(2, 3)))
 
@@ -107,6 +107,10 @@ def test_a_dropped_stack_hands_nothing_on_to_the_next(
         },
     }[what]
     first, stack = used(**options)
-    gc.collect()
-    assert stack() is None
+
+    def is_gone() -> bool:  # soon: the writer's thread may still be at the end of its batch
+        gc.collect()
+        return stack() is None
+
+    wait_until(is_gone, "the dropped stack is gone")
     assert used(**options)[0] == first
