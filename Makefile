@@ -4,7 +4,7 @@
 # make check  lint, types, layers
 # make real   tests against a real model server, which needs torch
 # make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
-# make simulate  the whole stack by 300 seeds; SECONDS=600 for others, FROM=N to begin with one
+# make simulate  the whole stack by 420 seeds; SECONDS=600 for others, FROM=N to begin with one
 # make docs   the documentation as a site, in build/site
 # make audit  known vulnerabilities and licences of what is installed with the library
 # make lock   renews requirements-dev.lock, by hashes, for any platform
@@ -57,7 +57,7 @@ mutants: $(VENV)/.test-installed
 	$(BIN)/python -m tests.mutants
 
 # Other seeds than those of every day, where it is told for how long.
-FROM ?= 300
+FROM ?= 420
 
 simulate: $(VENV)/.test-installed
 	$(BIN)/python -m tests.simulate $(if $(SECONDS),--seeds $(FROM):$(FROM) --seconds $(SECONDS),--pairs)

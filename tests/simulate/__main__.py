@@ -1,4 +1,4 @@
-"""Simulates the whole stack by seeds: python -m tests.simulate --seeds 0:300 --steps 2000.
+"""Simulates the whole stack by seeds: python -m tests.simulate --seeds 0:420 --steps 2000.
 
 A seed that fails is told with its trace, and `--seeds N:N+1 --trace` replays it exactly.
 """
@@ -11,7 +11,7 @@ from tests.simulate import machine
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.simulate", description=__doc__)
-    parser.add_argument("--seeds", default="0:300", help="from:to, the last not included")
+    parser.add_argument("--seeds", default="0:420", help="from:to, the last not included")
     parser.add_argument("--steps", type=int, default=2_000, help="of each seed")
     parser.add_argument("--seconds", type=float, help="go on with further seeds for so long")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
