@@ -23,12 +23,12 @@ from inf_middleware.domain.tiers import Tiers
 from inf_middleware.exposition import with_metrics
 from inf_middleware.files import TableFile, value_of
 from inf_middleware.following import Following, Read
-from inf_middleware.limiting import build_limiting, enforces, shared_store
+from inf_middleware.limiting import build_limiting, enforces
 from inf_middleware.lookups import build_lookup, check_levels
 from inf_middleware.observing import Sampler, build_observer
 from inf_middleware.ports import LimitStore, Observer
 from inf_middleware.settings import DEFAULT, Setting, Sources
-from inf_middleware.sharing import Guest, User, identity, share
+from inf_middleware.sharing import User, identity, share
 from inf_middleware.tokens.counters import Counters
 from inf_middleware.wire.dialects import Dialects
 
@@ -312,41 +312,3 @@ def _known_options(kinds: tuple[str, ...]) -> dict[str, None]:
         LEDGER: settings.LedgerOptions,
     }
     return {name: None for kind in kinds for name in tables[kind].__annotations__}
-
-
-class Beside(Stack):
-    """The options of routes that stand in no stack: the same objects, which they do not keep open.
-
-    What no stack of the process uses is opened for them alone, and closed with the process.
-    """
-
-    def __init__(self, member: str, options: Mapping[str, Any]) -> None:
-        super().__init__(_nothing)
-        self._guest = Guest()
-        self.add(member, (METER, LIMITER, LEDGER), options)
-
-    @property
-    def admin_key(self) -> str | None:
-        """What callers of admin routes send."""
-        key: str | None = self._option("admin_key")
-        return key
-
-    def around(self) -> Around:
-        """Return what the options mean now; opens nothing."""
-        parts, rules = self._fixed
-        return Around(
-            parts=parts,
-            store=shared_store(self._option, self._guest).thing,
-            ledger=Ledgers(self._guest).of(self._option("ledger")),
-            rules=rules,
-        )
-
-    @cached_property
-    def _fixed(self) -> tuple[Parts, Rules]:
-        counters = Counters(self._option("counter"))  # which nothing here counts with
-        parts = self._whole(Ledgers(self._guest), counters, None, None, None)
-        return parts, self._rules(self._following(parts, lambda: None))
-
-
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """Be the app of those that have none."""

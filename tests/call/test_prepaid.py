@@ -348,6 +348,19 @@ class Faulty:
 
 
 @pytest.mark.parametrize(("policy", "status"), [("refuse", 503), ("spool", 200)])
+def shop_of_a_faulty_ledger(tmp_path: Path) -> tuple[Shop, Faulty]:
+    shop = Shop(JsonApp(completion()), tmp_path)
+    faulty = Faulty(shop.ledger)
+    shop.app = CostLedger(
+        JsonApp(completion(usage=usage_of(10, 5))),
+        ledger=faulty,
+        mode="prepaid",
+        accounts={"sk-one": Account("acme")},
+        settle_timeout_s=0,
+    )
+    return shop, faulty
+
+
 def test_a_ledger_that_is_away_at_the_hold_goes_by_the_policy(
     policy: str, status: int, tmp_path: Path
 ) -> None:
@@ -375,15 +388,7 @@ def test_a_ledger_that_is_away_at_the_hold_goes_by_the_policy(
 def test_the_hold_of_a_call_that_could_not_be_settled_ends_when_the_ledger_is_back(
     tmp_path: Path,
 ) -> None:
-    shop = Shop(JsonApp(completion()), tmp_path)
-    faulty = Faulty(shop.ledger)
-    shop.app = CostLedger(
-        JsonApp(completion(usage=usage_of(10, 5))),
-        ledger=faulty,
-        mode="prepaid",
-        accounts={"sk-one": Account("acme")},
-        settle_timeout_s=0,
-    )
+    shop, faulty = shop_of_a_faulty_ledger(tmp_path)
 
     async def go(shop: Shop) -> None:
         faulty.settles_fail = True
@@ -415,15 +420,7 @@ def test_a_caller_that_leaves_while_money_is_being_held_leaves_nothing_held(
 
 
 def test_callers_that_come_at_once_end_each_lost_hold_once(tmp_path: Path) -> None:
-    shop = Shop(JsonApp(completion()), tmp_path)
-    faulty = Faulty(shop.ledger)
-    shop.app = CostLedger(
-        JsonApp(completion(usage=usage_of(10, 5))),
-        ledger=faulty,
-        mode="prepaid",
-        accounts={"sk-one": Account("acme")},
-        settle_timeout_s=0,
-    )
+    shop, faulty = shop_of_a_faulty_ledger(tmp_path)
 
     async def go(shop: Shop) -> None:
         faulty.settles_fail = True
@@ -439,15 +436,7 @@ def test_callers_that_come_at_once_end_each_lost_hold_once(tmp_path: Path) -> No
 
 
 def test_a_lost_hold_ends_when_the_ledger_is_back_without_another_call(tmp_path: Path) -> None:
-    shop = Shop(JsonApp(completion()), tmp_path)
-    faulty = Faulty(shop.ledger)
-    shop.app = CostLedger(
-        JsonApp(completion(usage=usage_of(10, 5))),
-        ledger=faulty,
-        mode="prepaid",
-        accounts={"sk-one": Account("acme")},
-        settle_timeout_s=0,
-    )
+    shop, faulty = shop_of_a_faulty_ledger(tmp_path)
 
     async def go(shop: Shop) -> None:
         faulty.settles_fail = faulty.voids_fail = True

@@ -90,6 +90,7 @@ def test_within_an_account_first_come_is_first_served(tmp_path: Path) -> None:
         tasks = []
         for number in range(8):
             tasks.append(asyncio.create_task(post(house.app, asking(f"{number}"), key="sk-a")))
+            await model.serves(1)  # and so what counts is loaded: the others are soon in line
             await settled()
         for number in range(8):
             await model.serves(number + 1)
@@ -115,9 +116,8 @@ def test_a_small_request_does_not_pass_a_large_one_that_came_before(tmp_path: Pa
         for name, most in (("large", 600), ("larger", 900), ("small", 100)):
             asked = asking(name, max_tokens=most - 8)
             tasks.append(asyncio.create_task(post(house.app, asked, key="sk-a")))
+            await model.serves(1)  # and so what counts is loaded: the others are soon in line
             await settled()
-        await model.serves(1)
-        await settled()
         assert model.order == ["large"]
         assert model.end() == "large"
         await model.serves(2)

@@ -158,7 +158,7 @@ def test_a_refused_movement_does_not_disturb_its_neighbours(opened: Opened) -> N
         )
 
     kinds = [type(result).__name__ for result in opened.run(go)]
-    assert kinds == ["Receipt", "BookingRefused", "ThereAlready", "Receipt"]
+    assert kinds == ["Receipt", "BookingRefused", "AlreadyExists", "Receipt"]
     assert opened.rows("SELECT balance_nano FROM balance") == [(30 * YUAN,)]
 
 

@@ -1,6 +1,7 @@
 """Telling who watches what became of a call: nothing is done here where nobody does."""
 
 from collections.abc import Callable
+from typing import Any
 
 from inf_middleware.call.record import Call, log
 from inf_middleware.call.refuse import Refuse
@@ -18,13 +19,7 @@ def note_refusal(call: Call, refuse: Refuse) -> None:
     try:
         call.observer.refused(
             RefusedCall(
-                call_id=call.id,
-                endpoint=call.endpoint,
-                dialect=call.dialect.name,
-                model=call.model,
-                listed_model=_listed_model(call),
-                account=call.account.id if call.account else None,
-                tier=call.tier.name if call.tier else None,
+                **_facts(call),
                 status=refuse.status,
                 code=refuse.code,
             )
@@ -40,13 +35,7 @@ def note_settlement(call: Call) -> None:
     try:
         call.observer.settled(
             SettledCall(
-                call_id=call.id,
-                endpoint=call.endpoint,
-                dialect=call.dialect.name,
-                model=call.model,
-                listed_model=_listed_model(call),
-                account=call.account.id if call.account else None,
-                tier=call.tier.name if call.tier else None,
+                **_facts(call),
                 usage=call.usage or Usage(),
                 amount_nano=int(event.amount_nano) if event else None,
                 currency=event.currency if event else None,
@@ -106,6 +95,19 @@ class FirstOutput(Intake):
     def _look(self) -> None:
         if self._of.has_output:
             self._seen(self._real)
+
+
+def _facts(call: Call) -> dict[str, Any]:
+    """Return what is told of every call, served or refused."""
+    return {
+        "call_id": call.id,
+        "endpoint": call.endpoint,
+        "dialect": call.dialect.name,
+        "model": call.model,
+        "listed_model": _listed_model(call),
+        "account": call.account.id if call.account else None,
+        "tier": call.tier.name if call.tier else None,
+    }
 
 
 def _listed_model(call: Call) -> str | None:

@@ -6,7 +6,6 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 import asyncio
 import time
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import anyio
@@ -17,6 +16,7 @@ from inf_middleware.call.handed import handed_usage
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent, event_lines, storable
+from inf_middleware.domain.moments import rfc3339
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Found
 from inf_middleware.domain.tiers import Account
@@ -266,8 +266,8 @@ def event_of(
         outcome=outcome or outcome_of(call),
         would_refuse=call.would_refuse,
         unpriced=unpriced,
-        started_at=_rfc3339(call.started_ns),
-        settled_at=_rfc3339(call.parts.now_ns()),
+        started_at=rfc3339(call.started_ns),
+        settled_at=rfc3339(call.parts.now_ns()),
         idempotency_key=call.idempotency_key,
         metadata=_metadata(call, call.account),
         source=f"urn:inf-middleware:{call.parts.deployment}",
@@ -285,13 +285,3 @@ def _warn_once(billing: Billing, message: str) -> None:
     if message not in billing.warned and len(billing.warned) < WARNINGS_MAX:
         billing.warned.add(message)
         log.warning("%s", message)
-
-
-def _rfc3339(now_ns: int) -> str:
-    seconds, ns = divmod(now_ns, 10**9)
-    return f"{_second(seconds)}.{ns // 1000:06d}Z"
-
-
-@lru_cache(maxsize=256)  # calls of a second are many, and begin and end in few of them
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -4,8 +4,8 @@ MiddlewareError
 ├── ConfigError            the operator's: an option that cannot hold; says what would be right
 ├── InvalidRequest         the caller's: a body that the path cannot mean
 ├── BookingRefused         a movement of money, or a change of an account, that cannot be
-│   ├── NotThere           what it is about is not in the ledger
-│   └── ThereAlready       what it would make is, or its reference stands for something else
+│   ├── NotFound           what it is about is not in the ledger
+│   └── AlreadyExists       what it would make is, or its reference stands for something else
 └── Unavailable            a part of ours cannot do its work now
     ├── AccountsUnavailable
     ├── LimitsUnavailable
@@ -44,11 +44,11 @@ class BookingRefused(MiddlewareError, ValueError):  # noqa: N818 - the ledger wo
     """What was asked of the ledger cannot be; nothing was changed, the message says why."""
 
 
-class NotThere(BookingRefused):
+class NotFound(BookingRefused):
     """What it is about is not in the ledger."""
 
 
-class ThereAlready(BookingRefused):
+class AlreadyExists(BookingRefused):
     """What it would make is in the ledger already, or its reference stands for something else."""
 
 

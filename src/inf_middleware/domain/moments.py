@@ -1,6 +1,7 @@
 """Moments in UTC, as records and events write them, and the time zone of reports."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from inf_middleware.domain.errors import ConfigError
@@ -10,8 +11,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def rfc3339(now_ns: int) -> str:
     """Write nanoseconds since the Unix epoch as RFC 3339, to the microsecond: it sorts as text."""
-    moment = _EPOCH + timedelta(microseconds=now_ns // 1000)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    seconds, ns = divmod(now_ns, 10**9)
+    return f"{_second(seconds)}.{ns // 1000:06d}Z"
+
+
+@lru_cache(maxsize=256)  # calls of a second are many, and begin and end in few of them
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def written(moment: datetime) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from inf_middleware.domain.books import HOUSE, KINDS, AccountRecord, KeyRecord, Operation, Receipt
-from inf_middleware.domain.errors import BookingRefused, ConfigError, NotThere, ThereAlready
+from inf_middleware.domain.errors import AlreadyExists, BookingRefused, ConfigError, NotFound
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.money import AMOUNT_NANO_MAX, decimal_string
 from inf_middleware.domain.tiers import Tiers
@@ -120,7 +120,7 @@ def correct(movement: Movement, corrected: str, amount_nano: int | None) -> Step
     )
     if not rows:
         what = "request" if kind == "usage" else "recharge"
-        raise NotThere(f"there is no {what} {corrected!r} in this ledger")
+        raise NotFound(f"there is no {what} {corrected!r} in this ledger")
     request_id, account, currency, amount = rows[0]
     booked = yield Ask(
         "SELECT request_id, amount_nano FROM request WHERE corrects = ? ORDER BY seq",
@@ -172,7 +172,7 @@ def create_account(account: str, now: str, settings: Mapping[str, Any]) -> Steps
         BookingRefused: It is there already.
     """
     if (yield Ask("SELECT 1 FROM account WHERE id = ?", (account,))):
-        raise ThereAlready(f"the account {account!r} exists already")
+        raise AlreadyExists(f"the account {account!r} exists already")
     yield from _ensure_account(account, now)
     yield from _set(account, settings)
 
@@ -222,7 +222,7 @@ def revoke_key(key_id: str, sha256: str, now: str) -> Steps[KeyRecord]:
     """
     rows = yield Ask("SELECT sha256 FROM api_key WHERE key_id = ? OR sha256 = ?", (key_id, sha256))
     if not rows:
-        raise NotThere(f"there is no key {key_id[:12]!r} in this ledger")
+        raise NotFound(f"there is no key {key_id[:12]!r} in this ledger")
     ended = yield Ask(
         "UPDATE api_key SET revoked_at = coalesce(revoked_at, ?) WHERE sha256 = ?"
         " RETURNING key_id, account, label, created_at, revoked_at",
@@ -247,7 +247,7 @@ def _booked_before(m: Movement) -> Steps[BillingEvent | None]:
     if not rows:
         return None
     if rows[0][1] != _fingerprint(m):
-        raise ThereAlready(
+        raise AlreadyExists(
             f"the reference {m.reference!r} stands for another {m.operation} already:"
             f" {rows[0][0]}; nothing was booked"
         )
@@ -325,7 +325,7 @@ def _must_exist(account: str, now: str) -> Steps[None]:
         (account, account),
     )
     if not known:
-        raise NotThere(f"there is no account {account!r}; create it first, or recharge it")
+        raise NotFound(f"there is no account {account!r}; create it first, or recharge it")
     yield from _ensure_account(account, now)  # one that has only been billed so far
 
 

@@ -53,11 +53,7 @@ class CallLog:
                 call.status,
                 call.code,
                 extra=_one_line(
-                    request_id=call.call_id,
-                    endpoint=call.endpoint,
-                    account=call.account,
-                    tier=call.tier,
-                    model=call.model,
+                    **_whose(call),
                     status=call.status,
                     code=call.code,
                 ),
@@ -86,11 +82,7 @@ class CallLog:
             "" if call.would_refuse is None else f" would_refuse={call.would_refuse}",
             call.duration_s,
             extra=_one_line(
-                request_id=call.call_id,
-                endpoint=call.endpoint,
-                account=call.account,
-                tier=call.tier,
-                model=call.model,
+                **_whose(call),
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
                 cached_input_tokens=usage.cached_input_tokens,
@@ -136,6 +128,16 @@ class CallLog:
             code,
             extra=_one_line(count=count, code=code, **extra),
         )
+
+
+def _whose(call: RefusedCall | SettledCall) -> dict[str, Any]:
+    return {
+        "request_id": call.call_id,
+        "endpoint": call.endpoint,
+        "account": call.account,
+        "tier": call.tier,
+        "model": call.model,
+    }
 
 
 def _one_line(**fields: Any) -> dict[str, Any]:

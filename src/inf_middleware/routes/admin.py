@@ -17,11 +17,11 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.call.who import failed_key, raw_key
 from inf_middleware.domain.books import AccountRecord, KeyRecord, Receipt
 from inf_middleware.domain.errors import (
+    AlreadyExists,
     BookingRefused,
     ConfigError,
     LedgerUnavailable,
-    NotThere,
-    ThereAlready,
+    NotFound,
 )
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.ledgers.base import LedgerBase
@@ -144,9 +144,9 @@ async def _handled(handler: Handler, ledger: Any, parts: Parts, request: Request
     )
     try:
         return await handler(book, request)
-    except NotThere as error:
+    except NotFound as error:
         raise Refuse(404, "not_found", str(error)) from error
-    except ThereAlready as error:
+    except AlreadyExists as error:
         raise Refuse(409, "conflict", str(error), should_retry=False) from error
     except (BookingRefused, ConfigError) as error:
         raise Refuse(400, "invalid_request_body", str(error)) from error
@@ -214,7 +214,7 @@ async def _account(book: LedgerBook, request: Request) -> Answer:
     name = request.path_params["account"]
     found = None if "\0" in name else await book.account(name)
     if found is None:
-        raise NotThere(f"there is no account {name!r} in this ledger")
+        raise NotFound(f"there is no account {name!r} in this ledger")
     return Answer(200, _account_record(found))
 
 
@@ -222,7 +222,7 @@ async def _set_account(book: LedgerBook, request: Request) -> Answer:
     name = request.path_params["account"]
     fields = Fields(await read_body(request), ("tier", "credit_limit", "suspended", "metadata"))
     if "\0" in name:
-        raise NotThere(f"there is no account {name!r} in this ledger")
+        raise NotFound(f"there is no account {name!r} in this ledger")
     return Answer(200, _account_record(await book.set_account(name, **fields.settings())))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.types import Scope
 
 from inf_middleware.around import Around, around
-from inf_middleware.stack import Beside
+from inf_middleware.beside import Beside
 
 
 class House:

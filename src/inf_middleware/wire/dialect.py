@@ -148,7 +148,8 @@ class Dialect:
         if self.variants or self.prompts:
             return None
         paths = (self.model, self.stream, self.choices, self.best_of, self.echo, self.background)
-        asked = [*paths, *self.output_cap, *(("stream_options",) if self.asks_usage else ())]
+        usage = ("stream_options" if self.asks_usage else "", self.tells_usage)
+        asked = [*paths, *self.output_cap, *usage]
         return head_of(path.partition(".")[0] for path in asked if path)
 
     def read_request(self, body: bytes) -> Request:
