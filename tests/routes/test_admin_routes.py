@@ -341,15 +341,17 @@ def test_inside_a_stack_they_use_its_ledger_and_a_recharge_holds_at_once(tmp_pat
     desk = Desk(tmp_path)
     desk.app = app
 
-    async def go() -> list[int]:
+    async def go() -> None:
         await desk.send("POST", "/admin/accounts", {"account": "acme"})
         key = (await desk.send("POST", "/admin/keys", {"account": "acme"})).json["key"]
-        found = [(await post(app, CHAT, key=key)).status]
-        await desk.send("POST", "/admin/recharges", RECHARGE)
-        found.append((await post(app, CHAT, key=key)).status)
-        return found
+        refused = await post(app, CHAT, key=key)
+        assert refused.status == 402, refused.body
+        recharged = await desk.send("POST", "/admin/recharges", RECHARGE)
+        assert recharged.status == 201, recharged.body
+        served = await post(app, CHAT, key=key)
+        assert served.status == 200, served.body
 
-    assert asyncio.run(go()) == [402, 200]
+    asyncio.run(go())
 
 
 def test_behind_middlewares_that_do_not_exempt_them_the_key_is_unknown(tmp_path: Path) -> None:
