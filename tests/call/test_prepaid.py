@@ -347,7 +347,6 @@ class Faulty:
         await self.real.aclose()
 
 
-@pytest.mark.parametrize(("policy", "status"), [("refuse", 503), ("spool", 200)])
 def shop_of_a_faulty_ledger(tmp_path: Path) -> tuple[Shop, Faulty]:
     shop = Shop(JsonApp(completion()), tmp_path)
     faulty = Faulty(shop.ledger)
@@ -361,6 +360,7 @@ def shop_of_a_faulty_ledger(tmp_path: Path) -> tuple[Shop, Faulty]:
     return shop, faulty
 
 
+@pytest.mark.parametrize(("policy", "status"), [("refuse", 503), ("spool", 200)])
 def test_a_ledger_that_is_away_at_the_hold_goes_by_the_policy(
     policy: str, status: int, tmp_path: Path
 ) -> None:

@@ -19,7 +19,9 @@ from click.testing import CliRunner
 from inf_middleware import BillingEvent, ConfigError, Usage, open_ledger
 from inf_middleware.cli import main
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers.postgres import BATCH_MAX, SCHEMA_VERSION, PostgresLedger
+from inf_middleware.ledgers.postgres import PostgresLedger
+from inf_middleware.ledgers.postgres_session import BATCH_MAX
+from inf_middleware.ledgers.postgres_steps import SCHEMA_VERSION
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import Rejected
 from inf_middleware.sinks.relay import Relay

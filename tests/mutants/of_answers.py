@@ -79,7 +79,7 @@ FAULTS = [
     ),
     Fault(
         "closing: a call that was cancelled is not settled",
-        "call/worker.py",
+        "call/finish.py",
         "        elif not call.settled:\n            await settle(call)",
         "        elif not call.settled and not call.failure:\n            await settle(call)",
         ORDER + "test_a_cancelled_call_is_closed_once_with_what_was_produced",

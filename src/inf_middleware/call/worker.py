@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inf_middleware.call.admission import admit, input_to_reserve
@@ -20,7 +19,7 @@ from inf_middleware.call.body import read_body, replayed, with_length
 from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.deferred import deferred
-from inf_middleware.call.drain import drains
+from inf_middleware.call.finish import close, give_up
 from inf_middleware.call.fit import refuse_misfit
 from inf_middleware.call.hold import refuse_background, take_hold
 from inf_middleware.call.observing import note_refusal, note_settlement
@@ -29,13 +28,11 @@ from inf_middleware.call.record import (
     PARTS_KEY,
     STACKS_KEY,
     Call,
-    CurrentCall,
     Parts,
-    log,
 )
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, read_request, understand
-from inf_middleware.call.settle import release, settle
+from inf_middleware.call.settle import settle
 from inf_middleware.call.who import identify
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
@@ -129,7 +126,7 @@ class Worker:
             await abandon(call)
             return
         except BaseException:
-            await to_the_end(_give_up(call))
+            await to_the_end(give_up(call))
             raise
         if call.asked and body is not None:
             inner = with_length(inner, len(body))
@@ -149,7 +146,7 @@ class Worker:
                 self._prices = call.prices
             ahead.close()
             # Mostly it is settled before its end has left, and nothing here waits.
-            await (_close(call) if call.settled else to_the_end(_close(call)))
+            await (close(call) if call.settled else to_the_end(close(call)))
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass; it is read where it fetches an answer that is still to be billed."""
@@ -307,38 +304,6 @@ class Worker:
 
 async def _settle(call: Call) -> bool:
     return call.refused or await settle(call)
-
-
-async def _give_up(call: Call) -> None:
-    await release(call, 0)
-    await abandon(call)
-
-
-async def _close(call: Call) -> None:
-    if call.settled and not call.refused and call.metering.on_usage is None:
-        await _finish(call)  # as nearly always: it waits for nobody, and nothing can interrupt it
-    else:
-        with anyio.CancelScope(shield=True):
-            await _finish(call)
-
-
-async def _finish(call: Call) -> None:
-    try:
-        if call.refused:
-            await release(call, 0)  # admitted further out, refused further in
-            await abandon(call)
-        elif not call.settled:
-            await settle(call)
-        if call.observer is not None and call.settled:
-            note_settlement(call)
-        if call.metering.on_usage is not None and call.usage is not None and not call.refused:
-            heard = call.metering.on_usage(call.usage, CurrentCall(call))
-            if heard is not None:
-                await heard
-    except Exception:  # the app's own exception, if any, must go on
-        log.exception("call %s could not be closed", call.id)
-    finally:
-        drains.end(call)
 
 
 def _headers(call: Call) -> list[Header]:

@@ -1,0 +1,261 @@
+"""The connections of one event loop to a ledger in PostgreSQL: a writer, readers, the relay's."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import asyncpg
+
+from inf_middleware.background import Background
+from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
+from inf_middleware.ledgers import holds
+from inf_middleware.ledgers.heart import ServerHeart
+from inf_middleware.ledgers.postgres_steps import (
+    FAILURES,
+    FIRST_VERSION,
+    NOW_MS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    run,
+    version_of,
+    writing,
+    wrong_version,
+)
+from inf_middleware.ledgers.rows import Rows
+from inf_middleware.ledgers.settling import settle_all
+from inf_middleware.ledgers.steps import Work
+
+_log = logging.getLogger("inf_middleware.ledgers")
+
+# The key of the advisory lock of who relays; a number that nobody else takes.
+_RELAY_LOCK = 7_311_554_620_119
+
+# One commit writes at most this many, and so many may wait (see the writer of SQLite).
+BATCH_MAX = 512
+PENDING_MAX = 20_000
+
+# Connections of one process that only read: look-ups and reports are short.
+_READERS_MAX = 4
+
+# A server that does not answer for so long is away: many commits, and below a caller's patience.
+COMMAND_TIMEOUT_S = 5.0
+
+# What one item may be at fault for, and not its neighbours.
+_ITEM_FAILURES = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
+
+_Item = tuple[Rows | Work[Any], "asyncio.Future[Any]"]
+
+
+class Session:
+    """The connections of one event loop: a writer, some readers, and the relay's."""
+
+    def __init__(self, uri: str, heart: ServerHeart, committed: Any) -> None:
+        self._uri = uri
+        self._heart = heart
+        self._committed = committed
+        self._waiting: list[_Item] = []
+        self._wake = asyncio.Event()
+        self._writing = Background()
+        self._writer: asyncpg.Connection[Any] | None = None
+        self._pool: asyncpg.Pool[Any] | None = None
+        self._opening = asyncio.Lock()
+        self._relay: asyncpg.Connection[Any] | None = None
+        self._electing = asyncio.Lock()
+        self._closing = False
+        self.changed = asyncio.Event()
+
+    def submit(self, work: Rows | Work[Any]) -> "asyncio.Future[Any]":
+        """Hand something over at once; the future ends when it is durable."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if len(self._waiting) >= PENDING_MAX:
+            future.set_exception(LedgerUnavailable(f"{PENDING_MAX:,} settlements wait already"))
+            return future
+        self._waiting.append((work, future))
+        self._wake.set()
+        if self._writing.task is None:
+            self._writing.start(self._write, "inf-middleware-ledger")
+        return future
+
+    async def readers(self) -> "asyncpg.Pool[Any]":
+        """Return the connections that only read, opened at first use."""
+        async with self._opening:
+            if self._pool is None:
+                await self._prepare()
+                self._pool = await asyncpg.create_pool(
+                    self._uri,
+                    min_size=0,
+                    max_size=_READERS_MAX,
+                    command_timeout=COMMAND_TIMEOUT_S,
+                    timeout=COMMAND_TIMEOUT_S,
+                    server_settings={"search_path": SCHEMA},
+                )
+            return self._pool
+
+    async def elect(self) -> bool:
+        """Take the relay's lock on a connection of its own, which it ends with."""
+        async with self._electing:  # two at once would each have a connection, and one the lock
+            if self._relay is not None and not self._relay.is_closed():
+                try:
+                    await self._relay.fetchval("SELECT 1")
+                except FAILURES:
+                    self._relay.terminate()
+                else:
+                    return True
+            connection = await asyncpg.connect(
+                self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+            )
+            try:
+                if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
+                    self._relay = connection
+                    return True
+            except BaseException:
+                connection.terminate()
+                raise
+            await connection.close()
+            return False
+
+    async def aclose(self) -> None:
+        """Finish what was handed over, and close."""
+        self._closing = True
+        self._wake.set()
+        writing = self._writing.task
+        if writing is not None:
+            await asyncio.wait([writing])
+        for connection in (self._writer, self._relay):
+            if connection is not None and not connection.is_closed():
+                await connection.close()
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def _write(self) -> None:
+        try:
+            await self._write_until_closed()
+        except BaseException:
+            # Its event loop ends: a connection that stays open may have the lock of writers.
+            self._drop_writer()
+            raise
+
+    async def _write_until_closed(self) -> None:
+        next_beat = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(next_beat - loop.time(), 0.01)):
+                    await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+                await self._commit(batch)
+            if self._closing:
+                return
+            if loop.time() >= next_beat:
+                next_beat = loop.time() + holds.BEAT_S
+                await self._beat()
+
+    async def _beat(self) -> None:
+        try:
+            connection = await self._connection()
+            self._heart.set(await connection.fetchval(NOW_MS))
+            async with writing(connection):
+                await run(connection, self._heart.beat())
+        except Exception as error:  # also one that nobody foresaw: others wait for this task
+            self._drop_writer()
+            _log.warning("the ledger's heartbeat failed: %r", error)
+
+    async def _commit(self, batch: Sequence[_Item]) -> None:
+        try:
+            results = await self._transact(batch)
+        except _ITEM_FAILURES as error:
+            if len(batch) > 1:
+                for item in batch:
+                    await self._commit([item])
+                return
+            results = [LedgerUnavailable(f"it cannot be recorded: {error}")]
+        except LedgerUnavailable as error:
+            results = [error] * len(batch)
+        except Exception as error:
+            # Whatever it was, those who wait are told, and the next batch has a fresh connection: a
+            # session that is ended at the wrong moment makes asyncpg raise errors of its own bugs.
+            if not isinstance(error, FAILURES):
+                _log.exception("a batch of %d failed in an unforeseen way", len(batch))
+            self._drop_writer()
+            failure = LedgerUnavailable(f"the ledger failed: {error!r}")
+            failure.__cause__ = error
+            results = [failure] * len(batch)
+        else:
+            self._committed()
+            self.changed.set()
+            self.changed = asyncio.Event()
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():  # its waiter was cancelled; what was written stands all the same
+                continue
+            if isinstance(result, MiddlewareError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    async def _transact(self, batch: Sequence[_Item]) -> list[Any]:
+        connection = await self._connection()
+        results: list[Any] = []
+        settling: list[Rows] = []
+        async with writing(connection):
+            for work, _ in batch:
+                if isinstance(work, Rows):
+                    settling.append(work)
+                    results.append(None)
+                    continue
+                if settling:
+                    await run(connection, settle_all(settling))
+                    settling = []
+                try:
+                    results.append(await run(connection, work()))
+                except MiddlewareError as error:  # raised before its first write
+                    results.append(error)
+            if settling:
+                await run(connection, settle_all(settling))
+        return results
+
+    async def _connection(self) -> "asyncpg.Connection[Any]":
+        if self._writer is None or self._writer.is_closed():
+            await self.readers()  # which makes the schema
+            self._writer = await asyncpg.connect(
+                self._uri,
+                timeout=COMMAND_TIMEOUT_S,
+                command_timeout=COMMAND_TIMEOUT_S,
+                server_settings={"search_path": SCHEMA},
+            )
+            self._heart.set(await self._writer.fetchval(NOW_MS))
+        return self._writer
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.terminate()
+            self._writer = None
+
+    async def _prepare(self) -> None:
+        """Assert what makes "committed" mean "durable", and make the schema where it is not."""
+        connection = await asyncpg.connect(
+            self._uri, timeout=COMMAND_TIMEOUT_S, server_settings={"search_path": SCHEMA}
+        )
+        try:
+            for name in ("fsync", "synchronous_commit"):
+                if await connection.fetchval("SELECT current_setting($1)", name) == "off":
+                    raise LedgerUnavailable(
+                        f"the ledger's server has {name} = off, and would lose bills in a crash:"
+                        f" set {name} = on"
+                    )
+            async with writing(connection):
+                found = await version_of(connection)
+                first = FIRST_VERSION if found is None else found + 1
+                for version in range(first, SCHEMA_VERSION + 1):
+                    schema = files("inf_middleware") / "ledgers" / f"postgres-{version}.sql"
+                    await connection.execute(schema.read_text("utf-8"))
+            found = await version_of(connection)
+            if found != SCHEMA_VERSION:
+                raise LedgerUnavailable(wrong_version(found))
+        finally:
+            await connection.close()

@@ -1,0 +1,99 @@
+"""Steps run on a connection to PostgreSQL, one writer at a time, and the version of its schema."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from functools import lru_cache
+from typing import Any
+
+import asyncpg
+
+from inf_middleware.ledgers.arrays import RECORD, columns_of, storable
+from inf_middleware.ledgers.steps import Ask, Record, Steps, T
+
+# One file per version, `postgres-N.sql`, run in order; numbers are those of SQLite's, whose first
+# version this database never had.
+SCHEMA_VERSION, FIRST_VERSION = 3, 2
+
+# All of a ledger's tables, views and functions are in it.
+SCHEMA = "inf_ledger"
+
+# The key of an advisory lock: of whoever writes and migrates; a number that nobody else takes.
+_WRITER_LOCK = 7_311_554_620_118
+
+FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+
+NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+# In one round trip. What follows sees what others committed before the lock was given: each
+# statement of this level has its own snapshot.
+_BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_WRITER_LOCK})"
+
+
+@contextlib.asynccontextmanager
+async def writing(connection: Any) -> AsyncIterator[None]:
+    """Be the one who writes, in a transaction."""
+    try:
+        await connection.execute(_BEGIN)
+        yield
+        await connection.execute("COMMIT")
+    except BaseException:
+        if connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
+        raise
+
+
+async def run(connection: Any, steps: Steps[T]) -> T:
+    """Run steps on a connection, inside whatever transaction is open."""
+    rows: list[Any] = []
+    try:
+        ask = next(steps)
+        while True:
+            rows = await _ask(connection, ask)
+            ask = steps.send(rows)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def _ask(connection: Any, ask: Ask | Record) -> list[Any]:
+    if isinstance(ask, Record):
+        await connection.fetch(RECORD, *columns_of(ask.rows))
+        return []
+    sql = _numbered(ask.sql)
+    if ask.many:
+        if ask.params:
+            await connection.executemany(sql, [[*map(storable, row)] for row in ask.params])
+        return []
+    return [tuple(row) for row in await connection.fetch(sql, *map(storable, ask.params))]
+
+
+@lru_cache(512)
+def _numbered(sql: str) -> str:
+    first, *rest = sql.split("?")
+    return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+
+
+async def version_of(connection: Any) -> int | None:
+    """Return the version of the ledger in a database, None where there is none."""
+    if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.meta") is None:
+        return None
+    found = await connection.fetchval(f"SELECT schema_version FROM {SCHEMA}.meta")
+    return int(found)
+
+
+def wrong_version(found: int | None) -> str:
+    """Say what is wrong with a ledger of another version, or none."""
+    if found is None:
+        return "there is no ledger in that database"
+    return (
+        f"the ledger has schema version {found}, and this library writes version {SCHEMA_VERSION}:"
+        " use the version of inf-middleware that wrote it, or a later one"
+    )
