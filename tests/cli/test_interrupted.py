@@ -52,7 +52,13 @@ def started(*words: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - no other thread runs by then
     )
+
+
+def heed_interrupts() -> None:
+    """Take SIGINT as a terminal's programs do: what a shell runs in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def go_on(process: "subprocess.Popen[str]") -> None:
