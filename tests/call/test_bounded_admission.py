@@ -1,4 +1,3 @@
-import itertools
 import json
 from typing import Any
 
@@ -21,14 +20,10 @@ def asked(text: str = WORDS, **more: Any) -> dict[str, Any]:
     return {"model": "inf-chat-v1", "messages": messages, "max_tokens": 10, **more}
 
 
-_numbers = itertools.count()
-
-
 def limited(tokens: int, used: int = 100) -> Any:
-    """An app of a caller of its own: stacks of one process share what they count in."""
     tier = Tier("Level", 1, 100, tokens)
     app = JsonApp(completion(usage=usage_of(used - 10, 10)))
-    return TierLimiter(app, accounts={"sk": Account(f"caller-{next(_numbers)}", tier=tier)})
+    return TierLimiter(app, accounts={"sk": Account("acme", tier=tier)})
 
 
 @pytest.mark.anyio

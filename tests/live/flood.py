@@ -35,8 +35,12 @@ from tests.redis_servers import redis_server
 
 CLIENTS = 16
 
-# Of what the limits allow, how much demand above supply has to get.
+# Of what the limits allow, how much demand above supply gets on a machine with time to spare.
 SHARE_MIN = 0.97
+
+# The same where other work may take the processor for a while between two requests: what the
+# library itself could waste is at least a fifth of a limit (one slot, one worker's share).
+SHARE_MIN_BUSY = 0.85
 
 # When a slot is free nobody knows, and the second that refusals name would leave it unused: these
 # clients are impatient. A server that is gone is tried again after as long.
@@ -80,10 +84,9 @@ class Report:
         """The statuses that were answered, and "lost:" where there was no answer."""
         return {kind.split()[0] for kind in self.answers}
 
-    @property
-    def wasted(self) -> list[str]:
-        """The accounts that got less than they might have."""
-        return [str(outcome) for outcome in self.outcomes if outcome.share < SHARE_MIN]
+    def wasted(self, share_min: float = SHARE_MIN) -> list[str]:
+        """The accounts that got less than this share of what they might have."""
+        return [str(outcome) for outcome in self.outcomes if outcome.share < share_min]
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.answers.items()))
@@ -242,7 +245,7 @@ def main() -> None:
         report = flood.report()
     print(report)
     print("over:", report.over or "none")
-    print(f"below {SHARE_MIN:.0%}:", report.wasted or "none")
+    print(f"below {SHARE_MIN:.0%}:", report.wasted() or "none")
 
 
 if __name__ == "__main__":
