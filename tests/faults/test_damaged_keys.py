@@ -31,7 +31,8 @@ FOREIGN: dict[str, list[Any]] = {
     "a number": ["SET", "{key}", 7],
     "an empty text": ["SET", "{key}", ""],
     "a text": ["SET", "{key}", "no state of ours, and longer than its header"],
-    "bytes": ["SET", "{key}", b"\xff" * 200],
+    "ones": ["SET", "{key}", b"\xff" * 200],
+    "zeros": ["SET", "{key}", b"\0" * 200],
 }
 
 _numbers = itertools.count()

@@ -100,7 +100,7 @@ FAULTS = [
         "stores/lua/state.lua",
         "return at == #text + 1",
         "return true",
-        DAMAGED + "test_it_is_replaced_and_said_once_and_the_limits_hold_again[bytes]",
+        DAMAGED + "test_it_is_replaced_and_said_once_and_the_limits_hold_again[zeros]",
     ),
     Fault(
         "script: a renewal replaces what is not ours, and tells nobody",
