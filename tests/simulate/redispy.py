@@ -164,7 +164,6 @@ class Storage:
     """What the library uses of an async Redis storage of `limits`."""
 
     MODE = "SINGLE"
-    base_exceptions = (LostConnection, NoScriptError)
 
     def __init__(self, server: Server, machine: Machine, texts: dict[str, str]) -> None:
         self.bridge = Bridge(Client(server, machine, texts))

@@ -3,6 +3,10 @@
 Goes in: a URI of `limits`, or one of its async Redis storages. Comes out: replies. At most
 `IN_FLIGHT_MAX` commands are under way in a process, each has a deadline, and what the server does
 not know (`NOSCRIPT`, after a restart or a failover) is sent again whole, in the same call.
+
+Whatever a client raises, the storage did not do its work: clients let errors of many families
+through (that of a Cluster whose nodes are all away is none of redis-py's `RedisError`), and who
+asks must be answered by the policy for outages, whichever it is.
 """
 
 import asyncio
@@ -26,6 +30,14 @@ IN_FLIGHT_MAX = 64
 # has so long to read what has come.
 STALL_S = 0.01
 STALL_GRACE_S = 0.05
+
+# What a lost connection looks like: redis-py's client of a Cluster closes connections in others'
+# hands, too, and who is about to write then finds None in the place of the stream.
+_LOST = frozenset({"ConnectionError", "AttributeError"})
+
+# By default redis-py's client of a Cluster closes all its connections, in use or not, at every
+# fifth slot that has moved, to read the map anew. At 0 it notes where the slot went.
+_OF_CLUSTERS = {"reinitialize_steps": 0}
 
 # Scripts that one pipeline carries: a few milliseconds of the server's time.
 PIPELINE_MAX = 100
@@ -95,8 +107,8 @@ class Scripts:
                 raise LimitsUnavailable("the limits' storage failed for another just now")
             try:
                 async with _deadline(self._timeout_s):
-                    return await _twice(storage, lambda: _run(storage, call))
-            except failures(storage) as error:
+                    return await _twice(lambda: _run(storage, call))
+            except Exception as error:
                 self._failed += 1
                 reason = str(error) or f"no answer within {self._timeout_s:g} s"
                 raise LimitsUnavailable(f"the limits' storage failed: {reason}") from error
@@ -121,7 +133,7 @@ class Scripts:
         found = storage.bridge.get_connection().scan_iter(match=pattern, count=1000)
         try:
             return [_text(key) async for key in found]
-        except failures(storage) as error:
+        except Exception as error:
             raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
 
     async def aclose(self) -> None:
@@ -136,8 +148,8 @@ class Scripts:
     async def _run_pipeline(self, storage: Any, calls: Sequence[Call]) -> list[Any]:
         try:
             async with _deadline(self._timeout_s):
-                replies = await _twice(storage, lambda: _run_pipeline(storage, calls))
-        except failures(storage) as error:
+                replies = await _twice(lambda: _run_pipeline(storage, calls))
+        except Exception as error:
             raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
         for place, reply in enumerate(replies):
             if _is_noscript(reply):
@@ -154,7 +166,10 @@ class Scripts:
                 del self._opened[other]
             storage = self._given
             if isinstance(storage, str):
-                storage = storage_from_string(f"async+{storage}", implementation="redispy")
+                options = _OF_CLUSTERS if "+cluster://" in storage else {}
+                storage = storage_from_string(
+                    f"async+{storage}", implementation="redispy", **options
+                )
             opened = self._opened[loop] = (os.getpid(), storage, asyncio.Semaphore(IN_FLIGHT_MAX))
         return opened[1], opened[2]
 
@@ -204,7 +219,7 @@ def _without_password(uri: str) -> str:
     return f"{scheme}{separator}{'…@' if at and credentials else ''}{place}"
 
 
-async def _twice(storage: Any, step: Callable[[], Awaitable[Any]]) -> Any:
+async def _twice(step: Callable[[], Awaitable[Any]]) -> Any:
     """Take a step again where its connection was lost; every script may be run again.
 
     Servers and firewalls drop connections that idle, and a restart ends all. The pools hand out
@@ -212,8 +227,8 @@ async def _twice(storage: Any, step: Callable[[], Awaitable[Any]]) -> Any:
     """
     try:
         return await step()
-    except failures(storage) as error:
-        if type(error).__name__ != "ConnectionError":
+    except Exception as error:
+        if type(error).__name__ not in _LOST:
             raise
     return await step()
 
@@ -229,9 +244,12 @@ async def _run_pipeline(storage: Any, calls: Sequence[Call]) -> list[Any]:
 async def _run(storage: Any, call: Call) -> Any:
     connection = storage.bridge.get_connection()
     script, keys, arguments = call
+    if type(storage).MODE == "CLUSTER":
+        # Without its map it would ask any node: a crowd of those ends each other's connections.
+        await connection.initialize()
     try:
         return await connection.evalsha(script.sha, len(keys), *keys, *arguments)
-    except failures(storage) as error:
+    except Exception as error:
         if not _is_noscript(error):
             raise
     return await connection.eval(script.text, len(keys), *keys, *arguments)
@@ -261,12 +279,6 @@ async def _deadline(timeout_s: float) -> AsyncIterator[None]:
 def _is_noscript(reply: object) -> bool:
     # Both clients name it so; by name, since only one of them may be installed.
     return type(reply).__name__ == "NoScriptError"
-
-
-def failures(storage: Any) -> tuple[type[Exception], ...]:
-    """Return what a storage raises where it cannot do its work."""
-    own = storage.base_exceptions
-    return (*(own if isinstance(own, tuple) else (own,)), OSError, TimeoutError)
 
 
 def _text(key: Any) -> str:
