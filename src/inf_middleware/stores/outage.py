@@ -39,6 +39,10 @@ PROBE_S = 1.0
 # leases end by themselves, with what they were known to have used.
 OWED_MAX = 10_000
 
+# So many of them are made up at once: what a store takes together it takes in one round trip, and
+# who is asked for meanwhile does not wait behind all.
+TOGETHER = 100
+
 
 class OutageStore:
     """Decides by the shared store, and by `policy` while that is away.
@@ -203,14 +207,25 @@ class OutageStore:
                 self._known.add(call_id)
                 await self._shared.admit(ask)
                 self._alone.pop(call_id, None)
+        owed = list(self._owed)
         made_up = 0
-        for call_id, (admission, tokens) in list(self._owed.items()):
-            if call_id in self._owed:
-                await self._shared.settle(admission, tokens)
-                self._owed.pop(call_id, None)
-                self._known.discard(call_id)
-                made_up += 1
+        for start in range(0, len(owed), TOGETHER):
+            settling = map(self._settle_owed, owed[start : start + TOGETHER])
+            settled = await asyncio.gather(*settling, return_exceptions=True)
+            for one in settled:
+                if isinstance(one, BaseException):
+                    raise one
+                made_up += one
         return made_up
+
+    async def _settle_owed(self, call_id: str) -> bool:
+        owed = self._owed.get(call_id)
+        if owed is None:
+            return False
+        await self._shared.settle(*owed)
+        self._owed.pop(call_id, None)
+        self._known.discard(call_id)
+        return True
 
     def _owe(self, admission: Admission, tokens: int | None) -> None:
         self._owed[admission.call_id] = (admission, tokens)
