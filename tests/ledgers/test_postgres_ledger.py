@@ -20,7 +20,7 @@ from inf_middleware import BillingEvent, ConfigError, Usage, open_ledger
 from inf_middleware.cli import main
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.postgres import PostgresLedger
-from inf_middleware.ledgers.postgres_session import BATCH_MAX
+from inf_middleware.ledgers.postgres_session import BATCH_MAX, batch_size
 from inf_middleware.ledgers.postgres_steps import SCHEMA_VERSION
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import Rejected
@@ -105,6 +105,37 @@ def test_settlements_that_wait_together_are_committed_together(postgres: Postgre
         return ledger.commits - before
 
     assert asyncio.run(go()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("waiting", "in_step", "taken"),
+    [(63, True, 63), (64, True, 32), (65, True, 33), (10**4, True, 512), (500, False, 500)],
+)
+def test_many_that_come_in_step_with_the_commits_are_split_once(
+    waiting: int, in_step: bool, taken: int
+) -> None:
+    assert min(batch_size(waiting, in_step), waiting) == taken
+
+
+def test_what_was_held_by_another_host_is_ended_by_whoever_settles(
+    postgres: PostgresServer,
+) -> None:
+    opened = Opened(postgres.uri())
+
+    async def go(book: Any) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.settle(event_of(1))  # from here on bills are written in one step
+        other = ledger_of(opened.uri)
+        bills = [event_of(number) for number in (2, 3, 4)]
+        for bill in bills:
+            assert await other.hold(bill, 10**8, 0) is None
+        await asyncio.gather(*(book.ledger.settle(bill) for bill in (*bills, bills[0])))
+        await book.ledger.settle(event_of(5))  # and again
+        await other.aclose()
+
+    opened.run(go)
+    assert opened.rows("SELECT held_nano FROM balance WHERE account = 'acme'") == [(0,)]
+    assert opened.rows("SELECT count(*), (SELECT count(*) FROM hold) FROM outbox") == [(6, 0)]
 
 
 def test_one_that_cannot_be_recorded_does_not_fail_its_neighbours(opened: Opened) -> None:
