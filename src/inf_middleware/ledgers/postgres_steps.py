@@ -73,7 +73,7 @@ async def _ask(connection: Any, ask: Ask | Record) -> list[Any]:
     if isinstance(ask, Record):
         await connection.fetch(RECORD, settlements_of(ask.rows))
         return []
-    sql = _numbered(ask.sql)
+    sql = numbered(ask.sql)
     if ask.many:
         if ask.params:
             await connection.executemany(sql, [[*map(storable, row)] for row in ask.params])
@@ -82,7 +82,8 @@ async def _ask(connection: Any, ask: Ask | Record) -> list[Any]:
 
 
 @lru_cache(512)
-def _numbered(sql: str) -> str:
+def numbered(sql: str) -> str:
+    """Return a statement as PostgreSQL takes it: its parameters have numbers."""
     first, *rest = sql.split("?")
     return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
 
