@@ -67,7 +67,7 @@ simulate: $(VENV)/.test-installed
 fuzz: $(VENV)/.fuzz-installed
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),60)
 
-# In folders that reach nearly all: those that take longest (tests/live, tests/simulate) add little.
+# Without tests/live and tests/simulate, which take longest.
 coverage: $(VENV)/.test-installed
 	@sh tests/install_servers.sh
 	@rm -rf build/coverage && mkdir -p build/coverage
