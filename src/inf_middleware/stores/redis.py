@@ -1,9 +1,11 @@
 """The limits of any number of processes, on one Redis: a script per step, on the server's clock."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -18,10 +20,16 @@ from inf_middleware.domain.limits import (
     standings_of,
 )
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
-from inf_middleware.stores.scripts import Call, Scripts, load_script
+from inf_middleware.stores.pipelines import Call
+from inf_middleware.stores.scripts import Scripts, load_script
+
+_log = logging.getLogger("inf_middleware.limits")
 
 # In every key: what is written in another form than this one's shall not be read by this one.
 _FORM = "inf1"
+
+# Names of keys that are kept made up, of the accounts that come most: some 300 bytes each.
+KEYS_KEPT = 4_096
 
 _METRICS: tuple[Metric, ...] = ("requests", "tokens")
 
@@ -75,6 +83,7 @@ class RedisStore:
             for name in ("admit", "renew", "settle", "workers", "show", "release")
         )
         self._process = (0, "")
+        self._key_of = lru_cache(KEYS_KEPT)(self._make_key)
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
@@ -88,7 +97,14 @@ class RedisStore:
             for rate in group.rates:
                 metric = 1 if rate.metric == "requests" else 2
                 arguments += (metric, rate.limit, rate.window_us)
-        reply = await self._scripts.run(Call(self._admit, self._keys(ask), arguments))
+        keys = self._keys(ask)
+        reply = await self._scripts.run(Call(self._admit, keys, arguments))
+        if reply[-1]:
+            _log.warning(
+                "the key %s in the limits' storage held what is not ours: it was replaced, and"
+                " what its account had used of its limits is forgotten",
+                keys[reply[-1] - 1],
+            )
         readings = _readings(ask.groups, reply)
         if reply[0] == 1:
             return Admission(ask, standings_of(ask.groups, readings))
@@ -181,8 +197,10 @@ class RedisStore:
         return self._keys_of(ask.account_id, ask.groups)
 
     def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[str, ...]:
-        account = self._account(account_id)
-        return tuple(f"{account}:{quote(group.scope, safe='')}" for group in groups)
+        return tuple([self._key_of(account_id, group.scope) for group in groups])
+
+    def _make_key(self, account_id: str, scope: str) -> str:
+        return f"{self._account(account_id)}:{quote(scope, safe='')}"
 
     def _account(self, account_id: str) -> str:
         name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
