@@ -125,8 +125,8 @@ FAULTS = [
     Fault(
         "memory: a model's own limits are taken without the others",
         "stores/memory.py",
-        "if not has and not all(counters.fits(g, ask.tokens) for g, counters in groups):",
-        "if not has and not any(counters.fits(g, ask.tokens) for g, counters in groups):",
+        "fits = fits and counters.fits(group, ask.tokens, now_us)",
+        "fits = fits or counters.fits(group, ask.tokens, now_us)",
         CONTRACT + "test_a_refusal_by_one_group_takes_nothing_from_the_other[memory]",
     ),
     Fault(
@@ -160,8 +160,8 @@ FAULTS = [
     Fault(
         "waiting: who comes later may pass",
         "call/waiting.py",
-        "if account_id not in self._lines and self.places.try_take():",
-        "if self.places.try_take():",
+        "return account_id not in self._lines and self.places.try_take()",
+        "return self.places.try_take()",
         WAITING + "test_a_small_request_does_not_pass_a_large_one_that_came_before",
     ),
     Fault(

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+import msgspec
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -141,8 +142,7 @@ class Held(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One request with its response, as far as it is known; each field has one writer.
 
     The opener (the first worker that sees the request) makes it, reads the body and closes it.

@@ -106,19 +106,21 @@ def raw_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     Raises:
         Refuse: It sends two that differ (401).
     """
-    found: set[bytes] = set()
+    found = None
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credentials = value.partition(b" ")
-            if scheme.lower() == b"bearer" and credentials.strip():
-                found.add(credentials.strip())
-        elif name in _KEY_HEADERS and value.strip():
-            found.add(value.strip())
-    if len(found) > 1:
-        raise _unauthorized(
-            "Two different API keys were given; send one, as `Authorization: Bearer <key>`."
-        )
-    return found.pop() if found else None
+            key = credentials.strip() if scheme.lower() == b"bearer" else b""
+        elif name in _KEY_HEADERS:
+            key = value.strip()
+        else:
+            continue
+        if key and found is not None and key != found:
+            raise _unauthorized(
+                "Two different API keys were given; send one, as `Authorization: Bearer <key>`."
+            )
+        found = key or found
+    return found
 
 
 def _unauthorized(message: str) -> Refuse:

@@ -71,7 +71,9 @@ class RollingWindow:
 
     def read(self, now_us: int, asked: int, limit: int) -> Reading:
         """Return how the window stands, and how long until `asked` more fits."""
-        return Reading(self.total, self.reset_us(now_us), self.wait_us(now_us, asked, limit))
+        fits = self.total + asked <= limit
+        wait_us = 0 if fits else self.wait_us(now_us, asked, limit)
+        return Reading(self.total, self.reset_us(now_us), wait_us)
 
     def wait_us(self, now_us: int, asked: int, limit: int) -> int:
         """Return how long until `asked` more fits; the whole window where it never can."""
@@ -86,8 +88,9 @@ class RollingWindow:
 
     def reset_us(self, now_us: int) -> int:
         """Return how long until the window is wholly empty."""
-        if self.total:
-            for place in range(len(self._amounts) - 1, -1, -1):
-                if self._amounts[place]:
-                    return self._latest[place] + self.window_us - now_us
-        return 0
+        if not self.total:
+            return 0
+        place = len(self._amounts) - 1
+        while not self._amounts[place]:  # given back
+            place -= 1
+        return self._latest[place] + self.window_us - now_us
