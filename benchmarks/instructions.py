@@ -20,12 +20,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from starlette.types import ASGIApp
+
 from benchmarks import subjects
-from benchmarks.in_process import AT_ONCE, cpu_of
+from benchmarks.in_process import AT_ONCE, cpu_of, nothing
 from benchmarks.model_app import CHUNKS, asked
 from benchmarks.subjects import Places, subjects_for
 
-NAMES = (subjects.BARE, subjects.METER, subjects.LIMITER, subjects.LEDGER, subjects.ALL)
+# What drives the others, and is left out of them where times are measured.
+DRIVER = "the driver alone"
+
+NAMES = (DRIVER, subjects.BARE, subjects.METER, subjects.LIMITER, subjects.LEDGER, subjects.ALL)
 
 # Few enough for valgrind, which takes fifty times as long.
 REQUESTS = 4 * AT_ONCE
@@ -48,8 +53,7 @@ async def _calls(name: str, count: int, *, stream: bool) -> Counter[str]:
 
     body = asked(stream=stream)
     with tempfile.TemporaryDirectory(dir=".", prefix="bench-") as folder:
-        (subject,) = subjects_for(Places(Path(folder)), (name,))
-        app = subject.make(Places(Path(folder)))
+        app = _app(name, Places(Path(folder)))
         await cpu_of(app, body, 2 if stream else WARM_UP)
         sys.setprofile(note)
         try:
@@ -57,6 +61,13 @@ async def _calls(name: str, count: int, *, stream: bool) -> Counter[str]:
         finally:
             sys.setprofile(None)
     return found
+
+
+def _app(name: str, places: Places) -> ASGIApp:
+    if name == DRIVER:
+        return nothing
+    (subject,) = subjects_for(places, (name,))
+    return subject.make(places)
 
 
 def _short(path: str) -> str:
@@ -99,9 +110,7 @@ def _counted(name: str, requests: int, streams: int) -> int:
 
 
 async def _serve(name: str, requests: int, streams: int) -> None:
-    places = Places(Path(os.environ["BENCH_FOLDER"]))
-    (subject,) = subjects_for(places, (name,))
-    app = subject.make(places)
+    app = _app(name, Places(Path(os.environ["BENCH_FOLDER"])))
     await cpu_of(app, asked(stream=False), WARM_UP + requests)
     await cpu_of(app, asked(stream=True), 2 + streams)
 
