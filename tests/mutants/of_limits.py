@@ -102,6 +102,13 @@ FAULTS = [
         CONTRACT + "test_the_wait_of_a_refusal_is_exact_over_all_limits_at_once[memory]",
     ),
     Fault(
+        "window: moments lose their beginning",
+        "stores/window.py",
+        "self._base_us += later_us",
+        "self._base_us += 0",
+        WINDOW + "test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition",
+    ),
+    Fault(
         "window: a late refund mints",
         "stores/window.py",
         "if place < len(latest) and latest[place] // self._slot_us == index:",
