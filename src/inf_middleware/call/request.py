@@ -58,6 +58,7 @@ def understand(call: Call, body: bytes) -> None:
     """
     try:
         call.dialect, call.request = call.dialect.read(body)
+        call.model = call.request.model
     except InvalidRequest as error:
         raise Refuse(error.status, error.code, error.message) from error
 

@@ -248,7 +248,7 @@ def event_of(
     if not call.dialect.has_text and not usage.total_tokens and outcome_of(call) == "complete":
         _warn_once(billing, f"calls of {call.endpoint!a} tell no usage: recorded with 0 tokens")
     lines = found.price.lines(usage) if found else ()
-    amount_nano = sum(line.amount_nano for line in lines)
+    amount_nano = sum([line.amount_nano for line in lines])
     reader = call.reader
     return BillingEvent(
         request_id=call.id,

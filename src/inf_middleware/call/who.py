@@ -7,7 +7,7 @@ from typing import NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from inf_middleware.call.record import Call, Parts, log
+from inf_middleware.call.record import Parts, log
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import AccountsUnavailable, ConfigError
 from inf_middleware.domain.keys import digest_of, key_of, without_key
@@ -23,16 +23,6 @@ class Caller(NamedTuple):
     account: Account
     tier: Tier
     key_id: str | None
-
-
-async def identify(call: Call, parts: Parts, scope: Scope) -> None:
-    """Find the call's account and level.
-
-    Raises:
-        Refuse: As `caller_of`.
-    """
-    call.account, call.tier, call.key_id = await caller_of(scope, parts)
-    call.named = parts.names_accounts
 
 
 async def caller_of(scope: Scope, parts: Parts) -> Caller:

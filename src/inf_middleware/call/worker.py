@@ -34,7 +34,7 @@ from inf_middleware.call.record import (
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, read_request, understand
 from inf_middleware.call.settle import settle
-from inf_middleware.call.who import identify
+from inf_middleware.call.who import caller_of
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
@@ -161,7 +161,7 @@ class Worker:
         path = scope["path"]
         parts, told = due.parts, due.observer
         call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
-        call.request, call.billing = due.request, due.billing
+        call.request, call.model, call.billing = due.request, due.model, due.billing
         call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
 
         async def settle_fetched(call: Call) -> bool:
@@ -245,7 +245,8 @@ class Worker:
         parts = self._parts
         concerned = parts.names_accounts or parts.limiting or parts.billing
         if concerned and (call.account is None or (parts.names_accounts and not call.named)):
-            await identify(call, parts, scope)
+            call.account, call.tier, call.key_id = await caller_of(scope, parts)
+            call.named = parts.names_accounts
 
     async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""

@@ -176,18 +176,26 @@ def _refusal(ask: Ask, readings: Sequence[GroupReading]) -> Refusal | None:
 
 def standings_of(groups: Sequence[LimitGroup], readings: Sequence[GroupReading]) -> Standings:
     """Turn readings into what the caller is told: the tightest limit of each kind."""
-    least: dict[Metric, Standing] = {}
-    concurrency = Standing(0, 0, 0.0)
+    requests: Standing | None = None
+    tokens: Standing | None = None
+    concurrency = _UNLIMITED
     for group, reading in zip(groups, readings, strict=True):
         if group.concurrency is not None:
             free = max(group.concurrency - reading.running, 0)
             concurrency = Standing(group.concurrency, free, 0.0)
         for rate, window in zip(group.rates, reading.rates, strict=True):
-            remaining = rate.limit - window.total
-            if remaining < 0:
-                remaining = 0
-            known = least.get(rate.metric)
-            if known is None or remaining < known.remaining:
-                reset_s = window.reset_us / MICROSECONDS
-                least[rate.metric] = Standing(rate.limit, remaining, reset_s)
-    return Standings(least["requests"], least["tokens"], concurrency)
+            remaining = max(rate.limit - window.total, 0)
+            known = requests if rate.metric == "requests" else tokens
+            if known is not None and remaining >= known.remaining:
+                continue
+            standing = Standing(rate.limit, remaining, window.reset_us / MICROSECONDS)
+            if rate.metric == "requests":
+                requests = standing
+            else:
+                tokens = standing
+    assert requests is not None
+    assert tokens is not None
+    return Standings(requests, tokens, concurrency)
+
+
+_UNLIMITED = Standing(0, 0, 0.0)

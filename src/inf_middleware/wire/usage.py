@@ -72,7 +72,7 @@ class UsageAt:
 
     def usage(self, told: Mapping[str, int]) -> Usage:
         """Return the usage that counts add up to."""
-        inputs = told.get(INPUT, 0) + sum(told.get(path, 0) for path in self.beside_input)
+        inputs = told.get(INPUT, 0) + sum([told.get(path, 0) for path in self.beside_input])
         outputs = told.get(OUTPUT, 0)
         return Usage(
             input_tokens=inputs,
