@@ -120,7 +120,7 @@ class Scripts:
         storage, _ = self._open()
         found = storage.bridge.get_connection().scan_iter(match=pattern, count=1000)
         try:
-            return [_text(key) async for key in found]
+            return [text_of(key) async for key in found]
         except failures(storage) as error:
             raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
 
@@ -269,5 +269,6 @@ def failures(storage: Any) -> tuple[type[Exception], ...]:
     return (*(own if isinstance(own, tuple) else (own,)), OSError, TimeoutError)
 
 
-def _text(key: Any) -> str:
-    return key.decode() if isinstance(key, bytes) else str(key)
+def text_of(reply: Any) -> str:
+    """Return a text that was answered: a storage of the user's own may have decoded it."""
+    return reply.decode() if isinstance(reply, bytes) else str(reply)
