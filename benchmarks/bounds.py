@@ -172,13 +172,16 @@ def stall_ms(rounds: int = 7, prompts: int = 8) -> tuple[float, float, float]:
 
 async def _open_streams(make: Callable[[Any], Any], count: int) -> float:
     go = asyncio.Event()
+    opened = 0
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
+        nonlocal opened
         await receive()
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for piece in STREAM[:20]:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
+        opened += 1
         await go.wait()
         for piece in STREAM[-2:]:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -202,15 +205,20 @@ async def _open_streams(make: Callable[[Any], Any], count: int) -> float:
 
         await wrapped(scope_of(body), receive, send)
 
+    async def opening(number: int, tasks: list[Any]) -> None:
+        while opened < number:
+            for task in tasks:
+                if task.done():  # refused, or failed: the others would be waited for in vain
+                    raise SystemExit(f"a stream did not open: {task.exception()}")
+            await asyncio.sleep(0.01)
+
     ready = asyncio.ensure_future(one())
-    await asyncio.sleep(0.3)
+    await opening(1, [ready])
     gc.collect()
     tracemalloc.start()
     begin = tracemalloc.get_traced_memory()[0]
     streams = [asyncio.ensure_future(one()) for _ in range(count)]
-    while tracemalloc.get_traced_memory()[0] == begin:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0.5)
+    await opening(count + 1, streams)
     gc.collect()
     held = (tracemalloc.get_traced_memory()[0] - begin) / count
     tracemalloc.stop()
@@ -221,7 +229,7 @@ async def _open_streams(make: Callable[[Any], Any], count: int) -> float:
 
 def stream_bytes(places: Places, count: int) -> float:
     """Return the memory of ours that an open stream takes, all three in place."""
-    accounts = {KEY: Account("acme", tier=LEVEL)}
+    accounts = {KEY: Account("acme", tier=Tier("Open", WIDE, WIDE, WIDE))}
 
     def ours(app: Any) -> Any:
         return Gate(app, accounts=accounts, ledger=f"sqlite:///{places.folder}/open.db")

@@ -73,7 +73,8 @@ async def call(app: ASGIApp, body: bytes) -> None:
     assert status == 200, status
 
 
-async def _nothing(_scope: Any, receive: Any, send: Any) -> None:
+async def nothing(_scope: Any, receive: Any, send: Any) -> None:
+    """Be an app that answers nothing: what is left is the driver."""
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
@@ -143,13 +144,13 @@ async def _measure(
     gc.freeze()  # what was made so far is no garbage of what is measured
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in apps}
     for _ in range(rounds):
-        nothing = await cpu_of(_nothing, body, requests)
+        driver = await cpu_of(nothing, body, requests)
         for name, app in apps.items():
             cpu = await cpu_of(app, body, requests)
             found[name].append(
                 (
-                    (cpu[0] - nothing[0]) / requests * 1e6,
-                    (cpu[1] - nothing[1]) / requests * 1e6,
+                    (cpu[0] - driver[0]) / requests * 1e6,
+                    (cpu[1] - driver[1]) / requests * 1e6,
                 )
             )
     gc.unfreeze()

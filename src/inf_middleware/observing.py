@@ -62,6 +62,9 @@ class _All:
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
+    def listens(self) -> bool:
+        return any(observer.listens() for observer in self._observers)
+
     def refused(self, call: RefusedCall) -> None:
         self._tell("refused", call)
 

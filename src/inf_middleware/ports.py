@@ -281,6 +281,10 @@ class AccountBook(Protocol):
 class Observer(Protocol):
     """Is told what becomes of calls, once for each, and how things stand; it must not block."""
 
+    def listens(self) -> bool:
+        """Tell whether calls that were served are to be told now: to make it up takes time."""
+        ...
+
     def refused(self, call: RefusedCall) -> None:
         """Take note of a call that was refused."""
         ...

@@ -1,3 +1,4 @@
+import multiprocessing
 import uuid
 
 from hypothesis import given
@@ -17,3 +18,15 @@ def test_request_ids_sort_by_time_and_do_not_repeat() -> None:
     ids = [uuid7(1_700_000_000_000_000_000 + step * 1_000) for step in range(10_000)]
     assert ids == sorted(ids)
     assert len(set(ids)) == len(ids)
+
+
+def test_a_process_and_its_fork_do_not_make_the_same_ids() -> None:
+    here, there = [uuid7(0)], multiprocessing.get_context("fork").SimpleQueue()  # as of a server
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: [there.put(uuid7(0)) for _ in range(10)]
+    )
+    child.start()
+    child.join()
+    here += [uuid7(0) for _ in range(10)]
+    assert child.exitcode == 0
+    assert not set(here) & {there.get() for _ in range(10)}

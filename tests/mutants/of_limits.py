@@ -118,6 +118,13 @@ FAULTS = [
         CONTRACT + "test_the_wait_of_a_refusal_is_exact_over_all_limits_at_once[memory]",
     ),
     Fault(
+        "window: moments lose their beginning",
+        "stores/window.py",
+        "self._base_us += later_us",
+        "self._base_us += 0",
+        WINDOW + "test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition",
+    ),
+    Fault(
         "window: a late refund mints",
         "stores/window.py",
         "if place < len(latest) and latest[place] // self._slot_us == index:",
@@ -141,8 +148,8 @@ FAULTS = [
     Fault(
         "memory: a model's own limits are taken without the others",
         "stores/memory.py",
-        "if not has and not all(counters.fits(g, ask.tokens) for g, counters in groups):",
-        "if not has and not any(counters.fits(g, ask.tokens) for g, counters in groups):",
+        "fits = fits and counters.fits(group, ask.tokens, now_us)",
+        "fits = fits or counters.fits(group, ask.tokens, now_us)",
         CONTRACT + "test_a_refusal_by_one_group_takes_nothing_from_the_other[memory]",
     ),
     Fault(
@@ -176,8 +183,8 @@ FAULTS = [
     Fault(
         "waiting: who comes later may pass",
         "call/waiting.py",
-        "if account_id not in self._lines and self.places.try_take():",
-        "if self.places.try_take():",
+        "return account_id not in self._lines and self.places.try_take()",
+        "return self.places.try_take()",
         WAITING + "test_a_small_request_does_not_pass_a_large_one_that_came_before",
     ),
     Fault(

@@ -54,6 +54,8 @@ class Server:
         """Run a script at a moment."""
         given = [self._table(keys), self._table(arguments)]
         reply = self._server[b"run"](sha.encode(), text.encode(), now_us, *given)
+        if isinstance(reply, bytes):
+            return reply
         return int(reply) if isinstance(reply, int | float) else [int(n) for n in reply.values()]
 
     def save(self) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from inf_middleware import CostLedger, TierLimiter, TokenMeter
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
-from inf_middleware.stores.scripts import load_script
+from inf_middleware.stores.scripts import load_script, text_of
 from tests.simulate.asked import REQUEST, Asked
 from tests.simulate.audit import Auditor
 from tests.simulate.limits_model import Bounds, Broken, LimitsModel
@@ -386,7 +386,9 @@ class World:
         elif name == "renew":
             lease, *calls = given
             for place, (call, used) in enumerate(zip(calls[::2], calls[1::2], strict=True)):
-                if self.limits.renew(now, keys[0], call, used, lease) != bool(reply[place]):
+                if self.limits.renew(now, keys[0], call, used, lease) != (
+                    text_of(reply)[place] == "1"
+                ):
                     raise Broken(f"{call} is lost to one and held to the other")
         elif name == "settle":
             call, _, tokens = given

@@ -11,8 +11,8 @@ SLOT = WINDOW // SLOTS
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["add", "back"]),
-        st.integers(0, 3 * WINDOW // 2) | st.integers(0, 2 * SLOT),
-        st.integers(0, 1000),
+        st.integers(0, 3 * WINDOW // 2) | st.integers(0, 2 * SLOT) | st.just(2**32),
+        st.integers(0, 1000) | st.integers(2**31, 2**33),
     ),
     max_size=40,
 )

@@ -48,6 +48,8 @@ async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
     groups = call.tier.groups_for(call.model)
     tokens = await _reservation(call, limiting, tokens_max(groups))
     ask = Ask(call.id, call.account.id, groups, tokens, limiting.enforce)
+    if limiting.enforce and _is_admitted_here(call, ask, limiting):
+        return
     if limiting.enforce:
         await _admit_in_turn(call, ask, limiting, ahead)
     else:
@@ -101,6 +103,25 @@ async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead)
     call.limiting = limiting
     call.admission = answer
     limiting.leases.hold(call)
+
+
+def _is_admitted_here(call: Call, ask: Ask, limiting: Limiting) -> bool:
+    """Admit a call that need not wait, as nearly all, where the store is of this process."""
+    local, waiting = limiting.local, limiting.waiting
+    if local is None or not waiting.try_place(ask.account_id):
+        return False
+    answer: Admission | Refusal | None = None
+    try:
+        answer = local.admit_now(ask)
+    finally:
+        if not isinstance(answer, Admission):
+            waiting.places.give()
+    if not isinstance(answer, Admission):
+        return False  # in its turn it is asked again, and refused or made to wait
+    call.limiting = limiting
+    call.admission = answer
+    limiting.leases.hold(call)
+    return True
 
 
 def _was_bound_refused(call: Call, answer: Admission | Refusal) -> bool:
@@ -195,7 +216,10 @@ def _bound_of_body(call: Call, bytes_max: int) -> int | None:
 
 
 def _slots(groups: tuple[LimitGroup, ...]) -> int:
-    return next(group.concurrency for group in groups if group.concurrency is not None)
+    for group in groups:
+        if group.concurrency is not None:
+            return group.concurrency
+    raise AssertionError("every level limits concurrency")
 
 
 def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refuse:
@@ -211,7 +235,9 @@ def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refu
 
 
 async def _reservation(call: Call, limiting: Limiting, level_max: int) -> int:
-    tokens = await input_to_reserve(call, limiting)
+    tokens = call.input_reserved
+    if tokens is None:
+        tokens = await input_to_reserve(call, limiting)
     found = call.price_list.find(call.model)
     left = None
     if found is not None and found.price.context is not None:

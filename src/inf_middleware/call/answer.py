@@ -66,10 +66,19 @@ class Answer:
             return
         kind = message["type"]
         if kind == "http.response.body":
-            if self._is_stream and self._intake is not None:
-                out = self._read_stream(message, self._intake)
+            intake = self._intake
+            if self._is_stream and intake is not None:
+                alike, body = intake.alike, message.get("body", b"")
+                out: Message | None = message
+                if (
+                    alike is None
+                    or type(body) is not bytes
+                    or not message.get("more_body", False)
+                    or not alike.takes(body)
+                ):
+                    out = self._read_stream(message, intake)
                 if self._call.hold is not None and out is not None and await self._is_unpaid():
-                    await self._cut(out, self._intake)
+                    await self._cut(out, intake)
                 elif self._ending and not self._ended and not await self._end():
                     await self._send_error_event()
                 elif out is not None and not self._call.draining:
@@ -181,7 +190,8 @@ class Answer:
                 if self._held is not None:
                     await self._send_unrecorded()
                 return
-        await self._send_held()
+        if self._held is not None:
+            await self._send_held()
         await self._send(message)
 
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:

@@ -1,6 +1,6 @@
 """Whether a call can be billed at all: by its model, and by the ledger's health."""
 
-from inf_middleware.call.record import Billing, Call, Parts
+from inf_middleware.call.record import Billing, Call
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.wire import answers
 
@@ -11,24 +11,23 @@ async def check_ledger(billing: Billing) -> None:
     Raises:
         Refuse: The ledger lost a bill, and cannot be written yet (503).
     """
-    if not await billing.health.ready():
+    if billing.health.is_down and not await billing.health.ready():
         raise Refuse(
             503,
             "ledger_unavailable",
             "Calls cannot be recorded just now, and none is served; try again shortly.",
             headers=answers.retry_headers(1.0),
         )
-    await billing.lost.end()
+    if billing.lost:
+        await billing.lost.end()
 
 
-def check_model(call: Call, parts: Parts) -> None:
+def check_model(call: Call, billing: Billing) -> None:
     """Refuse a model that is not served, or not sold.
 
     Raises:
         Refuse: It is one of these (404).
     """
-    billing = parts.billing
-    assert billing is not None
     if billing.serves is not None and call.model not in billing.serves:
         raise _model_not_found(call, "this server does not serve it")
     if billing.unpriced == "refuse" and call.price_list.find(call.model) is None:

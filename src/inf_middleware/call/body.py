@@ -5,6 +5,9 @@ streams after their first event, answering with empty requests makes listeners s
 """
 
 import asyncio
+import types
+from collections.abc import Awaitable, Generator
+from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope
 
@@ -17,21 +20,21 @@ from inf_middleware.call.refuse import Refuse
 BODY_TIMEOUT_S = 30.0
 
 
-async def read_body(scope: Scope, receive: Receive, body_bytes_max: int) -> bytes:
-    """Read the whole body.
+async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: int) -> bytes:
+    """Read the whole body, of the length that is `declared`, if any.
 
     Raises:
         Refuse: The body is over its bound (413) or its deadline (408).
         ClientGone: The client left meanwhile.
     """
-    if _declared_length(scope) > body_bytes_max:
+    if declared is not None and declared.isdigit() and int(declared) > body_bytes_max:
         raise _too_large(body_bytes_max)
     pieces: list[bytes] = []
     size = 0
     deadline = _Deadline(BODY_TIMEOUT_S)
     try:
         while True:
-            message = await receive()
+            message = await _awaited(receive(), deadline)
             if message["type"] == "http.disconnect":
                 raise ClientGone
             piece = message.get("body", b"")
@@ -59,20 +62,27 @@ class _Deadline:
     As `asyncio.timeout` does, at a fifth of its cost: each request has one, and hardly any waits.
     """
 
-    __slots__ = ("_cancelling", "_is_over", "_task", "_timer")
+    __slots__ = ("_cancelling", "_is_over", "_task", "_timeout_s", "_timer")
 
     def __init__(self, timeout_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
+        self._timeout_s = timeout_s
         self._is_over = False
-        self._timer = loop.call_later(timeout_s, self._fall_due)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Have it fall due after its time; once."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            task = asyncio.current_task(loop)
+            assert task is not None
+            self._task = task
+            self._cancelling = task.cancelling()
+            self._timer = loop.call_later(self._timeout_s, self._fall_due)
 
     def cancel(self) -> None:
         """Let go: what was waited for is there."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def was_missed(self) -> bool:
         """Tell, of a cancellation, whether it was this and nobody else's."""
@@ -81,6 +91,31 @@ class _Deadline:
     def _fall_due(self) -> None:
         self._is_over = True
         self._task.cancel()
+
+
+@types.coroutine
+def _awaited(step: Awaitable[Message], deadline: _Deadline) -> Generator[Any, Any, Message]:
+    """Await a step; where it is not done at once, by a deadline.
+
+    As `await` does it, but for what is done before the first wait: the bodies of nearly all
+    requests are there when they are asked for.
+    """
+    waiting = step.__await__()
+    try:
+        awaited = next(waiting)
+    except StopIteration as done:
+        return cast("Message", done.value)
+    deadline.begin()
+    while True:
+        thrown: BaseException | None = None
+        try:
+            yield awaited
+        except BaseException as error:
+            thrown = error
+        try:
+            awaited = next(waiting) if thrown is None else waiting.throw(thrown)
+        except StopIteration as done:
+            return cast("Message", done.value)
 
 
 def _too_large(body_bytes_max: int) -> Refuse:
@@ -121,10 +156,3 @@ def with_length(scope: Scope, length: int) -> Scope:
         for name, value in scope["headers"]
     ]
     return {**scope, "headers": headers}
-
-
-def _declared_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return 0

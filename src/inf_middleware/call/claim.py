@@ -19,10 +19,12 @@ KEY_CHARACTERS_MAX = 255
 
 def fingerprint_of(call: Call, headers: Iterable[tuple[bytes, bytes]], body: bytes | None) -> None:
     """Note the fingerprint of a request that has a key."""
-    if any(name == _HEADER for name, _ in headers):
-        digest = hashlib.sha256(call.endpoint.encode("utf-8", "replace"))
-        digest.update(b"\0" + (body or b""))
-        call.fingerprint = digest.hexdigest()
+    for name, _ in headers:
+        if name == _HEADER:
+            digest = hashlib.sha256(call.endpoint.encode("utf-8", "replace"))
+            digest.update(b"\0" + (body or b""))
+            call.fingerprint = digest.hexdigest()
+            return
 
 
 async def take_claim(call: Call, headers: Iterable[tuple[bytes, bytes]]) -> None:

@@ -18,7 +18,9 @@ async def give_up(call: Call) -> None:
 async def close(call: Call) -> None:
     """End whatever of a call is still open, once, and tell who wants to hear of it."""
     if call.settled and not call.refused and call.metering.on_usage is None:
-        await _finish(call)  # as nearly always: it waits for nobody, and nothing can interrupt it
+        if call.observer is not None:  # as nearly always: it waits for nobody
+            note_settlement(call)
+        drains.end(call)
     else:
         with anyio.CancelScope(shield=True):
             await _finish(call)

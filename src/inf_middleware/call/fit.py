@@ -23,8 +23,12 @@ async def refuse_misfit(call: Call, parts: Parts) -> None:
         return
     if parts.billing is not None and parts.billing.enforce_features:
         _check_features(call, call.body, found.price)
-    if found.price.context is not None and call.dialect.generates:
-        await _check_context(call, call.body, found.price.context)
+    context = found.price.context
+    if context is None or not call.dialect.generates:
+        return
+    # Every token has a byte in the body, so that most requests are decided here.
+    if len(call.body) + (call.request.output_cap or 0) > context:
+        await _check_context(call, call.body, context)
 
 
 def _check_features(call: Call, body: bytes, price: Price) -> None:
@@ -43,8 +47,7 @@ async def _check_context(call: Call, body: bytes, context: int) -> None:
     request = call.request
     assert request is not None
     cap = request.output_cap or 0
-    # Every token has a byte in the body, so that most requests are decided here.
-    if len(body) + cap <= context or request.prompts > 1 or call.dialect.truncates(body):
+    if request.prompts > 1 or call.dialect.truncates(body):
         return
     tokens = 1 if body else 0
     if tokens + cap <= context:

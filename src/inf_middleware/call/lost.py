@@ -21,6 +21,10 @@ class Lost:
         self._ids: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
+    def __len__(self) -> int:
+        """How many are still to be ended."""
+        return len(self._ids)
+
     def remember(self, call_id: str) -> None:
         """Have a call's hold and claim ended when the ledger is back."""
         if self._claims is None or len(self._ids) >= LOST_MAX:

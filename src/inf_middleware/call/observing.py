@@ -31,6 +31,8 @@ def note_refusal(call: Call, refuse: Refuse) -> None:
 def note_settlement(call: Call) -> None:
     """Tell of a call that was served and is settled."""
     assert call.observer is not None
+    if not call.observer.listens():
+        return
     event, first_ns = call.event, call.first_output_ns
     try:
         call.observer.settled(

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+import msgspec
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -141,8 +142,7 @@ class Held(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One request with its response, as far as it is known; each field has one writer.
 
     The opener (the first worker that sees the request) makes it, reads the body and closes it.
@@ -162,6 +162,7 @@ class Call:
     body: bytes | None = None
     is_read: bool = False  # its body was read whole, and is replayed as one message
     request: Request | None = None
+    model: str | None = None  # that was asked for
     asked: Asked = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
     tier: Tier | None = None
@@ -194,11 +195,6 @@ class Call:
     released: bool = False  # the store has been told
     recorded: bool = False  # the ledger has been told
     settled: bool = False  # all has been told, or the ledger was given up
-
-    @property
-    def model(self) -> str | None:
-        """The model that was asked for."""
-        return self.request.model if self.request else None
 
     @property
     def price_list(self) -> Prices:

@@ -36,7 +36,7 @@ async def read_request(
             "invalid_request_body",
             "The request body is compressed; send it without content-encoding.",
         )
-    call.body = await read_body(scope, receive, body_bytes_max)
+    call.body = await read_body(headers.get(b"content-length"), receive, body_bytes_max)
     call.is_read = True
     understand(call, call.body)
     if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
@@ -58,6 +58,7 @@ def understand(call: Call, body: bytes) -> None:
     """
     try:
         call.dialect, call.request = call.dialect.read(body)
+        call.model = call.request.model
     except InvalidRequest as error:
         raise Refuse(error.status, error.code, error.message) from error
 

@@ -36,26 +36,14 @@ _BYTES_PER_TOKEN = 4
 async def settle(call: Call) -> bool:
     """Settle a call with store and ledger; False where the ledger did not take it in time.
 
-    Shielded from cancellation, and safe to be called again: what is told already stays told.
+    Safe to be called again: what is told already stays told. Who is cancelled meanwhile does so,
+    shielded. A call that was refused has nothing to settle.
     """
-    told = call.usage or _usage_told(call)
-    limiting = call.limiting
-    if (
-        told is not None
-        and call.billing is None
-        and (limiting is None or limiting.local is not None)
-    ):
-        await _settle(call, told)  # it waits for nobody: nothing can interrupt it
-    else:
-        with anyio.CancelScope(shield=True):
-            await _settle(call, told)
-    call.settled = True
-    return call.recorded or call.billing is None
-
-
-async def _settle(call: Call, usage: Usage | None) -> None:
+    if call.refused:
+        return True
     if call.hold is not None:
         await call.hold.settled()
+    usage = call.usage or _usage_told(call)
     if usage is None:
         usage = await _usage_counted(call)
         usage = call.usage or usage  # an earlier settlement may have ended meanwhile
@@ -66,27 +54,46 @@ async def _settle(call: Call, usage: Usage | None) -> None:
     if billing is not None and not call.recorded:
         call.event = call.event or event_of(call, billing, usage)
         durable = billing.ledger.settle(call.event)
-    await release(call, None if _keeps_reservation(call, usage) else usage.total_tokens)
+    if call.admission is not None:
+        tokens = None if _keeps_reservation(call, usage) else usage.total_tokens
+        if not release_here(call, tokens):
+            await release(call, tokens)
     if billing is not None and durable is not None and call.event is not None:
         try:
             await durable
             call.recorded = True
         except LedgerUnavailable as error:
             call.recorded = await _retry(billing, call.event, error)
+    call.settled = True
+    return call.recorded or billing is None
+
+
+def release_here(call: Call, tokens: int | None) -> bool:
+    """Free the call's slot as `release` does; False where the store is not of this process."""
+    limiting = call.limiting
+    if limiting is None or limiting.local is None or call.admission is None:
+        return False
+    if not call.released:
+        call.released = True
+        limiting.leases.let_go(call.id)
+        try:
+            limiting.local.settle_now(call.admission, tokens)
+        finally:
+            limiting.waiting.ended(call.admission.ask.account_id)
+    return True
 
 
 async def release(call: Call, tokens: int | None) -> None:
     """Free the call's slot, with the tokens it used (None: its reservation stays)."""
     if call.admission is None or call.limiting is None or call.released:
         return
+    if release_here(call, tokens):
+        return
     limiting = call.limiting
     limiting.leases.let_go(call.id)
     told = True
     try:
-        if limiting.local is not None:
-            limiting.local.settle_now(call.admission, tokens)
-        else:
-            await limiting.store.settle(call.admission, tokens)
+        await limiting.store.settle(call.admission, tokens)
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
     except asyncio.CancelledError:
@@ -241,7 +248,7 @@ def event_of(
     if not call.dialect.has_text and not usage.total_tokens and outcome_of(call) == "complete":
         _warn_once(billing, f"calls of {call.endpoint!a} tell no usage: recorded with 0 tokens")
     lines = found.price.lines(usage) if found else ()
-    amount_nano = sum(line.amount_nano for line in lines)
+    amount_nano = sum([line.amount_nano for line in lines])
     reader = call.reader
     return BillingEvent(
         request_id=call.id,

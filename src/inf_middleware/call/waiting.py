@@ -106,7 +106,7 @@ class Waiting:
             ClientGone: The client left while it waited.
         """
         refusal: Refusal | None = None
-        if account_id not in self._lines and self.places.try_take():
+        if self.try_place(account_id):
             answer = await self._try(admit)
             if isinstance(answer, Admission) or not self._may_wait(answer):
                 return answer
@@ -128,6 +128,10 @@ class Waiting:
                 line.turns[0].set()
             else:
                 del self._lines[account_id]
+
+    def try_place(self, account_id: str) -> bool:
+        """Take a place in this process, unless there is none or others are before the account."""
+        return account_id not in self._lines and self.places.try_take()
 
     def ended(self, account_id: str) -> None:
         """Give a place back, and tell those who wait that something of the account has ended."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from inf_middleware.call.record import Call, Parts, log
+from inf_middleware.call.record import Parts, log
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import AccountsUnavailable, ConfigError
 from inf_middleware.domain.keys import digest_of, key_of, without_key
@@ -23,16 +23,6 @@ class Caller(NamedTuple):
     account: Account
     tier: Tier
     key_id: str | None
-
-
-async def identify(call: Call, parts: Parts, scope: Scope) -> None:
-    """Find the call's account and level.
-
-    Raises:
-        Refuse: As `caller_of`.
-    """
-    call.account, call.tier, call.key_id = await caller_of(scope, parts)
-    call.named = parts.names_accounts
 
 
 async def caller_of(scope: Scope, parts: Parts) -> Caller:
@@ -106,19 +96,21 @@ def raw_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     Raises:
         Refuse: It sends two that differ (401).
     """
-    found: set[bytes] = set()
+    found = None
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credentials = value.partition(b" ")
-            if scheme.lower() == b"bearer" and credentials.strip():
-                found.add(credentials.strip())
-        elif name in _KEY_HEADERS and value.strip():
-            found.add(value.strip())
-    if len(found) > 1:
-        raise _unauthorized(
-            "Two different API keys were given; send one, as `Authorization: Bearer <key>`."
-        )
-    return found.pop() if found else None
+            key = credentials.strip() if scheme.lower() == b"bearer" else b""
+        elif name in _KEY_HEADERS:
+            key = value.strip()
+        else:
+            continue
+        if key and found is not None and key != found:
+            raise _unauthorized(
+                "Two different API keys were given; send one, as `Authorization: Bearer <key>`."
+            )
+        found = key or found
+    return found
 
 
 def _unauthorized(message: str) -> Refuse:

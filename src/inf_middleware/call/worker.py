@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inf_middleware.call.admission import admit, input_to_reserve
@@ -33,7 +34,7 @@ from inf_middleware.call.record import (
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, read_request, understand
 from inf_middleware.call.settle import settle
-from inf_middleware.call.who import identify
+from inf_middleware.call.who import caller_of
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
@@ -77,7 +78,7 @@ class Worker:
         """Serve one ASGI scope; `touch` is told of each call, and may have it wait."""
         kind = scope["type"]
         if kind == "http":
-            if self._is_exempt(scope["path"]):
+            if self._exempt and self._is_exempt(scope["path"]):
                 await self._app(self._shown(scope), receive, send)
             elif scope["method"] != "POST":
                 await self._pass(scope, receive, send)
@@ -132,7 +133,7 @@ class Worker:
             inner = with_length(inner, len(body))
         if call.input_tokens is not None and call.metering.is_given:
             call.body = call.input_texts = None  # counted: they are not needed any more
-        answer = Answer(call, send, strip=call.asked, settle=_settle, headers=_headers(call))
+        answer = Answer(call, send, strip=call.asked, settle=settle, headers=_headers(call))
         try:
             await self._app(inner, replayed(call, body, ahead.receive), answer.send)
             await answer.finish()
@@ -160,12 +161,13 @@ class Worker:
         path = scope["path"]
         parts, told = due.parts, due.observer
         call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
-        call.request, call.billing = due.request, due.billing
+        call.request, call.model, call.billing = due.request, due.model, due.billing
         call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
 
         async def settle_fetched(call: Call) -> bool:
-            if not deferred.is_due(call) or await settle(call):
-                return True
+            with anyio.CancelScope(shield=True):  # nobody would settle it again
+                if not deferred.is_due(call) or await settle(call):
+                    return True
             deferred.note(due)  # it could not be recorded: it is still to be billed
             return False
 
@@ -188,7 +190,7 @@ class Worker:
             body = self._take_over_metering(call)
             if body is not None:
                 limit = self._parts.body_bytes_max + _ASKING_BYTES
-                await read_body(scope, ahead.receive, limit)
+                await read_body(None, ahead.receive, limit)
                 scope = with_length(scope, len(body))
             await self._identify(call, scope)
             await self._take_part(call, scope, ahead)
@@ -243,25 +245,29 @@ class Worker:
         parts = self._parts
         concerned = parts.names_accounts or parts.limiting or parts.billing
         if concerned and (call.account is None or (parts.names_accounts and not call.named)):
-            await identify(call, parts, scope)
+            call.account, call.tier, call.key_id = await caller_of(scope, parts)
+            call.named = parts.names_accounts
 
     async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
         """Do what this worker's parts do before the app, as far as nobody has done it."""
         parts = self._parts
-        if parts.billing is not None and call.billing is None:
+        billing = parts.billing if call.billing is None else None
+        if billing is not None:
             call.prices = parts.prices
-            check_model(call, parts)
-            await check_ledger(parts.billing)
-            refuse_background(call, parts.billing)
-            call.billing = parts.billing
-            await take_claim(call, scope["headers"])
+            check_model(call, billing)
+            await check_ledger(billing)
+            refuse_background(call, billing)
+            call.billing = billing
+            if call.fingerprint is not None:
+                await take_claim(call, scope["headers"])
         limiting = parts.limiting if call.limiting is None else None
         if limiting is not None:
             await input_to_reserve(call, limiting)  # what no level holds is said of the level
         await refuse_misfit(call, parts)
         if limiting is not None:
             await admit(call, limiting, ahead)
-        await take_hold(call)
+        if call.billing is not None and call.billing.holds is not None:
+            await take_hold(call)
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)
@@ -300,10 +306,6 @@ class Worker:
             await send(message)
 
         return watching
-
-
-async def _settle(call: Call) -> bool:
-    return call.refused or await settle(call)
 
 
 def _headers(call: Call) -> list[Header]:

@@ -129,6 +129,8 @@ def storable(text: str | None) -> str | None:
 def event_lines(lines: tuple[Line, ...]) -> tuple[EventLine, ...]:
     """Write priced lines as the event shows them."""
     return tuple(
-        EventLine(line.meter, line.quantity, str(line.unit_price_nano), str(line.amount_nano))
-        for line in lines
+        [
+            EventLine(line.meter, line.quantity, str(line.unit_price_nano), str(line.amount_nano))
+            for line in lines
+        ]
     )

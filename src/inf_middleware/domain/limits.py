@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+import msgspec
+
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric, Rate
 
 LimitCode: TypeAlias = Literal[
@@ -33,7 +35,7 @@ class Ask(NamedTuple):
     enforce: bool = True
 
 
-class Standing(NamedTuple):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """How one limit stands: `remaining` of `limit`, whole again after `reset_s` seconds."""
 
     limit: int
@@ -41,7 +43,7 @@ class Standing(NamedTuple):
     reset_s: float
 
 
-class Standings(NamedTuple):
+class Standings(msgspec.Struct, frozen=True, gc=False):
     """How the limits of an account stand after a decision.
 
     Of several rates on one metric, the one with the least remaining. Concurrency has no reset: its
@@ -106,7 +108,7 @@ class Held(NamedTuple):
     used: int
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """How one rate's window stands: its sum, until it is empty, until the asked would fit (µs)."""
 
     total: int
@@ -114,7 +116,7 @@ class Reading(NamedTuple):
     wait_us: int
 
 
-class GroupReading(NamedTuple):
+class GroupReading(msgspec.Struct, frozen=True):
     """How one group stands: requests in progress, whether that is full, its rates in order."""
 
     running: int
@@ -174,16 +176,26 @@ def _refusal(ask: Ask, readings: Sequence[GroupReading]) -> Refusal | None:
 
 def standings_of(groups: Sequence[LimitGroup], readings: Sequence[GroupReading]) -> Standings:
     """Turn readings into what the caller is told: the tightest limit of each kind."""
-    least: dict[Metric, Standing] = {}
-    concurrency = Standing(0, 0, 0.0)
+    requests: Standing | None = None
+    tokens: Standing | None = None
+    concurrency = _UNLIMITED
     for group, reading in zip(groups, readings, strict=True):
         if group.concurrency is not None:
             free = max(group.concurrency - reading.running, 0)
             concurrency = Standing(group.concurrency, free, 0.0)
         for rate, window in zip(group.rates, reading.rates, strict=True):
             remaining = max(rate.limit - window.total, 0)
-            known = least.get(rate.metric)
-            if known is None or remaining < known.remaining:
-                reset_s = window.reset_us / MICROSECONDS
-                least[rate.metric] = Standing(rate.limit, remaining, reset_s)
-    return Standings(least["requests"], least["tokens"], concurrency)
+            known = requests if rate.metric == "requests" else tokens
+            if known is not None and remaining >= known.remaining:
+                continue
+            standing = Standing(rate.limit, remaining, window.reset_us / MICROSECONDS)
+            if rate.metric == "requests":
+                requests = standing
+            else:
+                tokens = standing
+    assert requests is not None
+    assert tokens is not None
+    return Standings(requests, tokens, concurrency)
+
+
+_UNLIMITED = Standing(0, 0, 0.0)

@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 
+import msgspec
+
 from inf_middleware.domain import tables
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.money import nano_per_token
 from inf_middleware.domain.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, gc=False):
     """One part of a cost: `quantity` tokens of `meter` at `unit_price_nano` each."""
 
     meter: str
@@ -102,7 +103,7 @@ class Price:
             Line("cached_input_tokens", cached, self.cached_input_nano or 0),
             Line("output_tokens", usage.output_tokens, self.output_nano),
         ]
-        return tuple(line for line in lines if line.quantity)
+        return tuple([line for line in lines if line.quantity])
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class LimitGroup:
 
 def tokens_max(groups: Sequence[LimitGroup]) -> int:
     """Return the most tokens one request can ever be admitted with."""
+    if len(groups) == 1:  # as of nearly all
+        return groups[0].tokens_max
     return min([group.tokens_max for group in groups])
 
 
@@ -165,7 +167,7 @@ def groups_for(
 ) -> tuple[LimitGroup, ...]:
     """Return the groups that a request for a model counts in: by name first, then by pattern."""
     found = None
-    if model is not None and models:
+    if model is not None:
         found = next((group for group in models if group.scope == model), None) or next(
             (group for group in models if fnmatchcase(model, group.scope)), None
         )

@@ -95,6 +95,8 @@ class Tier:
 
     def groups_for(self, model: str | None) -> tuple[LimitGroup, ...]:
         """Return the limits that hold for requests of a model, in the groups that count them."""
+        if not self._of_models:
+            return (self._own,)
         return groups_for(self._own, self._of_models, model)
 
     @classmethod

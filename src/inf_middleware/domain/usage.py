@@ -1,7 +1,8 @@
 """Token counts of one call."""
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import msgspec
 
 Basis: TypeAlias = Literal["reported", "counted", "estimated"]
 
@@ -10,8 +11,7 @@ Basis: TypeAlias = Literal["reported", "counted", "estimated"]
 TOKENS_MAX = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts of one call, and what they rest on.
 
     `cached_input_tokens` and `cache_write_tokens` are parts of `input_tokens`,

@@ -31,9 +31,13 @@ class CallLog:
         self._more: dict[tuple[str | None, str], int] = {}  # those told, and how many more came
         self._beyond: dict[str, int] = {}  # by code: of accounts that were not told
 
+    def listens(self) -> bool:
+        """Tell whether lines would be written."""
+        return _log.isEnabledFor(logging.INFO)
+
     def refused(self, call: RefusedCall) -> None:
         """Write a line, unless one like it was written a moment ago."""
-        if not _log.isEnabledFor(logging.INFO):
+        if not self.listens():
             return
         self.flush()
         key = (call.account, call.code)
@@ -61,7 +65,7 @@ class CallLog:
 
     def settled(self, call: SettledCall) -> None:
         """Write a line."""
-        if not _log.isEnabledFor(logging.INFO):
+        if not self.listens():
             return
         usage = call.usage
         amount = None if call.amount_nano is None else decimal_string(call.amount_nano)

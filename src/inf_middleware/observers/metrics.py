@@ -63,6 +63,10 @@ class MetricsObserver(ABC):
     def set(self, metric: Metric, value: float, *labels: str) -> None:
         """Set a gauge."""
 
+    def listens(self) -> bool:
+        """Tell that all calls count."""
+        return True
+
     def refused(self, call: RefusedCall) -> None:
         """Count a refusal."""
         endpoint, tier = self._dialects.of(call.dialect), self._tiers.of(call.tier)

@@ -5,8 +5,10 @@ not renewed in time, with what it is known to have used: then its slot is free, 
 lost for a while, and its settlement only adds what was used beyond. `state.lua` does the same.
 """
 
+from typing import TypeAlias
+
 from inf_middleware.domain.limits import GroupReading
-from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
+from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric, Rate
 from inf_middleware.stores.window import RollingWindow
 
 # How long a lost lease waits for its settlement. Its request was cut off from the store for longer
@@ -26,15 +28,21 @@ class _Lease:
         self.is_lost = False
 
 
+# A rate, whether it is one of requests, and the window that counts for it.
+_Rated: TypeAlias = tuple[Rate, bool, RollingWindow]
+
+
 class Counters:
     """Counts for one group; every call at a moment begins with `pass_time`."""
 
-    __slots__ = ("_earliest_us", "_leases", "_windows", "running")
+    __slots__ = ("_earliest_us", "_group", "_leases", "_rated", "_windows", "running")
 
     def __init__(self) -> None:
         self.running = 0
         self._earliest_us = 0  # no lease ends before
         self._leases: dict[str, _Lease] = {}
+        self._group: LimitGroup | None = None  # that was asked for last
+        self._rated: list[_Rated] = []  # of that
         self._windows: dict[tuple[Metric, int], RollingWindow] = {}
 
     def pass_time(self, now_us: int) -> None:
@@ -64,14 +72,12 @@ class Counters:
         """Tell whether a call has a lease here, lost or not."""
         return call_id in self._leases
 
-    def fits(self, group: LimitGroup, tokens: int) -> bool:
+    def fits(self, group: LimitGroup, tokens: int, now_us: int) -> bool:
         """Tell whether a request with `tokens` fits now."""
         if group.concurrency is not None and self.running >= group.concurrency:
             return False
-        for rate in group.rates:
-            window = self._windows.get((rate.metric, rate.window_us))
-            total = window.total if window is not None else 0
-            if total + (1 if rate.metric == "requests" else tokens) > rate.limit:
+        for rate, of_requests, window in self._rated_for(group, now_us):
+            if window.total + (1 if of_requests else tokens) > rate.limit:
                 return False
         return True
 
@@ -79,19 +85,16 @@ class Counters:
         """Return how the group stands, and how long until a request with `tokens` fits."""
         is_full = group.concurrency is not None and self.running >= group.concurrency
         readings = []
-        for rate in group.rates:
-            window = self._window(rate.metric, rate.window_us, now_us)
-            asked = 1 if rate.metric == "requests" else tokens
-            readings.append(window.read(now_us, asked, rate.limit))
+        for rate, of_requests, window in self._rated_for(group, now_us):
+            readings.append(window.read(now_us, 1 if of_requests else tokens, rate.limit))
         return GroupReading(self.running, is_full, readings)
 
     def take(
         self, call_id: str, group: LimitGroup, tokens: int, now_us: int, lease_us: int
     ) -> None:
         """Take a slot, a request and a reservation."""
-        for rate in group.rates:
-            window = self._window(rate.metric, rate.window_us, now_us)
-            amount = 1 if rate.metric == "requests" else tokens
+        for _, of_requests, window in self._rated_for(group, now_us):
+            amount = 1 if of_requests else tokens
             if amount:
                 window.add(now_us, amount)
         lease = _Lease(now_us, lease_us, tokens)
@@ -131,6 +134,16 @@ class Counters:
         held, self.running = self.running, 0
         self._leases.clear()
         return held
+
+    def _rated_for(self, group: LimitGroup, now_us: int) -> list[_Rated]:
+        """Return the rates of a group, with the windows that count for them."""
+        if self._group is not group:  # the limits of an account hardly ever change
+            self._group = group
+            self._rated = [
+                (rate, rate.metric == "requests", self._window(rate.metric, rate.window_us, now_us))
+                for rate in group.rates
+            ]
+        return self._rated
 
     def _window(self, metric: Metric, window_us: int, now_us: int) -> RollingWindow:
         window = self._windows.get((metric, window_us))

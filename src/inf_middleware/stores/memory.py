@@ -45,6 +45,7 @@ class MemoryStore:
         self._clock = clock
         self._lease_us = round(lease_s * MICROSECONDS)
         self._latest_us = 0
+        self._sweep_from_us = 0  # no account has been untouched for long before
         self._accounts: OrderedDict[str, _Account] = OrderedDict()  # longest untouched first
         # Several event loops of one process may share a store; nothing waits under this lock.
         self._lock = threading.Lock()
@@ -81,13 +82,17 @@ class MemoryStore:
             else:
                 self._accounts.move_to_end(ask.account_id)
             account.touched_us = now_us
-            groups = [(group, _counters(account, group)) for group in ask.groups]
-            for _, counters in groups:
+            groups = []
+            fits = True
+            for group in ask.groups:
+                counters = _counters(account, group)
                 counters.pass_time(now_us)
+                groups.append((group, counters))
+                fits = fits and counters.fits(group, ask.tokens, now_us)
             # Asked again for what it has (a retry after a lost answer), a call takes nothing.
             has = groups[0][1].holds(ask.call_id)
             would_refuse = None
-            if not has and not all(counters.fits(g, ask.tokens) for g, counters in groups):
+            if not has and not fits:
                 answer = answer_of(ask, _readings(groups, ask.tokens, now_us))
                 if isinstance(answer, Refusal):
                     return answer
@@ -150,15 +155,20 @@ class MemoryStore:
         return account.groups if account is not None else {}
 
     def _now_us(self) -> int:
-        self._latest_us = max(self._latest_us, round(self._clock() * MICROSECONDS))
+        now_us = round(self._clock() * MICROSECONDS)
+        if now_us > self._latest_us:
+            self._latest_us = now_us
         return self._latest_us
 
     def _sweep(self, now_us: int) -> None:
+        if now_us < self._sweep_from_us:
+            return
         accounts = self._accounts
         for _ in range(min(_SWEPT_PER_ADMISSION, len(accounts))):
             account_id = next(iter(accounts))
             account = accounts[account_id]
             if now_us - account.touched_us < _SWEPT_AFTER_US:
+                self._sweep_from_us = account.touched_us + _SWEPT_AFTER_US
                 return
             for counters in account.groups.values():
                 counters.pass_time(now_us)

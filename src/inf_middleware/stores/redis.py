@@ -21,7 +21,7 @@ from inf_middleware.domain.limits import (
 )
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
 from inf_middleware.stores.pipelines import Call
-from inf_middleware.stores.scripts import Scripts, load_script
+from inf_middleware.stores.scripts import Scripts, load_script, text_of
 
 _log = logging.getLogger("inf_middleware.limits")
 
@@ -123,11 +123,14 @@ class RedisStore:
         Raises:
             LimitsUnavailable: No answer; some may have been renewed.
         """
-        by_keys: dict[tuple[str, ...], list[Held]] = {}
+        together: dict[tuple[str, ...], list[Held]] = {}  # by what their keys are made of
         for one in held:
-            by_keys.setdefault(self._keys(one.admission.ask), []).append(one)
+            ask = one.admission.ask
+            of = (ask.account_id, *[group.scope for group in ask.groups])
+            together.setdefault(of, []).append(one)
         calls = [Call(self._workers, (f"{self._prefix}:workers",), self._alive())]
-        for keys, ones in by_keys.items():
+        for ones in together.values():
+            keys = self._keys(ones[0].admission.ask)
             arguments: list[Any] = [self._lease_us]
             for admission, used in ones:
                 arguments += (_id8(admission.call_id), used)
@@ -135,9 +138,9 @@ class RedisStore:
         self.workers, *replies = await self._scripts.run_all(calls)
         return frozenset(
             one.admission.call_id
-            for ones, reply in zip(by_keys.values(), replies, strict=True)
-            for one, is_held in zip(ones, reply, strict=True)
-            if not is_held
+            for ones, reply in zip(together.values(), replies, strict=True)
+            for one, is_held in zip(ones, text_of(reply), strict=True)
+            if is_held == "0"
         )
 
     async def settle(self, admission: Admission, tokens: int | None) -> None:

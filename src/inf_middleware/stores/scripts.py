@@ -80,7 +80,7 @@ class Scripts:
         storage = self._open().storage
         found = storage.bridge.get_connection().scan_iter(match=pattern, count=1000)
         try:
-            return [_text(key) async for key in found]
+            return [text_of(key) async for key in found]
         except Exception as error:  # of whichever family
             raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
 
@@ -157,5 +157,6 @@ def _without_password(uri: str) -> str:
     return f"{scheme}{separator}{'…@' if at and credentials else ''}{place}"
 
 
-def _text(key: Any) -> str:
-    return key.decode() if isinstance(key, bytes) else str(key)
+def text_of(reply: Any) -> str:
+    """Return a text that was answered: a storage of the user's own may have decoded it."""
+    return reply.decode() if isinstance(reply, bytes) else str(reply)

@@ -15,6 +15,10 @@ from inf_middleware.domain.limits import Reading
 # is below 1 % of the window, and an account takes at most 121 slots a rate.
 SLOTS = 120
 
+# What an `array("I")` and an `array("q")` hold; 71 minutes in microseconds, and for ever.
+_SHORT_MAX = 2**32 - 1
+_LONG_MAX = 2**63 - 1
+
 
 class RollingWindow:
     """Sums what was added in the last `window_us` microseconds. Moments never go back.
@@ -22,7 +26,16 @@ class RollingWindow:
     `created_us` is when counting began: what was taken before is not in it.
     """
 
-    __slots__ = ("_amounts", "_latest", "_slot_us", "created_us", "total", "window_us")
+    __slots__ = (
+        "_amounts",
+        "_base_us",
+        "_latest",
+        "_slot_us",
+        "_span_us",
+        "created_us",
+        "total",
+        "window_us",
+    )
 
     def __init__(self, window_us: int, created_us: int) -> None:
         self.window_us = window_us
@@ -30,9 +43,13 @@ class RollingWindow:
         self.total = 0
         self._slot_us = max(window_us // SLOTS, 1)
         # Of each slot the moment of its latest addition, which also tells which slot it is, and its
-        # sum; as plain numbers, for an object per slot would take eight times the memory.
-        self._latest = array("q")
-        self._amounts = array("q")
+        # sum; as plain numbers, for an object per slot would take eight times the memory, and those
+        # numbers as small as they can be. Moments are told from the beginning of some slot.
+        is_short = window_us < _SHORT_MAX // 2
+        self._span_us = _SHORT_MAX if is_short else _LONG_MAX
+        self._base_us = created_us - created_us % self._slot_us
+        self._latest = array("I" if is_short else "q")
+        self._amounts = array("I")
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -40,29 +57,40 @@ class RollingWindow:
     def leave(self, now_us: int) -> None:
         """Let go of the slots whose time is over; to be called before all else at a moment."""
         latest = self._latest
+        now_us -= self._base_us
         gone = now_us - self.window_us
         if latest and latest[0] <= gone:
             count = bisect_right(latest, gone)
             self.total -= sum(self._amounts[:count])
             del latest[:count], self._amounts[:count]
+        if now_us > self._span_us:
+            self._begin_anew(now_us)
 
     def add(self, now_us: int, amount: int) -> None:
         """Add to the slot of a moment."""
-        latest = self._latest
-        if latest and latest[-1] // self._slot_us == now_us // self._slot_us:
-            latest[-1] = now_us
-            self._amounts[-1] += amount
+        latest, amounts = self._latest, self._amounts
+        now_us -= self._base_us
+        try:
+            if latest and latest[-1] // self._slot_us == now_us // self._slot_us:
+                amounts[-1] += amount
+                latest[-1] = now_us
+            else:
+                amounts.append(amount)
+                latest.append(now_us)
+        except OverflowError:
+            if amounts.typecode == "q":
+                raise
+            self._amounts = array("q", amounts)
+            self.add(now_us + self._base_us, amount)
         else:
-            latest.append(now_us)
-            self._amounts.append(amount)
-        self.total += amount
+            self.total += amount
 
     def give_back(self, added_us: int, amount: int) -> None:
         """Take back what was added at a moment, unless its slot has left: then it mints nothing."""
         if added_us < self.created_us:
             return
         latest = self._latest
-        index = added_us // self._slot_us
+        index = (added_us - self._base_us) // self._slot_us
         place = bisect_left(latest, index * self._slot_us)
         if place < len(latest) and latest[place] // self._slot_us == index:
             amount = min(amount, self._amounts[place])
@@ -71,7 +99,9 @@ class RollingWindow:
 
     def read(self, now_us: int, asked: int, limit: int) -> Reading:
         """Return how the window stands, and how long until `asked` more fits."""
-        return Reading(self.total, self.reset_us(now_us), self.wait_us(now_us, asked, limit))
+        fits = self.total + asked <= limit
+        wait_us = 0 if fits else self.wait_us(now_us, asked, limit)
+        return Reading(self.total, self.reset_us(now_us), wait_us)
 
     def wait_us(self, now_us: int, asked: int, limit: int) -> int:
         """Return how long until `asked` more fits; the whole window where it never can."""
@@ -81,13 +111,21 @@ class RollingWindow:
         for latest, amount in zip(self._latest, self._amounts, strict=True):
             over -= amount
             if over <= 0:
-                return latest + self.window_us - now_us
+                return self._base_us + latest + self.window_us - now_us
         return self.window_us
 
     def reset_us(self, now_us: int) -> int:
         """Return how long until the window is wholly empty."""
-        if self.total:
-            for place in range(len(self._amounts) - 1, -1, -1):
-                if self._amounts[place]:
-                    return self._latest[place] + self.window_us - now_us
-        return 0
+        if not self.total:
+            return 0
+        place = len(self._amounts) - 1
+        while not self._amounts[place]:  # given back
+            place -= 1
+        return self._base_us + self._latest[place] + self.window_us - now_us
+
+    def _begin_anew(self, now_us: int) -> None:
+        """Tell moments from a later one: that of the oldest slot, or of now."""
+        first = self._latest[0] if self._latest else now_us
+        later_us = first - first % self._slot_us
+        self._base_us += later_us
+        self._latest = array("I", [moment - later_us for moment in self._latest])

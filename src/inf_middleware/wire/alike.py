@@ -5,35 +5,48 @@ the very same bytes, and has no sign in between that means anything in JSON, say
 for the text: it need not be decoded. That costs a quarter of decoding it.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
+Take: TypeAlias = Callable[[str, tuple[int, ...]], None]
+
 
 class Alike:
-    """What stands around the text of a piece of a stream, and the choice that the text is of."""
+    """What stands around the text of a piece of a stream, and who takes the text.
 
-    __slots__ = ("_after", "_before", "_start", "group")
+    `take` is told of a text and the choice that it is of.
+    """
 
-    def __init__(self, before: bytes, after: bytes, index: int) -> None:
+    __slots__ = ("_after", "_before", "_end", "_group", "_start", "_take")
+
+    def __init__(self, before: bytes, after: bytes, index: int, take: Take) -> None:
         self._before = before
         self._after = after
         self._start = len(before)
-        self.group = (index,)
+        self._end = -len(after)
+        self._group = (index,)
+        self._take = take
 
-    def text_of(self, piece: bytes) -> str | None:
-        """Return the text of a piece that is alike; None where it is another, or has none."""
+    def takes(self, piece: bytes) -> bool:
+        """Take the text of a piece that is alike; False where it is another, or has none."""
         if not (piece.startswith(self._before) and piece.endswith(self._after)):
-            return None
-        raw = piece[self._start : len(piece) - len(self._after)]
+            return False
+        raw = piece[self._start : self._end]
         if b'"' in raw or b"\\" in raw:
-            return None
+            return False
         try:
             text = raw.decode()
         except UnicodeDecodeError:
-            return None
+            return False
         # Control characters are no part of a JSON string; the few others that are not printed are
         # decoded, too.
-        return text if text.isprintable() and text else None
+        if not text or not text.isprintable():
+            return False
+        self._take(text, self._group)
+        return True
 
 
-def alike_of(piece: bytes, text: str, index: int) -> Alike | None:
+def alike_of(piece: bytes, text: str, index: int, take: Take) -> Alike | None:
     """Return what is alike, of a piece whose only text was decoded; None where it is not sure.
 
     Without an escape in the piece, a quoted text that stands in it once is that text.
@@ -42,4 +55,4 @@ def alike_of(piece: bytes, text: str, index: int) -> Alike | None:
     before, found, after = piece.partition(quoted)
     if b"\\" in piece or not found or quoted in after:
         return None
-    return Alike(before + b'"', b'"' + after, index)
+    return Alike(before + b'"', b'"' + after, index, take)

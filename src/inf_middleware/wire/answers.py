@@ -30,7 +30,7 @@ def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[
     Where the dialect has names of its own for limits, those too; `now_s` is the wall clock.
     """
     headers = _anthropic_headers(standings, now_s) if dialect.errors == "anthropic" else []
-    requests, tokens, concurrency = standings
+    requests, tokens, concurrency = standings.requests, standings.tokens, standings.concurrency
     return [
         *headers,
         (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
@@ -60,12 +60,12 @@ def _anthropic_headers(standings: Standings, now_s: float) -> list[Header]:
 def duration(seconds: float) -> str:
     """Write a time as OpenAI does, rounded up to the millisecond: "59.5s", "1m0s", "2h0m5s"."""
     ms = _ceil(seconds * 1000)
+    if ms < 60_000:  # as nearly always
+        return f"{ms / 1000:g}s"
     minutes, rest_ms = divmod(ms, 60_000)
     hours, minutes = divmod(minutes, 60)
-    text = f"{rest_ms / 1000:.3f}".rstrip("0").rstrip(".") + "s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
+    text = f"{minutes}m{rest_ms / 1000:g}s"
+    return f"{hours}h{text}" if hours else text
 
 
 def retry_headers(retry_after_s: float) -> list[Header]:

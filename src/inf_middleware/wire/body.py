@@ -1,8 +1,9 @@
 """JSON bodies: read as laxly as servers do, so that what a server accepts is never unmetered."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from keyword import iskeyword
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -27,20 +28,21 @@ class Fields:
 
     __slots__ = ("_body", "_raw", "_values")
 
-    def __init__(self, body: bytes, head: "Head | None" = None) -> None:
+    def __init__(self, body: bytes) -> None:
         self._body = body
         self._values: dict[str, Any] = {}
         self._raw: dict[str, msgspec.Raw] = {}
         try:
-            if head is not None:
-                self._values = head(body)
-            else:
-                self._raw = _raw_decoder.decode(body)
+            self._raw = _raw_decoder.decode(body)
         except ODD:
             self._values = read_object(body)
 
     def __contains__(self, name: str) -> bool:
         return name in self._raw or name in self._values
+
+    def at(self, path: str) -> Any:
+        """Return what a path leads to, or None; nothing where there is no path ("")."""
+        return self.get(path) if path else None
 
     def get(self, path: str) -> Any:
         """Return what a path leads to, or None."""
@@ -64,15 +66,46 @@ class Fields:
 # the rest is only skipped. Raises one of `ODD`.
 Head: TypeAlias = Callable[[bytes], dict[str, Any]]
 
+# The same, to what paths lead to in their order.
+Values: TypeAlias = Callable[[bytes], Sequence[Any]]
+
 
 def head_of(names: Iterable[str]) -> Head | None:
     """Return what reads fields, all in one go; None where a name cannot be one of a class."""
+    read = _struct_reader(names)
+    return None if read is None else lambda body: asdict(read(body))
+
+
+def values_of(paths: Sequence[str]) -> Values | None:
+    """Return what reads paths ("": None), all in one go; None where a name cannot be a class'."""
+    read = _struct_reader(path.partition(".")[0] for path in paths if path)
+    if read is None:
+        return None
+    pick = attrgetter(*(path.partition(".")[0] or _ABSENT for path in paths))
+    deep = [(place, path.partition(".")[2]) for place, path in enumerate(paths) if "." in path]
+    if not deep:
+        return lambda body: pick(read(body))
+
+    def values(body: bytes) -> list[Any]:
+        found = list(pick(read(body)))
+        for place, rest in deep:
+            found[place] = find(found[place], rest)
+        return found
+
+    return values
+
+
+# Of the class itself, so that no body can say it.
+_ABSENT = "__absent__"
+
+
+def _struct_reader(names: Iterable[str]) -> Callable[[bytes], Any] | None:
     wanted = sorted(set(names))
     if not all(name.isidentifier() and not iskeyword(name) for name in wanted):
         return None
-    struct = msgspec.defstruct("Fields", [(name, Any, None) for name in wanted], gc=False)
-    read = msgspec.json.Decoder(struct).decode
-    return lambda body: asdict(read(body))
+    fields = [(name, Any, None) for name in wanted]
+    struct = msgspec.defstruct("Fields", fields, gc=False, namespace={_ABSENT: None})
+    return msgspec.json.Decoder(struct).decode
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from inf_middleware.domain.errors import ConfigError, InvalidRequest
-from inf_middleware.wire.body import Fields, Head, asking_for_usage, head_of, whole_number
+from inf_middleware.wire.body import ODD, Fields, Values, asking_for_usage, values_of, whole_number
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
 
@@ -18,8 +18,7 @@ ErrorForm = Literal["openai", "anthropic", "ollama"]
 _ANTHROPIC_TYPES = {"server_error": "api_error"}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """What a request asks for, as a lax server would read it.
 
     `output_cap` is the declared cap in tokens of one candidate. `choices`: how many the answer
@@ -131,26 +130,32 @@ class Dialect:
         Raises:
             InvalidRequest: The body cannot be meant for this path.
         """
+        values = self._values
+        if values is not None:
+            try:
+                return self, self._request(*values(body))
+            except ODD:
+                pass  # a server may still take it: it is read as laxly
         try:
-            fields = Fields(body, self._head)
-            for name, other in self.variants:
-                if name in fields:
-                    return other, other._request(fields)
-            return self, self._request(fields)
+            fields = Fields(body)
+            speaks = next((other for name, other in self.variants if name in fields), self)
+            return speaks, speaks._request(*map(fields.at, speaks._asked))
         except InvalidRequest:
             if self.reads_body:
                 raise
             return self, Request()
 
     @cached_property
-    def _head(self) -> Head | None:
-        """What reads all that `_request` asks for at once; None where that may be long."""
-        if self.variants or self.prompts:
-            return None
-        paths = (self.model, self.stream, self.choices, self.best_of, self.echo, self.background)
-        usage = ("stream_options" if self.asks_usage else "", self.tells_usage)
-        asked = [*paths, *self.output_cap, *usage]
-        return head_of(path.partition(".")[0] for path in asked if path)
+    def _asked(self) -> tuple[str, ...]:
+        """The paths of what `_request` takes, in its order; "" where the API has no such field."""
+        options = "stream_options" if self.asks_usage else ""
+        paths = (self.model, self.stream, self.choices, self.prompts, self.best_of, self.echo)
+        return (*paths, self.background, options, self.tells_usage, *self.output_cap)
+
+    @cached_property
+    def _values(self) -> Values | None:
+        """What reads all of `_asked` at once; None where that may be long."""
+        return None if self.variants or self.prompts else values_of(self._asked)
 
     def read_request(self, body: bytes) -> Request:
         """Read a request's body.
@@ -160,31 +165,41 @@ class Dialect:
         """
         return self.read(body)[1]
 
-    def _request(self, fields: Fields) -> Request:
-        model = fields.get(self.model) if self.model else None
-        stream = fields.get(self.stream) if self.stream else None
+    def _request(
+        self,
+        model: object,
+        stream: object,
+        choices: object,
+        prompt: object,
+        best_of: object,
+        echo: object,
+        background: object,
+        options: object,
+        tells_usage: object,
+        *caps: object,
+    ) -> Request:
         streamed = stream is True or (self.streams and stream is None)
         cap = None
-        for path in self.output_cap:
-            cap = whole_number(fields.get(path))
+        for given in caps:
+            cap = None if given is None else whole_number(given)
             if cap:
                 break
-        prompts = _prompts(fields.get(self.prompts)) if self.prompts else 1
-        options = fields.get("stream_options") if self.asks_usage else 0
+        prompts = 1 if prompt is None else _prompts(prompt)
         wants = isinstance(options, dict) and options.get("include_usage") is True
         if self.tells_usage:
-            wants = fields.get(self.tells_usage) is True
+            wants = tells_usage is True
+        may_ask = self.asks_usage and streamed and not wants
         return Request(
-            model=model if isinstance(model, str) else None,
-            stream=streamed,
-            output_cap=cap or None,
-            choices=(_number(fields, self.choices)) * prompts,
-            prompts=prompts,
-            best_of=_number(fields, self.best_of),
-            echo=bool(self.echo) and fields.get(self.echo) is True,
-            wants_usage=wants,
-            background=bool(self.background) and fields.get(self.background) is True,
-            may_ask=streamed and not wants and (options is None or isinstance(options, dict)),
+            model if isinstance(model, str) else None,
+            streamed,
+            cap,
+            (1 if choices is None else whole_number(choices) or 1) * prompts,
+            prompts,
+            1 if best_of is None else whole_number(best_of) or 1,
+            echo is True,
+            wants,
+            may_ask and (options is None or isinstance(options, dict)),
+            background is True,
         )
 
     def features_asked(self, body: bytes) -> list[tuple[str, str]]:
@@ -254,10 +269,6 @@ def _anthropic_error(message: str, type_: str) -> bytes:
 def _asks(value: object) -> bool:
     # {"type": "text"} is how APIs write that no form is asked for.
     return bool(value) and not (isinstance(value, dict) and value.get("type") == "text")
-
-
-def _number(fields: Fields, path: str) -> int:
-    return (whole_number(fields.get(path)) or 1) if path else 1
 
 
 def _prompts(prompt: object) -> int:

@@ -30,8 +30,11 @@ class Intake:
     """Takes the bytes of one answer for its reader.
 
     `is_stream`: it comes in frames, else it is read whole at its end. `is_decoded`: frames are not
-    the bytes that came, which were compressed.
+    the bytes that came, which were compressed. `alike` takes a piece that is like those before it;
+    what it does not take is to be read.
     """
+
+    alike: Alike | None = None
 
     def __init__(
         self,
@@ -47,7 +50,6 @@ class Intake:
         self._readable = is_readable
         self._pieces: list[bytes] = []
         self._size = 0
-        self._alike: Alike | None = None  # to what came since: nothing but texts
         self._learns = ALIKE_MAX
         self.is_stream = cutter is not None
         self.is_decoded = decoder is not None
@@ -59,11 +61,6 @@ class Intake:
 
     def read_one(self, piece: bytes) -> int | None:
         """Read a piece that is just one event, the common case; None where it must be fed."""
-        if self._alike is not None:
-            text = self._alike.text_of(piece)
-            if text is not None:
-                self._reader.text(text, self._alike.group)
-                return Seen.NOTHING
         if self._cutter is None or self._decoder is not None or not self._readable:
             return None
         data = self._cutter.data_of(piece)
@@ -72,15 +69,15 @@ class Intake:
         seen = self._reader.event(data, None)
         last = self._reader.last_text
         if last is None:
-            self._alike = None
+            self.alike = None
         elif self._learns:
             self._learns -= 1
-            self._alike = alike_of(piece, *last) or self._alike
+            self.alike = alike_of(piece, *last, self._reader.text) or self.alike
         return seen
 
     def feed(self, piece: bytes) -> list[Frame]:
         """Take the next bytes; return the frames of a stream that are whole now."""
-        self._alike = None
+        self.alike = None
         if self._decoder is not None and self._readable:
             try:
                 piece = self._decoder(piece)

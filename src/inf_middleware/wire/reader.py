@@ -93,7 +93,7 @@ class AnswerReader:
         """Whether the report is of all that was seen, so that nothing need be counted."""
         if not self._form.text:
             return bool(self._reports)
-        return self.tells_input and self.tells_output
+        return self._reports.covers
 
     @property
     def output_so_far(self) -> int:

@@ -58,19 +58,37 @@ class Reports:
             prompts = {index // self._per_prompt for index in told}
             if len(prompts) < self._prompts:
                 return False
-        return all(INPUT in counts for _, counts in told.values())
+        for _, counts in told.values():  # noqa: SIM110 - of each call: `all` takes three times it
+            if INPUT not in counts:
+                return False
+        return True
 
     @property
     def tells_output(self) -> bool:
         """Whether all the output that was seen is told."""
         if self.stale or not self._told:
             return False
-        return all(OUTPUT in counts for _, counts in self._told.values())
+        for _, counts in self._told.values():  # noqa: SIM110 - as above
+            if OUTPUT not in counts:
+                return False
+        return True
+
+    @property
+    def covers(self) -> bool:
+        """Whether the input of all prompts and all the output that was seen is told."""
+        told = self._told
+        if len(told) == 1 and WHOLE in told:  # as of nearly all
+            counts = told[WHOLE][1]
+            return INPUT in counts and OUTPUT in counts and not self.stale
+        return self.tells_input and self.tells_output
 
     @property
     def output(self) -> int:
         """The output that is told, of all choices."""
-        return sum(counts.get(OUTPUT, 0) for _, counts in self._told.values())
+        told = 0
+        for _, counts in self._told.values():
+            told += counts.get(OUTPUT, 0)
+        return told
 
     def take(self, places: Iterable[UsageAt], value: dict[str, Any], index: int) -> bool:
         """Take what a value tells of a choice, or of the whole; tell whether it tells anything."""

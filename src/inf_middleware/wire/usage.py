@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from inf_middleware.domain.usage import Usage, token_count
-from inf_middleware.wire.paths import find
+from inf_middleware.wire.paths import find, steps_of
 
 INPUT, OUTPUT = "input", "output"
 
@@ -37,18 +37,23 @@ class UsageAt:
         if not isinstance(report, dict):
             return {}
         told: dict[str, int] = {}
-        for name, way in self._ways:
-            if name not in told:
-                count = token_count(find(report, way))
-                if count is not None:
-                    told[name] = count
+        for name, head, rest in self._ways:
+            value = report.get(head)
+            if value is None:
+                continue
+            count = token_count(find(value, rest) if rest else value)
+            if count is not None and name not in told:
+                told[name] = count
         if INPUT in told:
             return told if any(told.values()) else {}
         return told if OUTPUT in told else {}
 
     @cached_property
-    def _ways(self) -> tuple[tuple[str, str], ...]:
-        """The counts by name, each with the paths to it in their order."""
+    def _ways(self) -> tuple[tuple[str, str, str], ...]:
+        """The counts by name, each with the paths to it in their order: the first step, the rest.
+
+        A first step with alternatives is taken for each of them, in their order.
+        """
         paths = (
             (INPUT, self.input),
             (OUTPUT, self.output),
@@ -58,15 +63,16 @@ class UsageAt:
             *((path, path) for path in self.beside_input),
         )
         return tuple(
-            (name, way)
+            (name, head, way.partition(".")[2])
             for name, ways in paths
             for way in ((ways,) if isinstance(ways, str) else ways)
             if way
+            for head in steps_of(way)[0]
         )
 
     def usage(self, told: Mapping[str, int]) -> Usage:
         """Return the usage that counts add up to."""
-        inputs = told.get(INPUT, 0) + sum(told.get(path, 0) for path in self.beside_input)
+        inputs = told.get(INPUT, 0) + sum([told.get(path, 0) for path in self.beside_input])
         outputs = told.get(OUTPUT, 0)
         return Usage(
             input_tokens=inputs,

@@ -4,7 +4,8 @@
 -- ARGV[1]   length of a lease, microseconds
 -- ARGV[2..] for each call: its 8 bytes, the tokens used so far
 --
--- Returns   for each call 1 where it is held in every group, 0 where it was lost in one
+-- Returns   a text with a sign for each call: 1 where it is held in every group, 0 where it was lost
+--           in one; read in a quarter of the time of as many numbers
 
 local lease, now = tonumber(ARGV[1]), clock()
 local calls = (#ARGV - 1) / 2
@@ -35,4 +36,4 @@ for _, key in ipairs(KEYS) do
   -- What is not ours is replaced at an admission, which tells of it.
   if not state.damaged then save(key, state, lease) end
 end
-return reply
+return table.concat(reply)
