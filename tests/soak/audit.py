@@ -67,6 +67,14 @@ async def differences(house: House, load: Load, book: LedgerBook) -> list[str]:
             " WHERE kind = 'usage'",
         )
     }
+    owed = dict(
+        await rows(
+            book,
+            "SELECT request_id, amount_nano - coalesce((SELECT sum(amount_nano) FROM request"
+            " AS correction WHERE correction.corrects = request.request_id), 0)"
+            " FROM request WHERE kind = 'usage'",
+        )
+    )
     for request_id, promised in load.acknowledged.items():
         found = stored.get(request_id)
         if found is None:
@@ -77,10 +85,15 @@ async def differences(house: House, load: Load, book: LedgerBook) -> list[str]:
             wrong.add("acknowledged, and billed otherwise", f"{request_id}: {found}, {promised}")
         elif found[3] != "complete":
             wrong.add("acknowledged, and not complete", f"{request_id}: {found}")
+    in_doubt = 0
     for request_id, said in load.refused.items():
         found = stored.get(request_id)
-        if said.startswith(("4", "503")) and found is not None and found[3] != "worker_lost":
-            wrong.add("refused, and in the ledger", f"{request_id}: {said}, {found}")
+        if not said.startswith(("4", "503")) or found is None:
+            continue
+        if owed[request_id] and found[3] != "worker_lost":
+            wrong.add("refused, and billed", f"{request_id}: {said}, {found}")
+        in_doubt += 1
+    print(f"{in_doubt} bills whose commit was in doubt; their callers were refused")
     if len(stored) > load.asked:
         wrong.add("more bills than requests", f"{len(stored)} of {load.asked}")
     for key in load.twice:

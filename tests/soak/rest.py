@@ -33,9 +33,11 @@ def pools(house: House) -> dict[str, int]:
         # A writer, the relay's, and readers.
         postgres: 2 + postgres_session.READERS_MAX,
         # A spool's file is kept open once it was needed, and its thread.
-        "file inf-ledger-*.spool/*.jsonl": 1,
+        "file inf-ledger*.spool/*.jsonl": 1,
         "inf-middleware-spool_*": 1,
-        # asyncio's own executor (concurrent.futures.ThreadPoolExecutor's default).
+        # Names and addresses are looked up in uvloop's executor, or in asyncio's own: as many as
+        # concurrent.futures.ThreadPoolExecutor has by default.
+        "uvloop_*": min(32, (os.cpu_count() or 1) + 4),
         "asyncio_*": min(32, (os.cpu_count() or 1) + 4),
     }
 

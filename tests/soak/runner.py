@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import random
+import signal
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -33,6 +35,8 @@ _MIB = 1024 * 1024
 
 def main(asked: Namespace) -> int:
     """Soak, and say what is wrong; the exit code."""
+    # Asked to end, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # The operator's ledger says each time that it is away, which is what is done to it.
     logging.getLogger("inf_middleware").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="inf-soak-") as name, opened(Path(name)) as house:
