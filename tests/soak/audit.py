@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.steps import Ask, Steps
@@ -56,50 +57,72 @@ async def waiting(house: House, book: LedgerBook) -> list[str]:
     return found
 
 
+class Bill(NamedTuple):
+    """A call's record, and what is left of its amount."""
+
+    account: str
+    input_tokens: int
+    output_tokens: int
+    outcome: str
+    owed_nano: int
+
+
+_BILLS = (
+    "SELECT request_id, account, input_tokens, output_tokens, outcome, CAST(amount_nano -"
+    " coalesce((SELECT sum(amount_nano) FROM request AS correction"
+    "  WHERE correction.corrects = request.request_id), 0) AS BIGINT)"
+    " FROM request WHERE kind = 'usage'"
+)
+
+
 async def differences(house: House, load: Load, book: LedgerBook) -> list[str]:
     """Say what the ledger and the sinks have otherwise than clients were told."""
     wrong = _Wrong()
-    stored = {
-        request_id: (account, tokens_in, tokens_out, outcome)
-        for request_id, account, tokens_in, tokens_out, outcome in await rows(
-            book,
-            "SELECT request_id, account, input_tokens, output_tokens, outcome FROM request"
-            " WHERE kind = 'usage'",
-        )
-    }
-    owed = dict(
-        await rows(
-            book,
-            "SELECT request_id, amount_nano - coalesce((SELECT sum(amount_nano) FROM request"
-            " AS correction WHERE correction.corrects = request.request_id), 0)"
-            " FROM request WHERE kind = 'usage'",
-        )
-    )
-    for request_id, promised in load.acknowledged.items():
-        found = stored.get(request_id)
-        if found is None:
-            wrong.add("acknowledged, and not in the ledger", request_id)
-        elif found[3] == "balance_exhausted":
-            continue  # it ended with the balance, by what was counted until then
-        elif found[:3] != (promised.account, INPUT_TOKENS, promised.output_tokens):
-            wrong.add("acknowledged, and billed otherwise", f"{request_id}: {found}, {promised}")
-        elif found[3] != "complete":
-            wrong.add("acknowledged, and not complete", f"{request_id}: {found}")
-    in_doubt = 0
-    for request_id, said in load.refused.items():
-        found = stored.get(request_id)
-        if not said.startswith(("4", "503")) or found is None:
-            continue
-        if owed[request_id] and found[3] != "worker_lost":
-            wrong.add("refused, and billed", f"{request_id}: {said}, {found}")
-        in_doubt += 1
-    print(f"{in_doubt} bills whose commit was in doubt; their callers were refused")
-    if len(stored) > load.asked:
-        wrong.add("more bills than requests", f"{len(stored)} of {load.asked}")
+    bills = {request_id: Bill(*rest) for request_id, *rest in await rows(book, _BILLS)}
+    _check_acknowledged(load, bills, wrong)
+    _check_refused(load, bills, wrong)
+    if len(bills) > load.asked:
+        wrong.add("more bills than requests", f"{len(bills)} of {load.asked}")
     for key in load.twice:
         wrong.add("two answers for one Idempotency-Key", key)
     await _check_sinks(house, book, wrong)
     return wrong.told()
+
+
+def _check_acknowledged(load: Load, bills: Mapping[str, Bill], wrong: "_Wrong") -> None:
+    exhausted = paused = 0
+    for request_id, promised in load.acknowledged.items():
+        bill = bills.get(request_id)
+        if bill is None:
+            wrong.add("acknowledged, and not in the ledger", request_id)
+            continue
+        tokens = (bill.account, bill.input_tokens, bill.output_tokens)
+        if bill.outcome == "balance_exhausted":
+            exhausted += 1  # it ended with the balance, by what was counted until then
+        elif bill.outcome == "worker_lost" and bill.output_tokens <= promised.output_tokens:
+            paused += 1  # its worker came to nothing for longer than a lease, and went on
+        elif bill.outcome != "complete" or tokens != (
+            promised.account,
+            INPUT_TOKENS,
+            promised.output_tokens,
+        ):
+            wrong.add("acknowledged, and billed otherwise", f"{request_id}: {bill}, {promised}")
+    print(
+        f"{len(load.acknowledged):,} answers acknowledged, each with its bill: {exhausted} ended"
+        f" with the balance, {paused} by workers that were paused beyond their lease"
+    )
+
+
+def _check_refused(load: Load, bills: Mapping[str, Bill], wrong: "_Wrong") -> None:
+    """Of who was told an error of ours none owes anything, but to a worker that died meanwhile."""
+    in_doubt = 0
+    for request_id, said in load.refused.items():
+        bill = bills.get(request_id)
+        if bill is not None and said.startswith(("4", "503")):
+            in_doubt += 1
+            if bill.owed_nano and bill.outcome != "worker_lost":
+                wrong.add("refused, and billed", f"{request_id}: {said}, {bill}")
+    print(f"{in_doubt} calls were refused whose commit was in doubt")
 
 
 async def _check_sinks(house: House, book: LedgerBook, wrong: "_Wrong") -> None:

@@ -27,7 +27,7 @@ _ROOT = Path(__file__).parents[2]
 WORKERS = 2
 
 # A worker that is asked to end finishes what it has, and hands over what sinks take within 5 s.
-_STOP_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 120.0
 
 # On a machine that is busy with other tests; nothing is judged by how long it takes.
 _START_TIMEOUT_S = 120.0

@@ -35,6 +35,7 @@ _MIB = 1024 * 1024
 
 def main(asked: Namespace) -> int:
     """Soak, and say what is wrong; the exit code."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # also into a file
     # Asked to end, it ends what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # The operator's ledger says each time that it is away, which is what is done to it.
@@ -99,7 +100,6 @@ class Soak:
         print(
             f"{self._seconds / 60:g} minutes, seed {self._seed}: {sum(map(len, lanes))} faults to"
             f" come; worker {faults.survivor} is to live through them",
-            flush=True,
         )
         ends_s = watched.now_s + self._seconds
         running = asyncio.create_task(load.run("faults"))
@@ -119,7 +119,7 @@ class Soak:
                 task.cancel()
             await asyncio.gather(running, watching, *making, return_exceptions=True)
         watched.ended_s = watched.now_s
-        print(f"faults: {_counts(faults.made)}\nanswers: {_counts(load.answers)}", flush=True)
+        print(f"faults: {_counts(faults.made)}\nanswers: {_counts(load.answers)}")
 
     async def _tell(self, load: Load, faults: Faults, watched: watch.Watch) -> None:
         states = await watch.states(self._house, timeout_s=1.0)
@@ -135,7 +135,6 @@ class Soak:
             f"{watched.now_s:6.0f} s  {load.asked:6} asked {len(load.acknowledged):6} whole"
             f" {load.left:5} left {sum(faults.made.values()):4} faults |"
             f" {', '.join(faults.now) or 'none now'} | {' | '.join(workers)}",
-            flush=True,
         )
 
     async def _come_to_rest(
@@ -162,11 +161,11 @@ class Soak:
                 break
             if time.monotonic() > tell_s:
                 tell_s += _TELL_S
-                print(f"not at rest yet: {'; '.join(open_still)}", flush=True)
+                print(f"not at rest yet: {'; '.join(open_still)}")
             await asyncio.sleep(_LOOK_S)
         self.wrong += [f"at rest there is still: {one}" for one in open_still]
         states = await watch.states(house, timeout_s=_REST_TIMEOUT_S, collects=True)
-        print(f"at rest: {rest.told(states.values())}", flush=True)
+        print(f"at rest: {rest.told(states.values())}")
         return states
 
     def _judge_memory(
@@ -208,7 +207,7 @@ class Soak:
         if backends:
             self.wrong.append(f"connections to PostgreSQL are left: {list(map(tuple, backends))}")
         code, said = await audit.reconcile(house)
-        print(f"inf-middleware ledger reconcile ended with {code}:\n{said}", flush=True)
+        print(f"inf-middleware ledger reconcile ended with {code}:\n{said}")
         if code:
             self.wrong.append(f"reconcile ended with {code}")
 

@@ -13,6 +13,9 @@ from tests.soak.opened import descriptors, rss_bytes
 
 SAMPLE_S = 1.0
 
+# For one worker to say what it has open, on a machine that is busy with other tests.
+_ANSWER_S = 20.0
+
 # By how much a worker's memory may grow over the last two thirds of a run. A call's own record has
 # some kilobytes, so that a leak of one a call is ten times what is granted a call. The rest is for
 # what comes once: a worker that becomes the one that delivers loads an HTTP client (4.5 MiB), and
@@ -102,15 +105,15 @@ async def states(
     wanted = house.server.workers
     while set(found) != wanted and time.monotonic() < deadline:
         with contextlib.suppress(OSError, EOFError, ValueError, TimeoutError):
-            state = await _state(house.server.port, collects)
+            state = await _state(house.server.port, collects, timeout_s)
             found[state["pid"]] = state
         wanted = house.server.workers
         found = {pid: state for pid, state in found.items() if pid in wanted}
     return found
 
 
-async def _state(port: int, collects: bool) -> dict[str, Any]:
-    async with asyncio.timeout(2.0):
+async def _state(port: int, collects: bool, timeout_s: float) -> dict[str, Any]:
+    async with asyncio.timeout(min(timeout_s, _ANSWER_S)):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             question = b"?collect" if collects else b""
