@@ -47,7 +47,7 @@ def wait_until(
 
 
 class Running:
-    """A process and its output; what it started itself is its own to stop."""
+    """A process and its output; `stop` ends it and whatever it has started and left behind."""
 
     def __init__(
         self,
@@ -114,13 +114,32 @@ class Running:
         self._process.wait()
 
     def stop(self) -> None:
-        """Ask it to end, then make it."""
+        """Ask it to end, then make it; some servers leave the processes of their workers."""
+        started = _descendants(self.pid) if self.is_alive else []
         if self.is_alive:
             self.resume()
             self.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_TIMEOUT_S)
         self.kill()
+        for left in started:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(left, signal.SIGKILL)
+            os.close(left)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Descriptors of the processes that it has started, and those have: ids may be given anew."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            children += thread.read_text("ascii").split()
+    found: list[int] = []
+    for child in map(int, children):
+        with contextlib.suppress(OSError):  # the same
+            found.append(os.pidfd_open(child))
+            found += _descendants(child)
+    return found
 
 
 def _command_of(pid: int) -> bytes:

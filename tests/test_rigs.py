@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.ledgers.postgres_server import program_of_postgres
-from tests.processes import paused, wait_until
+from tests.processes import Running, paused, wait_until
 from tests.redis_servers import (
     PROGRAMS,
     SERVICE,
@@ -121,6 +121,17 @@ def test_a_server_goes_with_a_test_run_that_is_killed(tmp_path: Path) -> None:
         pid = int(run.stdout.readline())
         run.kill()
     wait_until(lambda: not Path(f"/proc/{pid}/exe").exists(), "the server is gone")
+
+
+def test_what_a_stopped_process_leaves_behind_is_stopped_too(tmp_path: Path) -> None:
+    # The shell ends at once where it is asked to, and waits for nobody.
+    script = "sleep 600 & echo $! > left; exec sleep 600"
+    left = tmp_path / "left"
+    process = Running(["sh", "-c", f"cd {tmp_path}; {script}"], tmp_path / "out.txt")
+    wait_until(lambda: left.exists() and bool(left.read_text()), "the shell has started it")
+    process.stop()
+    state = Path(f"/proc/{int(left.read_text())}/stat")
+    wait_until(lambda: not state.exists() or ") Z" in state.read_text(), "it is gone")
 
 
 def test_a_paused_server_says_nothing_until_it_goes_on() -> None:

@@ -6,6 +6,7 @@ CONTRACT = "tests/stores/test_store_contract.py::"
 WINDOW = "tests/stores/test_window.py::"
 OUTAGE = "tests/stores/test_outage.py::"
 REDIS = "tests/stores/test_redis_store.py::"
+DAMAGED = "tests/faults/test_damaged_keys.py::"
 LEASES = "tests/call/test_leases.py::"
 WAITING = "tests/call/test_waiting.py::"
 
@@ -76,8 +77,8 @@ FAULTS = [
     Fault(
         "script: the clock may go back",
         "stores/lua/state.lua",
-        "state.now = max(now, latest)",
-        "state.now = now",
+        "state.now = max(state.now, latest)",
+        "state.now = state.now",
         CONTRACT + "test_a_clock_that_goes_back_lets_nothing_leave_early_or_stay_longer[redis]",
     ),
     Fault(
@@ -93,6 +94,21 @@ FAULTS = [
         ", 'PX', floor(lives / 1000) + 1000)",
         ")",
         REDIS + "test_keys_are_in_one_hash_slot_expire_and_name_nobody",
+    ),
+    Fault(
+        "script: what is not ours is read as far as it goes",
+        "stores/lua/state.lua",
+        "return at == #text + 1",
+        "return true",
+        DAMAGED + "test_it_is_replaced_and_said_once_and_the_limits_hold_again[zeros]",
+    ),
+    Fault(
+        "script: a renewal replaces what is not ours, and tells nobody",
+        "stores/lua/renew.lua",
+        "if not state.damaged then save(key, state, lease) end",
+        "save(key, state, lease)",
+        DAMAGED
+        + "test_while_a_call_runs_it_costs_that_call_its_slot_and_no_other_account_anything",
     ),
     Fault(
         "window: a slot leaves a microsecond early",

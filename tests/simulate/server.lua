@@ -74,6 +74,7 @@ function commands.ZADD(key, score, member)
   for name, had in pairs(get(key) or {}) do set[name] = had end
   set[member] = tonumber(score)
   keys[key] = set
+  return 1
 end
 function commands.ZREMRANGEBYSCORE(key, _, most)
   local set = {}
@@ -91,6 +92,7 @@ end
 
 redis = {}
 function redis.call(name, ...) return commands[name](...) end
+redis.pcall = redis.call -- no key holds another kind of value here, and nothing else fails
 
 local scripts = {}
 

@@ -1,6 +1,7 @@
 """The limits of any number of processes, on one Redis: a script per step, on the server's clock."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from inf_middleware.domain.limits import (
 )
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
 from inf_middleware.stores.scripts import Call, Scripts, load_script
+
+_log = logging.getLogger("inf_middleware.limits")
 
 # In every key: what is written in another form than this one's shall not be read by this one.
 _FORM = "inf1"
@@ -88,7 +91,14 @@ class RedisStore:
             for rate in group.rates:
                 metric = 1 if rate.metric == "requests" else 2
                 arguments += (metric, rate.limit, rate.window_us)
-        reply = await self._scripts.run(Call(self._admit, self._keys(ask), arguments))
+        keys = self._keys(ask)
+        reply = await self._scripts.run(Call(self._admit, keys, arguments))
+        if reply[-1]:
+            _log.warning(
+                "the key %s in the limits' storage held what is not ours: it was replaced, and"
+                " what its account had used of its limits is forgotten",
+                keys[reply[-1] - 1],
+            )
         readings = _readings(ask.groups, reply)
         if reply[0] == 1:
             return Admission(ask, standings_of(ask.groups, readings))

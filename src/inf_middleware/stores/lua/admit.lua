@@ -11,6 +11,7 @@
 -- Returns   1 admitted, 0 refused, 2 admitted though it would have been refused; then for each
 --           group: requests in progress, 1 where that is full; and for each rate: sum, time until
 --           it is empty, time until this request would fit. Where it was taken, as it is after.
+--           Last: which group's key held what is not ours, and was replaced; 0 where none did.
 
 local call, lease, tokens = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local enforce = ARGV[4] == '1'
@@ -41,7 +42,7 @@ end
 local takes = not has and (fits or not enforce)
 local verdict = (has or fits) and 1 or takes and 2 or 0
 
-local reply = { verdict }
+local reply, replaced = { verdict }, 0
 for i, group in ipairs(groups) do
   local state = group.state
   local is_full = group.is_full and verdict ~= 1
@@ -57,6 +58,7 @@ for i, group in ipairs(groups) do
     state.running = state.running + 1
     local ends = state.now + lease
     state.earliest = state.n == 1 and ends or min(state.earliest, ends)
+    if state.damaged then replaced = i end
     save(KEYS[i], state, lease)
   end
   reply[#reply + 1] = state.running
@@ -67,4 +69,5 @@ for i, group in ipairs(groups) do
     reply[#reply + 1] = waits[r]
   end
 end
+reply[#reply + 1] = replaced
 return reply

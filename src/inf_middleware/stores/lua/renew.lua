@@ -32,6 +32,7 @@ for _, key in ipairs(KEYS) do
     end
     if is_lost == 1 then reply[c] = 0 end
   end
-  save(key, state, lease)
+  -- What is not ours is replaced at an admission, which tells of it.
+  if not state.damaged then save(key, state, lease) end
 end
 return reply

@@ -26,23 +26,48 @@ local function new_window(metric, length, now)
   return { metric = metric, length = length, created = now, total = 0, n = 0, slots = '' }
 end
 
-local function load(key, now)
-  local state = { now = now, earliest = 0, running = 0, n = 0, leases = '', windows = {} }
-  local text = redis.call('GET', key)
-  if not text then return state end
+-- Runs a command on a key of ours; nothing where that holds a value of another kind.
+local function on_ours(name, key, ...)
+  local reply = redis.pcall(name, key, ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then return nil end
+  return redis.call(name, key, ...) -- raises it
+end
+
+local function new_state(now)
+  return { now = now, earliest = 0, running = 0, n = 0, leases = '', windows = {} }
+end
+
+-- Reads a text into a state; false where its parts are not all there, or not all of it.
+local function parse(state, text)
+  if #text < HEADER_BYTES then return false end
   local latest, earliest, running, n, windows = read(HEADER, text)
-  state.now = max(now, latest)
+  state.now = max(state.now, latest)
   state.earliest, state.running, state.n = earliest, running, n
   local at = HEADER_BYTES + 1
   state.leases = sub(text, at, at + n * LEASE_BYTES - 1)
   at = at + n * LEASE_BYTES
   for i = 1, windows do
+    if at + WINDOW_BYTES > #text + 1 then return false end
     local metric, length, created, total, count = read(WINDOW, text, at)
     at = at + WINDOW_BYTES
     local window = { metric = metric, length = length, created = created, total = total, n = count }
     window.slots = sub(text, at, at + count * SLOT_BYTES - 1)
     at = at + count * SLOT_BYTES
     state.windows[i] = window
+  end
+  return at == #text + 1
+end
+
+-- What is not ours is as nothing, and `damaged`: the account begins anew, and no other notices.
+local function load(key, now)
+  local text = on_ours('GET', key)
+  local state = new_state(now)
+  if not text then
+    state.damaged = text == nil
+  elseif not parse(state, text) then
+    state = new_state(now)
+    state.damaged = true
   end
   return state
 end
