@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -98,9 +96,7 @@ class Server:
         environment = {
             "SOAK": json.dumps(self._places),
             "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}",
-            "PROMETHEUS_MULTIPROC_DIR": str(self._folder / "metrics"),
         }
-        (self._folder / "metrics").mkdir()
         # Where it stands it keeps its spool, as with a ledger on another host.
         running = self._running = Running(
             command, self.output, env=environment, folder=self._folder
@@ -113,13 +109,9 @@ class Server:
         wait_until(serves, "all workers serve", timeout_s=_START_TIMEOUT_S)
 
     def kill(self) -> None:
-        """End it whatever it does; nothing where it has ended, or was not started."""
+        """End it whatever it does; nothing where it was not started."""
         if self._running is not None:
-            children = self._running.children
-            self._running.kill()
-            for pid in children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._running.stop()
 
     def stop(self) -> bool:
         """Ask it to end; tell whether it did by itself, with nothing left behind."""
