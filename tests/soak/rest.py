@@ -7,6 +7,7 @@ from typing import Any
 
 from inf_middleware.ledgers import postgres_session
 from inf_middleware.stores import scripts
+from inf_middleware.tokens import counting
 from tests.soak import opened
 from tests.soak.house import House
 
@@ -35,6 +36,7 @@ def pools(house: House) -> dict[str, int]:
         # A spool's file is kept open once it was needed, and its thread.
         "file inf-ledger*.spool/*.jsonl": 1,
         "inf-middleware-spool_*": 1,
+        "inf-middleware-count_*": counting.THREADS,
         # Names and addresses are looked up in uvloop's executor, or in asyncio's own: as many as
         # concurrent.futures.ThreadPoolExecutor has by default.
         "uvloop_*": min(32, (os.cpu_count() or 1) + 4),
