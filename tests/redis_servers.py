@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.crc import key_slot
 
 from tests.processes import Running, free_ports, wait_until
 
@@ -123,6 +124,28 @@ class RedisCluster:
     def uri(self) -> str:
         """In the notation of `limits`."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def slots_in_use(self) -> list[int]:
+        """The slots of all keys there are."""
+        return sorted({key_slot(key) for node in self.nodes for key in node.ask("KEYS", "*")})
+
+    def move(self, slot: int) -> None:
+        """Move a slot with its keys to the next node, as `redis-cli --cluster reshard` does."""
+        ids = [node.ask("CLUSTER MYID") for node in self.nodes]
+        (owner,) = [
+            node_id
+            for first, last, (_, _, node_id, *_) in self.nodes[0].ask("CLUSTER SLOTS")
+            if first <= slot <= last
+        ]
+        source = self.nodes[ids.index(owner)]
+        heir = ids[(ids.index(owner) + 1) % len(ids)]
+        target = self.nodes[ids.index(heir)]
+        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", owner)
+        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", heir)
+        while keys := source.ask("CLUSTER GETKEYSINSLOT", slot, 100):
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+        for node in (target, source, *self.nodes):
+            node.ask("CLUSTER SETSLOT", slot, "NODE", heir)
 
 
 @contextlib.contextmanager

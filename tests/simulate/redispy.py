@@ -145,6 +145,10 @@ class Pipeline:
     def evalsha(self, sha: str, count: int, *given: Any) -> None:
         self._commands.append(("", sha, given[:count], given[count:]))
 
+    def eval(self, text: str, count: int, *given: Any) -> None:
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._commands.append((text, sha, given[:count], given[count:]))
+
     async def execute(self, *, raise_on_error: bool) -> list[Any]:
         assert not raise_on_error
         return await self._client.send(self._commands)
@@ -164,7 +168,6 @@ class Storage:
     """What the library uses of an async Redis storage of `limits`."""
 
     MODE = "SINGLE"
-    base_exceptions = (LostConnection, NoScriptError)
 
     def __init__(self, server: Server, machine: Machine, texts: dict[str, str]) -> None:
         self.bridge = Bridge(Client(server, machine, texts))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -194,6 +195,55 @@ def test_what_was_admitted_alone_counts_again_when_the_store_is_back(run: Any) -
 
     for policy in ("local", "admit"):
         run(policy, test)
+
+
+def test_it_comes_back_to_a_process_that_admits_faster_than_it_makes_up(run: Any) -> None:
+    wide = Tier("Wide", 10**5, 10**6, 10**9)
+
+    async def test(rig: Rig) -> None:
+        await rig.fall()
+        ending = False
+
+        async def ask_on(caller: int) -> None:
+            for number in itertools.count():
+                if ending:
+                    return
+                answer = await rig.store.admit(ask(f"{caller} {number}", tier=wide))
+                assert isinstance(answer, Admission)
+                await asyncio.sleep(0.001)
+                await rig.store.settle(answer, 1)
+
+        async with asyncio.TaskGroup() as group:
+            for caller in range(50):
+                group.create_task(ask_on(caller))
+            try:
+                await rig.come_back()
+            finally:
+                ending = True
+
+    run("local", test)
+
+
+def test_it_is_looked_for_on_the_next_event_loop_where_one_ended_in_an_outage(
+    server: RedisServer,
+) -> None:
+    with proxying(server.port) as proxy:
+        uri = f"redis://127.0.0.1:{proxy.port}"
+        shared = RedisStore(uri, deployment="next loop", timeout_s=0.2)
+        store = OutageStore(shared, MemoryStore(), policy="local")
+
+        async def falls() -> None:
+            await store.admit(ask("first"))
+
+        async def comes_back() -> None:
+            await store.admit(ask("second"))
+            await Rig(store, shared, proxy).come_back()
+            await store.aclose()
+
+        proxy.partition()
+        asyncio.run(falls())
+        assert store.is_away
+        asyncio.run(comes_back())
 
 
 def test_an_admission_whose_answer_was_lost_keeps_no_slot(run: Any) -> None:

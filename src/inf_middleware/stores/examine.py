@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from limits.storage import storage_from_string
 
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.stores.scripts import failures
 
 
 class Examined(NamedTuple):
@@ -42,7 +41,7 @@ async def examine(storage: Any) -> Examined:
         answer_s = time.perf_counter() - began
         ahead_s = seconds + microseconds / 1e6 - (began_s + answer_s / 2)
         info = _of_one_node(await connection.info())
-    except failures(storage) as error:
+    except Exception as error:  # see scripts.py
         raise LimitsUnavailable(str(error) or type(error).__name__) from error
     finally:
         if opened:

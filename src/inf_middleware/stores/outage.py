@@ -10,7 +10,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal, TypeAlias
 
 from inf_middleware.background import Background
@@ -40,6 +39,10 @@ PROBE_S = 1.0
 # leases end by themselves, with what they were known to have used.
 OWED_MAX = 10_000
 
+# So many of them are made up at once: what a store takes together it takes in one round trip, and
+# who is asked for meanwhile does not wait behind all.
+TOGETHER = 100
+
 
 class OutageStore:
     """Decides by the shared store, and by `policy` while that is away.
@@ -61,6 +64,7 @@ class OutageStore:
         self._held: Sequence[Held] = ()  # as last renewed
         self._owed: OrderedDict[str, tuple[Admission, int | None]] = OrderedDict()
         self._dropped = 0
+        self._since = 0.0  # it went away last
         self._probing = Background()
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
@@ -130,6 +134,7 @@ class OutageStore:
         await self._shared.aclose()
 
     def _without(self, ask: Ask) -> Admission | Refusal:
+        self._probe()
         if self._policy == "refuse":
             raise LimitsUnavailable("the limits' storage is away")
         if self._policy == "local":
@@ -149,49 +154,78 @@ class OutageStore:
         self.is_away = True
         self._workers = self._shared.workers
         self.outages += 1
+        self._since = time.monotonic()
         _log.error("%s; until it is back: %s", error, _MEANINGS[self._policy])
-        self._probing.start(
-            partial(self._probe_until_back, time.monotonic()), "inf-middleware-limits-probe"
-        )
+        self._probe()
 
-    async def _probe_until_back(self, since: float) -> None:
+    def _probe(self) -> None:
+        # Once more where the event loop that did has ended meanwhile.
+        if not self._probing.is_running:
+            self._probing.start(self._probe_until_back, "inf-middleware-limits-probe")
+
+    async def _probe_until_back(self) -> None:
+        while self.is_away:
+            made_up = await self._until_back()
+            self.is_away = False
+            dropped, self._dropped = self._dropped, 0
+            _log.warning(
+                "the limits' storage is back after %.1f s; %d settlements were made up%s",
+                time.monotonic() - self._since,
+                made_up,
+                f", {dropped} more were given up: their leases end by themselves"
+                if dropped
+                else "",
+            )
+            try:
+                await self._make_up()
+            except LimitsUnavailable as error:
+                self._fell(error)
+
+    async def _until_back(self) -> int:
         wait_s = PROBE_FIRST_S
         while True:
             await asyncio.sleep(wait_s)
             wait_s = PROBE_S
             try:
                 await self._shared.ping()
-                made_up = await self._make_up()
+                return await self._make_up()
             except LimitsUnavailable:
                 continue
-            break
-        self.is_away = False
-        dropped, self._dropped = self._dropped, 0
-        _log.warning(
-            "the limits' storage is back after %.1f s; %d settlements were made up%s",
-            time.monotonic() - since,
-            made_up,
-            f", {dropped} more were given up: their leases end by themselves" if dropped else "",
-        )
 
     async def _make_up(self) -> int:
+        """Tell the shared store what happened without it until now; return how much was settled.
+
+        Not what comes while it does: from a busy process that might never end. Once everybody is
+        asked again nothing more comes, and a second time tells the rest.
+        """
         await self._shared.renew(
             [one for one in self._held if one.admission.call_id in self._known]
         )
         # What runs without its knowledge is told it, so that it counts from now on.
-        while self._alone:
-            call_id, ask = next(iter(self._alone.items()))
-            self._known.add(call_id)
-            await self._shared.admit(ask)
-            self._alone.pop(call_id, None)
+        for call_id, ask in list(self._alone.items()):
+            if call_id in self._alone:
+                self._known.add(call_id)
+                await self._shared.admit(ask)
+                self._alone.pop(call_id, None)
+        owed = list(self._owed)
         made_up = 0
-        while self._owed:
-            call_id, (admission, tokens) = next(iter(self._owed.items()))
-            await self._shared.settle(admission, tokens)
-            self._owed.pop(call_id, None)
-            self._known.discard(call_id)
-            made_up += 1
+        for start in range(0, len(owed), TOGETHER):
+            settling = map(self._settle_owed, owed[start : start + TOGETHER])
+            settled = await asyncio.gather(*settling, return_exceptions=True)
+            for one in settled:
+                if isinstance(one, BaseException):
+                    raise one
+                made_up += one
         return made_up
+
+    async def _settle_owed(self, call_id: str) -> bool:
+        owed = self._owed.get(call_id)
+        if owed is None:
+            return False
+        await self._shared.settle(*owed)
+        self._owed.pop(call_id, None)
+        self._known.discard(call_id)
+        return True
 
     def _owe(self, admission: Admission, tokens: int | None) -> None:
         self._owed[admission.call_id] = (admission, tokens)

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -19,12 +20,16 @@ from inf_middleware.domain.limits import (
     standings_of,
 )
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
-from inf_middleware.stores.scripts import Call, Scripts, load_script
+from inf_middleware.stores.pipelines import Call
+from inf_middleware.stores.scripts import Scripts, load_script
 
 _log = logging.getLogger("inf_middleware.limits")
 
 # In every key: what is written in another form than this one's shall not be read by this one.
 _FORM = "inf1"
+
+# Names of keys that are kept made up, of the accounts that come most: some 300 bytes each.
+KEYS_KEPT = 4_096
 
 _METRICS: tuple[Metric, ...] = ("requests", "tokens")
 
@@ -78,6 +83,7 @@ class RedisStore:
             for name in ("admit", "renew", "settle", "workers", "show", "release")
         )
         self._process = (0, "")
+        self._key_of = lru_cache(KEYS_KEPT)(self._make_key)
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
@@ -191,8 +197,10 @@ class RedisStore:
         return self._keys_of(ask.account_id, ask.groups)
 
     def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[str, ...]:
-        account = self._account(account_id)
-        return tuple(f"{account}:{quote(group.scope, safe='')}" for group in groups)
+        return tuple([self._key_of(account_id, group.scope) for group in groups])
+
+    def _make_key(self, account_id: str, scope: str) -> str:
+        return f"{self._account(account_id)}:{quote(scope, safe='')}"
 
     def _account(self, account_id: str) -> str:
         name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
