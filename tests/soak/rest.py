@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from inf_middleware.ledgers import postgres_session
-from inf_middleware.stores import scripts
+from inf_middleware.stores import pipelines
 from inf_middleware.tokens import counting
 from tests.soak import opened
 from tests.soak.house import House
@@ -28,9 +28,9 @@ def pools(house: House) -> dict[str, int]:
     postgres = f"server {house.postgres_way.port}"
     return {
         # As many as were ever under way at once, and those of renewals and probes.
-        redis: scripts.IN_FLIGHT_MAX + 2,
+        redis: pipelines.COMMANDS_IN_FLIGHT_MAX + 2,
         # Of these the ones that Redis has ended: its client's pool finds out when it takes them.
-        opened.ENDED: scripts.IN_FLIGHT_MAX + 2,
+        opened.ENDED: pipelines.COMMANDS_IN_FLIGHT_MAX + 2,
         # A writer, the relay's, and readers.
         postgres: 2 + postgres_session.READERS_MAX,
         # A spool's file is kept open once it was needed, and its thread.
