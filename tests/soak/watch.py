@@ -23,6 +23,9 @@ _ANSWER_S = 20.0
 GROWTH_BYTES_MAX = 8 * 1024 * 1024
 GROWTH_BYTES_PER_CALL = 256
 
+# A worker that was there when the faults began has been seen by then.
+_FIRST_S = 5.0
+
 # Of a worker that lived for a shorter part of that time a slope says nothing.
 _SHARE_MIN = 0.5
 
@@ -69,11 +72,13 @@ class Watch:
             await asyncio.sleep(SAMPLE_S)
 
     def growths(self) -> list[Growth]:
-        """Judge the workers that lived for most of the last two thirds of the run."""
+        """Judge the workers of the start that lived for most of the last two thirds of the run."""
         ended_s = self.ended_s
         from_s = ended_s / 3
         found = []
         for pid, samples in self.samples.items():
+            if samples[0].at_s > _FIRST_S:  # started again: it has still to load all it needs
+                continue
             late = [one for one in samples if from_s <= one.at_s <= ended_s]
             if len(late) < 3 or late[-1].at_s - late[0].at_s < _SHARE_MIN * (ended_s - from_s):
                 continue
