@@ -6,6 +6,8 @@
 # make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
 # make simulate  the whole stack by 420 seeds; SECONDS=600 for others, FROM=N to begin with one
 # make soak   two workers on Redis and PostgreSQL, broken on a timer; MINUTES=60, SEED=1
+# make fuzz   the readers by any bytes, guided by coverage; SECONDS=600 for longer
+# make coverage  what of the package the tests reach, by branches; fails below 92 %
 # make docs   the documentation as a site, in build/site
 # make audit  known vulnerabilities and licences of what is installed with the library
 # make lock   renews requirements-dev.lock, by hashes, for any platform
@@ -17,7 +19,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check docs real recipes audit lock mutants simulate soak bench bench-peers clean
+.PHONY: demo serve test check docs real recipes audit lock mutants simulate soak fuzz coverage bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -69,6 +71,16 @@ SEED ?= 1
 soak: $(VENV)/.test-installed
 	@sh tests/install_servers.sh
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
+fuzz: $(VENV)/.fuzz-installed
+	$(BIN)/python -m tests.fuzz $(or $(SECONDS),60)
+
+# Without tests/live and tests/simulate, which take longest.
+coverage: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -q tests/accounts tests/call tests/cli tests/domain tests/fuzz tests/ledgers tests/observers tests/proxy tests/routes tests/settings tests/sinks tests/stores tests/tokens tests/wire tests/test_options.py
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered
 
 bench: $(VENV)/.bench-installed
 	@sh tests/install_servers.sh
@@ -79,6 +91,10 @@ bench-peers: $(VENV)/.bench-installed $(VENV)-peers/.installed
 
 $(VENV)/.audit-installed: pyproject.toml | $(VENV)/.test-installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group audit
+	@touch $@
+
+$(VENV)/.fuzz-installed: pyproject.toml | $(VENV)/.test-installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	@touch $@
 
 $(VENV)/.docs-installed: pyproject.toml | $(BIN)/python

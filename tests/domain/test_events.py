@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+import msgspec
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
 
 from inf_middleware import BillingEvent, Usage
 from tests.events import event_of
@@ -43,6 +45,33 @@ FIELDS = [
     "settled_at",
     "metadata",
 ]
+
+
+@given(texts=st.lists(st.text(), min_size=5, max_size=5))
+def test_the_envelope_says_what_the_event_says_whatever_its_texts_are(texts: list[str]) -> None:
+    source, account, kind, request_id, settled_at = texts
+    event = replace(
+        event_of(),
+        source=source,
+        account=account,
+        kind=kind,
+        request_id=request_id,
+        settled_at=settled_at,
+        metadata={"source": source},
+    )
+    expected = asdict(event)
+    del expected["source"]
+    told = json.loads(event.encode())
+    assert told.pop("data") == json.loads(msgspec.json.encode(expected))
+    assert told == {
+        "specversion": "1.0",
+        "id": request_id,
+        "source": source,
+        "type": f"inf-middleware.{kind}.v1",
+        "subject": account,
+        "time": settled_at,
+        "datacontenttype": "application/json",
+    }
 
 
 def test_the_data_has_the_fields_of_the_design_and_no_others() -> None:

@@ -19,9 +19,11 @@ from click.testing import CliRunner
 from inf_middleware import BillingEvent, ConfigError, Usage, open_ledger
 from inf_middleware.cli import main
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers.deliveries import sink_states
 from inf_middleware.ledgers.postgres import PostgresLedger
-from inf_middleware.ledgers.postgres_session import BATCH_MAX
-from inf_middleware.ledgers.postgres_steps import SCHEMA_VERSION
+from inf_middleware.ledgers.postgres_session import BATCH_MAX, batch_size
+from inf_middleware.ledgers.postgres_steps import SCHEMA_VERSION, numbered
+from inf_middleware.ledgers.steps import Ask
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ports import Rejected
 from inf_middleware.sinks.relay import Relay
@@ -105,6 +107,37 @@ def test_settlements_that_wait_together_are_committed_together(postgres: Postgre
         return ledger.commits - before
 
     assert asyncio.run(go()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("waiting", "in_step", "taken"),
+    [(63, True, 63), (64, True, 32), (65, True, 33), (10**4, True, 512), (500, False, 500)],
+)
+def test_many_that_come_in_step_with_the_commits_are_split_once(
+    waiting: int, in_step: bool, taken: int
+) -> None:
+    assert min(batch_size(waiting, in_step), waiting) == taken
+
+
+def test_what_was_held_by_another_host_is_ended_by_whoever_settles(
+    postgres: PostgresServer,
+) -> None:
+    opened = Opened(postgres.uri())
+
+    async def go(book: Any) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.settle(event_of(1))  # from here on bills are written in one step
+        other = ledger_of(opened.uri)
+        bills = [event_of(number) for number in (2, 3, 4)]
+        for bill in bills:
+            assert await other.hold(bill, 10**8, 0) is None
+        await asyncio.gather(*(book.ledger.settle(bill) for bill in (*bills, bills[0])))
+        await book.ledger.settle(event_of(5))  # and again
+        await other.aclose()
+
+    opened.run(go)
+    assert opened.rows("SELECT held_nano FROM balance WHERE account = 'acme'") == [(0,)]
+    assert opened.rows("SELECT count(*), (SELECT count(*) FROM hold) FROM outbox") == [(6, 0)]
 
 
 def test_one_that_cannot_be_recorded_does_not_fail_its_neighbours(opened: Opened) -> None:
@@ -278,6 +311,40 @@ def test_deliveries_are_seen_and_events_sent_once_more(postgres: PostgresServer)
     assert told("replay", "--sink", "mine", "--since", "2026-11-24")["replayed"] == 5
     assert asyncio.run(deliver(Taking())) == [event.id for event in events]
     assert told("status")[0]["replaying"] == 0
+
+
+def test_the_state_of_sinks_is_told_without_going_through_all_events(
+    postgres: PostgresServer,
+) -> None:
+    uri = postgres.uri()
+
+    async def go() -> list[str]:
+        ledger = PostgresLedger(uri)
+        await ledger.advance("mine", 20_000, {})
+        await ledger.aclose()
+        connection = await asyncpg.connect(uri, server_settings={"search_path": "inf_ledger"})
+        await connection.execute(  # more than was there when statistics were made, if ever
+            "INSERT INTO outbox (id, body) SELECT CAST(n AS TEXT), 'x'"
+            " FROM generate_series(1, 20000) AS n"
+        )
+        plans: list[str] = []
+        steps, rows = sink_states(), None
+        while True:
+            try:
+                ask = steps.send(rows)
+            except StopIteration:
+                break
+            assert isinstance(ask, Ask)
+            sql = numbered(ask.sql)
+            found = await connection.fetch(f"EXPLAIN {sql}", *ask.params)
+            plans += [line for (line,) in found]
+            rows = [tuple(row) for row in await connection.fetch(sql, *ask.params)]
+        await connection.close()
+        return plans
+
+    plans = asyncio.run(go())
+    assert any("on outbox" in line for line in plans)
+    assert not [line for line in plans if "Seq Scan on outbox" in line]
 
 
 @pytest.fixture

@@ -148,8 +148,8 @@ FAULTS = [
     Fault(
         "outage: what was settled meanwhile is not made up",
         "stores/outage.py",
-        "                await self._shared.settle(admission, tokens)\n                self._owed.pop",
-        "                self._owed.pop",
+        "        await self._shared.settle(*owed)\n",
+        "",
         OUTAGE + "test_what_was_settled_meanwhile_is_made_up",
     ),
     Fault(

@@ -1,6 +1,5 @@
 """The billing event: one per admitted request, a CloudEvent with flat data."""
 
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -18,6 +17,14 @@ class EventLine(msgspec.Struct, frozen=True):
     unit_price_nano: str
     amount_nano: str
 
+
+_CLOUDEVENT = (
+    b'{"specversion":"1.0","id":%b,"source":%b,"type":%b,"subject":%b,"time":%b,'
+    b'"datacontenttype":"application/json","data":%b}}'
+)
+
+# How the last field of an event begins: it is no part of the data.
+_SOURCE = b',"source":'
 
 # Where an event that was read back keeps its encoded form (in its dict, beside the fields).
 _STORED = "_stored"
@@ -73,11 +80,7 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
         Source: CloudEvents 1.0.2, section "Context Attributes"; JSON format, section 3.
         """
-        stored = self.__dict__.get(_STORED)
-        if stored is not None:
-            read: dict[str, Any] = msgspec.json.decode(stored)
-            return read
-        event: dict[str, Any] = msgspec.to_builtins(self._cloudevent())
+        event: dict[str, Any] = msgspec.json.decode(self.encode())
         return event
 
     def encode(self) -> bytes:
@@ -86,18 +89,20 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         One that was read back has the very bytes it was read from, whichever version wrote them.
         """
         stored: bytes | None = self.__dict__.get(_STORED)
-        return _encoder.encode(self._cloudevent()) if stored is None else stored
-
-    def _cloudevent(self) -> "_CloudEvent":
-        return _CloudEvent(
-            "1.0",
-            self.request_id,
-            self.source,
-            f"inf-middleware.{self.kind}.v1",
-            self.account,
-            self.settled_at,
-            "application/json",
-            _Data(*_data_of(self)),
+        if stored is not None:
+            return stored
+        # Written around the event's own JSON, without the source at its end: in half the time of
+        # another record that is made of its fields.
+        encode = _encoder.encode
+        source = encode(self.source)
+        data = encode(self)[: -len(_SOURCE) - len(source) - 1]
+        return _CLOUDEVENT % (
+            encode(self.request_id),
+            source,
+            encode(f"inf-middleware.{self.kind}.v1"),
+            encode(self.account),
+            encode(self.settled_at),
+            data,
         )
 
     @classmethod
@@ -107,23 +112,6 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         event = msgspec.convert({**envelope.data, "source": envelope.source}, cls)
         event.__dict__[_STORED] = body
         return event
-
-
-# Made of the event's fields, and not of dictionaries: encoded from these in two thirds of the time.
-_DATA_FIELDS = tuple(name for name in BillingEvent.__struct_fields__ if name != "source")
-_Data = msgspec.defstruct("_Data", _DATA_FIELDS, gc=False)
-_data_of = attrgetter(*_DATA_FIELDS)
-
-
-class _CloudEvent(msgspec.Struct, gc=False):
-    specversion: str
-    id: str
-    source: str
-    type: str
-    subject: str
-    time: str
-    datacontenttype: str
-    data: Any
 
 
 class _Envelope(msgspec.Struct):

@@ -119,6 +119,9 @@ def _configure(db: apsw.Connection, path: Path) -> None:
                 raise
             time.sleep(0.01)
     db.pragma("wal_autocheckpoint", _CHECKPOINT_PAGES)
+    # What would undo a statement of several rows stays in memory: it is a few pages, and cost a
+    # commit of 64 five writes to a temporary file.
+    db.pragma("temp_store", "memory")
     db.pragma("synchronous", "full")
     if (mode, db.pragma("synchronous")) != ("wal", 2):
         raise LedgerUnavailable(

@@ -20,6 +20,7 @@ from inf_middleware.ledgers.postgres_steps import (
     SCHEMA,
     SCHEMA_VERSION,
     run,
+    settle_plain,
     version_of,
     writing,
     wrong_version,
@@ -37,16 +38,36 @@ _RELAY_LOCK = 7_311_554_620_119
 BATCH_MAX = 512
 PENDING_MAX = 20_000
 
+# From so many on those that came together are split in two: below it a commit's own cost is more
+# than what the other half does meanwhile.
+_SPLIT_FROM = 64
+
 # Connections of one process that only read: look-ups and reports are short.
 READERS_MAX = 4
 
 # A server that does not answer for so long is away: many commits, and below a caller's patience.
 COMMAND_TIMEOUT_S = 5.0
 
+# Where money is held it mostly stays so for as long as calls run: asked again each second, a batch
+# that is sent in vain costs next to nothing.
+_PLAIN_AGAIN_S = 1.0
+
 # What one item may be at fault for, and not its neighbours.
 _ITEM_FAILURES = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
 
 _Item = tuple[Rows | Work[Any], "asyncio.Future[Any]"]
+
+
+def batch_size(waiting: int, in_step: bool) -> int:
+    """Return how many of those that wait are written next.
+
+    `in_step`: nobody had come while the last ones were written. Who waited for these comes again
+    when they are durable, so that this process and the server take turns in doing nothing: split
+    once, one half's next bills are made while the other half is written.
+    """
+    if in_step and waiting >= _SPLIT_FROM:
+        return min((waiting + 1) // 2, BATCH_MAX)
+    return BATCH_MAX
 
 
 class Session:
@@ -65,6 +86,7 @@ class Session:
         self._relay: asyncpg.Connection[Any] | None = None
         self._electing = asyncio.Lock()
         self._closing = False
+        self._plain_from = 0.0
         self.changed = asyncio.Event()
 
     def submit(self, work: Rows | Work[Any]) -> "asyncio.Future[Any]":
@@ -141,6 +163,7 @@ class Session:
 
     async def _write_until_closed(self) -> None:
         next_beat = 0.0
+        in_step = False
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(TimeoutError):
@@ -148,8 +171,10 @@ class Session:
                     await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+                count = batch_size(len(self._waiting), in_step)
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
                 await self._commit(batch)
+                in_step = not self._waiting
             if self._closing:
                 return
             if loop.time() >= next_beat:
@@ -200,6 +225,8 @@ class Session:
 
     async def _transact(self, batch: Sequence[_Item]) -> list[Any]:
         connection = await self._connection()
+        if await self._settle_plain(connection, batch):
+            return [None] * len(batch)
         results: list[Any] = []
         settling: list[Rows] = []
         async with writing(connection):
@@ -219,6 +246,19 @@ class Session:
                 await run(connection, settle_all(settling))
         return results
 
+    async def _settle_plain(self, connection: Any, batch: Sequence[_Item]) -> bool:
+        """Settle a batch that is nothing but bills, while nothing is held."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._plain_from:
+            return False
+        rows = [work for work, _ in batch if isinstance(work, Rows) and work.state is None]
+        if len(rows) < len(batch):
+            return False
+        if await settle_plain(connection, rows):
+            return True
+        self._plain_from = loop.time() + _PLAIN_AGAIN_S
+        return False
+
     async def _connection(self) -> "asyncpg.Connection[Any]":
         if self._writer is None or self._writer.is_closed():
             await self.readers()  # which makes the schema
@@ -226,7 +266,11 @@ class Session:
                 self._uri,
                 timeout=COMMAND_TIMEOUT_S,
                 command_timeout=COMMAND_TIMEOUT_S,
-                server_settings={"search_path": SCHEMA},
+                server_settings={
+                    "search_path": SCHEMA,
+                    # Each statement of this level has its own snapshot (see `writing`).
+                    "default_transaction_isolation": "read committed",
+                },
             )
             self._heart.set(await self._writer.fetchval(NOW_MS))
         return self._writer

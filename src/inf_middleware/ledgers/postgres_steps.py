@@ -1,18 +1,18 @@
 """Steps run on a connection to PostgreSQL, one writer at a time, and the version of its schema."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import asyncpg
 
-from inf_middleware.ledgers.arrays import RECORD, columns_of, storable
+from inf_middleware.ledgers.arrays import RECORD, SETTLE, settlements_of, storable
+from inf_middleware.ledgers.rows import Rows
 from inf_middleware.ledgers.steps import Ask, Record, Steps, T
 
-# One file per version, `postgres-N.sql`, run in order; numbers are those of SQLite's, whose first
-# version this database never had.
-SCHEMA_VERSION, FIRST_VERSION = 3, 2
+# One file per version, `postgres-N.sql`, run in order; numbers are its own, and begin with 2.
+SCHEMA_VERSION, FIRST_VERSION = 4, 2
 
 # All of a ledger's tables, views and functions are in it.
 SCHEMA = "inf_ledger"
@@ -50,6 +50,12 @@ async def writing(connection: Any) -> AsyncIterator[None]:
         raise
 
 
+async def settle_plain(connection: Any, rows: Sequence[Rows]) -> bool:
+    """Settle in a transaction and a round trip of its own, where that is all there is to do."""
+    done: bool = await connection.fetchval(SETTLE, _WRITER_LOCK, settlements_of(rows))
+    return done
+
+
 async def run(connection: Any, steps: Steps[T]) -> T:
     """Run steps on a connection, inside whatever transaction is open."""
     rows: list[Any] = []
@@ -65,9 +71,9 @@ async def run(connection: Any, steps: Steps[T]) -> T:
 
 async def _ask(connection: Any, ask: Ask | Record) -> list[Any]:
     if isinstance(ask, Record):
-        await connection.fetch(RECORD, *columns_of(ask.rows))
+        await connection.fetch(RECORD, settlements_of(ask.rows))
         return []
-    sql = _numbered(ask.sql)
+    sql = numbered(ask.sql)
     if ask.many:
         if ask.params:
             await connection.executemany(sql, [[*map(storable, row)] for row in ask.params])
@@ -76,7 +82,8 @@ async def _ask(connection: Any, ask: Ask | Record) -> list[Any]:
 
 
 @lru_cache(512)
-def _numbered(sql: str) -> str:
+def numbered(sql: str) -> str:
+    """Return a statement as PostgreSQL takes it: its parameters have numbers."""
     first, *rest = sql.split("?")
     return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
 

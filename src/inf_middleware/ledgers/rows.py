@@ -45,6 +45,7 @@ COLUMNS = (
 )
 
 _values_of = attrgetter(*_EVENT_COLUMNS)
+_encode = msgspec.json.Encoder().encode
 
 # A call's posting: the customer owes more, and the house has earned as much.
 EARNED = "revenue:usage"
@@ -78,16 +79,16 @@ def rows_of(event: BillingEvent) -> Rows:
         amount,
         overdrawn,
         int(event.unpriced),
-        msgspec.json.encode(event.lines).decode(),
-        msgspec.json.encode(event.metadata).decode(),
+        _encode(event.lines).decode(),
+        _encode(event.metadata).decode(),
     )
     posting = None
     if amount:
-        house, gives = EARNED, False
+        debit, credit = f"account:{event.account}", EARNED
         if event.kind != "usage":
             house, gives = HOUSE[event.metadata["operation"]]
-        sides = (house, f"account:{event.account}")
-        posting = (event.id, *(sides if gives else reversed(sides)), amount, event.currency)
+            debit, credit = (house, debit) if gives else (debit, house)
+        posting = (event.id, debit, credit, amount, event.currency)
     state = None
     if event.idempotency_key is not None:
         state = "complete" if event.outcome == "complete" else "partial"

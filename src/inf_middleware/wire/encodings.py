@@ -17,6 +17,9 @@ PLAIN_BYTES_MAX = 64 * 1024 * 1024
 _ZSTD_SLICE_BYTES = 256
 _BROTLI_SLICE_BYTES = 16
 
+# Source: RFC 1950, section 2.2.
+_ZLIB_HEADER_BYTES = 2
+
 
 class Decoder(Protocol):
     """Takes the pieces of one body, and returns what they are without their coding.
@@ -47,7 +50,7 @@ class _Zlib:
     def __init__(self, window_bits: int) -> None:
         self._bits = window_bits
         self._inflate = zlib.decompressobj(window_bits)
-        self._started = False
+        self._head: bytes | None = b""  # until it is known whether there is a header
 
     def __call__(self, piece: bytes) -> bytes:
         plain = []
@@ -67,13 +70,16 @@ class _Zlib:
         try:
             plain = self._inflate.decompress(piece, PLAIN_BYTES_MAX)
         except zlib.error as error:
-            if self._started or self._bits != zlib.MAX_WBITS:
+            if self._head is None or self._bits != zlib.MAX_WBITS:
                 raise ValueError(str(error)) from None
             # Some servers send deflate without the header that the standard asks for.
             self._bits = -zlib.MAX_WBITS
             self._inflate = zlib.decompressobj(self._bits)
-            return self._step(piece)
-        self._started = True
+            return self._step(self._head + piece)
+        if self._head is not None:  # of two bytes: a piece may end between them
+            self._head += piece
+            if len(self._head) >= _ZLIB_HEADER_BYTES:
+                self._head = None
         if self._inflate.unconsumed_tail:
             raise _too_much()
         return plain
