@@ -5,6 +5,7 @@
 # make real   tests against a real model server, which needs torch
 # make recipes  the recipes of llama-cpp-python, which compiles for ten minutes, and of vLLM
 # make simulate  the whole stack by 420 seeds; SECONDS=600 for others, FROM=N to begin with one
+# make soak   two workers on Redis and PostgreSQL, broken on a timer; MINUTES=60, SEED=1
 # make fuzz   the readers by any bytes, guided by coverage; SECONDS=600 for longer
 # make coverage  what of the package the tests reach, by branches; fails below 92 %
 # make docs   the documentation as a site, in build/site
@@ -18,7 +19,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: demo serve test check docs real recipes audit lock mutants simulate fuzz coverage bench bench-peers clean
+.PHONY: demo serve test check docs real recipes audit lock mutants simulate soak fuzz coverage bench bench-peers clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/python examples/demo.py
@@ -64,6 +65,12 @@ FROM ?= 420
 simulate: $(VENV)/.test-installed
 	$(BIN)/python -m tests.simulate $(if $(SECONDS),--seeds $(FROM):$(FROM) --seconds $(SECONDS),--pairs)
 
+MINUTES ?= 60
+SEED ?= 1
+
+soak: $(VENV)/.test-installed
+	@sh tests/install_servers.sh
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 fuzz: $(VENV)/.fuzz-installed
 	$(BIN)/python -m tests.fuzz $(or $(SECONDS),60)
 

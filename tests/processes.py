@@ -50,7 +50,12 @@ class Running:
     """A process and its output; `stop` ends it and whatever it has started and left behind."""
 
     def __init__(
-        self, command: Sequence[str], output: Path, *, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        output: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.output = output
         # The kernel kills it should this process be killed before it can: util-linux has setpriv
@@ -64,6 +69,7 @@ class Running:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
+                cwd=folder,
             ).result()
 
     @property
@@ -73,6 +79,20 @@ class Running:
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def children(self) -> list[int]:
+        """The processes that it started and that live."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        try:
+            return [int(pid) for pid in path.read_text("ascii").split()]
+        except OSError:
+            return []
+
+    @property
+    def workers(self) -> set[int]:
+        """Of these the worker processes, where it is a uvicorn of several."""
+        return {pid for pid in self.children if b"spawn_main" in _command_of(pid)}
 
     def said(self) -> str:
         """What it has written, for the message of a failure."""
@@ -84,6 +104,10 @@ class Running:
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
+    def terminate(self) -> None:
+        """Ask it to end, and do not wait for that."""
+        self._process.terminate()
+
     def kill(self) -> None:
         """Kill -9, and see it gone."""
         self._process.kill()
@@ -94,7 +118,7 @@ class Running:
         started = _descendants(self.pid) if self.is_alive else []
         if self.is_alive:
             self.resume()
-            self._process.terminate()
+            self.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_TIMEOUT_S)
         self.kill()
@@ -116,6 +140,13 @@ def _descendants(pid: int) -> list[int]:
             found.append(os.pidfd_open(child))
             found += _descendants(child)
     return found
+
+
+def _command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextlib.contextmanager

@@ -238,7 +238,7 @@ class Claims(Protocol):
         ...
 
     async def void(self, request_id: str) -> None:
-        """End what a request holds and claims, without a bill.
+        """End what a request holds and claims; a bill that was recorded all the same is taken back.
 
         Raises:
             LedgerUnavailable: The ledger did not take it.

@@ -315,6 +315,7 @@ class Faulty:
     def __init__(self, real: SqliteLedger) -> None:
         self.real = real
         self.holds_fail = self.voids_fail = self.settles_fail = False
+        self.answers_are_lost = False  # of claims and settlements, which are made all the same
 
     async def hold(self, event: Any, amount_nano: int, credit_limit_nano: int) -> int | None:
         if self.holds_fail:
@@ -327,7 +328,10 @@ class Faulty:
         return await self.real.extend(event, amount_nano)
 
     async def claim(self, claimed: Any) -> Any:
-        return await self.real.claim(claimed)
+        found = await self.real.claim(claimed)
+        if self.answers_are_lost:
+            raise LedgerUnavailable("the connection was cut in the middle of a commit")
+        return found
 
     async def void(self, request_id: str) -> None:
         if self.voids_fail:
@@ -338,6 +342,8 @@ class Faulty:
         if self.settles_fail:
             raise LedgerUnavailable("away")
         await self.real.settle(event)
+        if self.answers_are_lost:
+            raise LedgerUnavailable("the connection was cut in the middle of a commit")
 
     async def probe(self) -> None:
         if self.settles_fail:
@@ -398,6 +404,35 @@ def test_the_hold_of_a_call_that_could_not_be_settled_ends_when_the_ledger_is_ba
         shop.app._stack.worker._parts.billing.health._next_probe = 0  # as if a second had gone
         assert (await shop.post({**CHAT, "max_tokens": 10})).status == 200
         assert await shop.standing() == ((1000 - 15) * TOKEN, 0)
+
+    shop.run(go, balance_tokens=1000)
+
+
+def test_a_bill_whose_commit_was_in_doubt_is_taken_back_from_who_was_told_503(
+    tmp_path: Path,
+) -> None:
+    shop, faulty = shop_of_a_faulty_ledger(tmp_path)
+
+    async def go(shop: Shop) -> None:
+        faulty.answers_are_lost = True
+        assert (await shop.post({**CHAT, "max_tokens": 10})).status == 503
+        faulty.answers_are_lost = False
+        shop.app._stack.worker._parts.billing.health._next_probe = 0  # as if a second had gone
+        assert (await shop.post({**CHAT, "max_tokens": 10})).status == 200
+        assert await shop.standing() == ((1000 - 15) * TOKEN, 0)
+
+    shop.run(go, balance_tokens=1000)
+
+
+def test_an_idempotency_key_whose_claim_was_in_doubt_may_be_sent_again(tmp_path: Path) -> None:
+    shop, faulty = shop_of_a_faulty_ledger(tmp_path)
+    key = [("idempotency-key", "k")]
+
+    async def go(shop: Shop) -> None:
+        faulty.answers_are_lost = True
+        assert (await shop.post({**CHAT, "max_tokens": 10}, headers=key)).status == 503
+        faulty.answers_are_lost = False
+        assert (await shop.post({**CHAT, "max_tokens": 10}, headers=key)).status == 200
 
     shop.run(go, balance_tokens=1000)
 

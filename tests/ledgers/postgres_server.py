@@ -20,10 +20,16 @@ def program_of_postgres(name: str) -> str:
 
 
 class PostgresServer:
-    """One cluster; `uri` names a database of its own for each test."""
+    """One cluster; `uri` names a database of its own for each test.
 
-    def __init__(self, folder: Path) -> None:
+    It is reached by a unix socket, and by a `port` of this host where one is given.
+    """
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder
+        self._addresses = "" if port is None else "127.0.0.1"
+        self._port = port or 5432  # of a unix socket only a part of its name
+        self._where = ["-h", str(folder), "-p", str(self._port)]
         self.data = folder / "data"
         self._databases = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -47,7 +53,8 @@ class PostgresServer:
 
     def start(self) -> None:
         command = [program_of_postgres("postgres"), "-D", str(self.data), "-k", str(self.folder)]
-        command += ["-c", "listen_addresses=", "-c", "max_connections=60"]
+        command += ["-c", f"listen_addresses={self._addresses}", "-p", str(self._port)]
+        command += ["-c", "max_connections=60"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._as_user()
         )
@@ -63,15 +70,19 @@ class PostgresServer:
             self.process.wait(30)
 
     def uri(self) -> str:
+        """Make a database, and return where it is, by the unix socket."""
+        return self.uris(self._port)[0]
+
+    def uris(self, way: int) -> tuple[str, str]:
+        """Make a database; return where it is, and where by a port that leads to the server's."""
         self._databases += 1
         name = f"test{self._databases}"
-        self._call(
-            [program_of_postgres("createdb"), "-h", str(self.folder), "-U", "postgres", name]
-        )
-        return f"postgresql://postgres@/{name}?host={self.folder}"
+        self._call([program_of_postgres("createdb"), *self._where, "-U", "postgres", name])
+        straight = f"postgresql://postgres@/{name}?host={self.folder}&port={self._port}"
+        return straight, f"postgresql://postgres@127.0.0.1:{way}/{name}"
 
     def _is_ready(self) -> bool:
-        command = [program_of_postgres("pg_isready"), "-q", "-h", str(self.folder)]
+        command = [program_of_postgres("pg_isready"), "-q", *self._where]
         return subprocess.run(command).returncode == 0
 
     def _call(self, command: list[str]) -> None:
@@ -84,10 +95,10 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def serving_postgres() -> Iterator[PostgresServer]:
+def serving_postgres(port: int | None = None) -> Iterator[PostgresServer]:
     # A short path: that of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
-        server = PostgresServer(Path(folder))
+        server = PostgresServer(Path(folder), port)
         server.start()
         try:
             yield server

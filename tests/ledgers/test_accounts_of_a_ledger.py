@@ -131,6 +131,34 @@ def test_with_the_ledger_away_what_is_known_stays_true_for_a_minute(opened: Open
     opened.run(go)
 
 
+def test_with_the_ledger_away_a_change_just_before_locks_nobody_out_for_a_minute(
+    opened: Opened,
+) -> None:
+    clock = Clock()
+
+    async def go(book: LedgerBook) -> None:
+        counting = Counting(book.ledger)
+        lookup = LedgerAccounts(counting, "CNY", clock=clock)
+        keys = {}
+        for name in ("acme", "umbrella"):
+            await book.create_account(name)
+            keys[name] = (await book.issue_key(name)).key
+            await lookup(keys[name], CONNECTION)
+        confirmed_at = clock.now
+        clock.now += CHECK_S
+        await book.recharge("umbrella", "500", reference="r")
+        assert await lookup(keys["umbrella"], CONNECTION) == Account("umbrella", recharged="500")
+        counting.away = True
+        clock.now = confirmed_at + STALE_MAX_S
+        assert await lookup(keys["acme"], CONNECTION) == Account("acme")
+        clock.now += CHECK_S  # of the other one more is known than of this one
+        with pytest.raises(AccountsUnavailable):
+            await lookup(keys["acme"], CONNECTION)
+        assert await lookup(keys["umbrella"], CONNECTION) == Account("umbrella", recharged="500")
+
+    opened.run(go)
+
+
 class Endless:
     """An account for every key."""
 

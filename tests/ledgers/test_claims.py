@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inf_middleware.domain.books import Claim, Claimed
-from inf_middleware.ledgers import claims, holds
+from inf_middleware.ledgers import claims, holds, reconcile
 from inf_middleware.ledgers.book import LedgerBook
 from tests.events import event_of
 from tests.ledgers.conftest import Opened
@@ -72,10 +72,46 @@ def test_what_is_not_served_gives_its_key_back(opened: Opened) -> None:
         await book.ledger.void("r1")
         assert await book.ledger.claim(claim_of("r2")) == Claimed("claimed", None)
         await settle(book, "r2", "complete")
-        await book.ledger.void("r2")  # too late: it was served
         assert (await book.ledger.claim(claim_of("r3"))).state == "complete"
 
     opened.run(go)
+
+
+def test_a_bill_whose_caller_was_told_that_there_is_none_is_taken_back_once(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        await book.ledger.claim(claim_of("r1"))
+        await settle(book, "r1", "complete")  # the commit was made, and its answer was lost
+        for _ in range(2):
+            await book.ledger.void("r1")
+        account = await book.account("acme")
+        assert account is not None
+        assert (account.balance_nano, account.recharged_nano) == (10**9, 10**9)
+        # It is not answered, so that its key may be sent again.
+        assert await book.ledger.claim(claim_of("r2")) == Claimed("claimed", "r1")
+
+    opened.run(go)
+    rows = opened.rows("SELECT kind, corrects, input_tokens FROM request ORDER BY seq")
+    assert rows == [("recharge", None, 0), ("usage", None, 100), ("correction", "r1", 0)]
+    assert all(check.ok for check in opened.run(lambda book: book.ledger.read(reconcile.checks)))
+
+
+def test_of_a_bill_that_was_corrected_before_only_what_is_left_is_taken_back(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> int:
+        await book.recharge("acme", "1", reference="r")
+        await settle(book, "r1", "complete")
+        await book.credit("r1", "0.0004")
+        await book.ledger.void("r1")
+        account = await book.account("acme")
+        assert account is not None
+        return account.balance_nano
+
+    assert opened.run(go) == 10**9
+    assert all(check.ok for check in opened.run(lambda book: book.ledger.read(reconcile.checks)))
 
 
 def test_a_late_settlement_of_an_earlier_run_does_not_end_the_later_one(opened: Opened) -> None:

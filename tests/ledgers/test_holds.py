@@ -141,7 +141,6 @@ def test_what_a_dead_process_held_ends_once_at_its_checkpoint(opened: Opened) ->
         # It was only paused: what it says now comes too late, and changes nothing.
         assert await book.ledger.extend(bill(0, 900, request_id="a"), FEN) == 0
         await book.ledger.settle(bill(0, 1000, request_id="a"))
-        await book.ledger.void("a")
         assert await standing(book) == (100 * FEN - 7 * FEN // 10, 0)
 
     opened.run(go)

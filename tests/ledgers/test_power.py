@@ -244,7 +244,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(data=st.data())
     def void(self, data: st.DataObject) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.model.held)))
-        self._run(holds.void(request_id))
+        self._run(holds.void(request_id, self.now_ns))
         del self.model.held[request_id]
 
     @precondition(lambda self: self.model.held)

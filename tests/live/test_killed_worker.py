@@ -122,32 +122,18 @@ class Server:
     @property
     def workers(self) -> set[int]:
         """The processes that serve."""
-        return {pid for pid in self._children() if b"spawn_main" in _command(pid)}
+        return self._running.workers
 
     def said(self) -> str:
         return self._running.said()
 
     def kill(self) -> None:
         """Kill -9 all of it: nobody is there any more who could end anything well."""
-        children = self._children()
+        children = self._running.children
         self._running.kill()
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-    def _children(self) -> list[int]:
-        path = Path(f"/proc/{self._running.pid}/task/{self._running.pid}/children")
-        try:
-            return [int(pid) for pid in path.read_text("ascii").split()]
-        except OSError:
-            return []
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 async def kill_one_worker(server: Server, clients: Clients, rng: random.Random) -> None:

@@ -2,9 +2,9 @@
 
 from tests.mutants.fault import Fault
 
-HOLDS, POWER, BOOK, BATCHES, BY_ACCOUNT = (
+HOLDS, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS = (
     f"tests/ledgers/test_{name}.py::"
-    for name in ("holds", "power", "book", "batches", "records_by_account")
+    for name in ("holds", "power", "book", "batches", "records_by_account", "claims")
 )
 
 FAULTS = [
@@ -56,6 +56,13 @@ FAULTS = [
         "now_ms - round(LEASE_S * 1000)",
         "now_ms",
         HOLDS + "test_a_process_that_beats_keeps_what_it_holds[sqlite]",
+    ),
+    Fault(
+        "a bill whose caller was told that there is none stays",
+        "ledgers/taking_back.py",
+        "if left_nano > 0:",
+        "if left_nano < 0:",
+        CLAIMS + "test_a_bill_whose_caller_was_told_that_there_is_none_is_taken_back_once[sqlite]",
     ),
     Fault(
         "a settlement posts what is recorded already",

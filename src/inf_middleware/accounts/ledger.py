@@ -24,6 +24,17 @@ ACCOUNTS_MAX = 4096
 STALE_MAX_S = 60.0
 
 
+class _Kept:
+    """An account as of a version of the ledger, and when it was last known to be so."""
+
+    __slots__ = ("account", "confirmed_at", "version")
+
+    def __init__(self, version: int, account: Account, confirmed_at: float) -> None:
+        self.version = version
+        self.account = account
+        self.confirmed_at = confirmed_at
+
+
 class LedgerAccounts:
     """Looks keys up in a ledger, by their SHA-256.
 
@@ -41,7 +52,7 @@ class LedgerAccounts:
         self._clock = clock
         self._version = -1
         self._asked_at = self._known_at = float("-inf")
-        self._accounts: OrderedDict[str, tuple[int, Account]] = OrderedDict()
+        self._accounts: OrderedDict[str, _Kept] = OrderedDict()
 
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account of a key; None for no key, an unknown or a revoked one.
@@ -57,10 +68,11 @@ class LedgerAccounts:
             await self._ask_version(now)
         digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
         kept = self._accounts.get(digest)
-        if kept is not None and kept[0] == self._version:
+        if kept is not None and kept.version == self._version:
             self._accounts.move_to_end(digest)
-            return kept[1]
-        return await self._read(digest)
+            kept.confirmed_at = self._known_at
+            return kept.account
+        return await self._read(digest, kept, now)
 
     async def _ask_version(self, now: float) -> None:
         try:
@@ -73,17 +85,19 @@ class LedgerAccounts:
         self._known_at = now
         self._version = max(self._version, version)
 
-    async def _read(self, digest: str) -> Account | None:
+    async def _read(self, digest: str, kept: "_Kept | None", now: float) -> Account | None:
         try:
             version, account = await self._book.account_of_key(digest, self._currency)
         except LedgerUnavailable as error:
             _log.warning("an account cannot be read: %s", error)
+            if kept is not None and now - kept.confirmed_at <= STALE_MAX_S:
+                return kept.account  # something has changed since, of this account or another
             raise AccountsUnavailable(f"the account cannot be read: {error}") from error
         self._version = max(self._version, version)
         if account is None:
             self._accounts.pop(digest, None)
             return None
-        self._accounts[digest] = (version, account)
+        self._accounts[digest] = _Kept(version, account, now)
         self._accounts.move_to_end(digest)
         if len(self._accounts) > ACCOUNTS_MAX:
             self._accounts.popitem(last=False)

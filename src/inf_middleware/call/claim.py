@@ -34,8 +34,14 @@ async def take_claim(call: Call, headers: Iterable[tuple[bytes, bytes]]) -> None
         Refuse: It stands for a request in flight or delivered (409), or for another body (422); it
             is no key (400), or the ledger could not decide (503).
     """
-    claims = call.billing.claims if call.billing else None
-    if claims is None or call.fingerprint is None or call.idempotency_key is not None:
+    billing = call.billing
+    claims = billing.claims if billing else None
+    if (
+        billing is None
+        or claims is None
+        or call.fingerprint is None
+        or call.idempotency_key is not None
+    ):
         return
     key = _key_of(headers)
     assert call.account is not None
@@ -45,6 +51,7 @@ async def take_claim(call: Call, headers: Iterable[tuple[bytes, bytes]]) -> None
         claimed = await claims.claim(claim)
     except LedgerUnavailable as error:
         call.idempotency_key = None
+        billing.lost.remember(call.id)  # it may have been claimed all the same
         raise Refuse(
             503,
             "ledger_unavailable",

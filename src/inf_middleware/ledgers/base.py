@@ -106,8 +106,9 @@ class LedgerBase(ABC):
         return await self.transact(lambda: holds.claim_for(claimed, owner, now_ms, now_ns))
 
     async def void(self, request_id: str) -> None:
-        """End a hold and a claim without a bill."""
-        await self.transact(lambda: holds.void(request_id))
+        """End a hold and a claim without a bill; one recorded all the same is taken back."""
+        now_ns = time.time_ns()
+        await self.transact(lambda: holds.void(request_id, now_ns))
 
     async def probe(self) -> None:
         """See that something can be made durable.

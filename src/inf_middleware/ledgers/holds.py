@@ -13,6 +13,7 @@ from inf_middleware.ledgers.lots import expire
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.settling import settle_all
 from inf_middleware.ledgers.steps import Ask, Steps
+from inf_middleware.ledgers.taking_back import take_back
 
 # A process that has not been heard of for so long is gone; it beats three times in that time.
 LEASE_S = 30.0
@@ -77,8 +78,8 @@ def claim_for(claimed: Claim, owner: str, now_ms: int, now_ns: int) -> Steps[Cla
     return (yield from claim(claimed, owner, now_ns))
 
 
-def void(request_id: str) -> Steps[None]:
-    """End a hold and a claim without a bill; what has ended already stays so."""
+def void(request_id: str, now_ns: int) -> Steps[None]:
+    """End a hold and a claim without a bill; one that was recorded all the same is taken back."""
     yield from release(request_id)
     rows = yield Ask(
         "DELETE FROM hold WHERE request_id = ? RETURNING account, currency, amount_nano",
@@ -89,6 +90,7 @@ def void(request_id: str) -> Steps[None]:
             "UPDATE balance SET held_nano = held_nano - ? WHERE account = ? AND currency = ?",
             (amount, account, currency),
         )
+    yield from take_back(request_id, now_ns)
 
 
 def beat(owner: str | None, boot: str, now_ms: int, now_ns: int, now: str) -> Steps[int]:

@@ -43,7 +43,7 @@ PENDING_MAX = 20_000
 _SPLIT_FROM = 64
 
 # Connections of one process that only read: look-ups and reports are short.
-_READERS_MAX = 4
+READERS_MAX = 4
 
 # A server that does not answer for so long is away: many commits, and below a caller's patience.
 COMMAND_TIMEOUT_S = 5.0
@@ -110,7 +110,7 @@ class Session:
                 self._pool = await asyncpg.create_pool(
                     self._uri,
                     min_size=0,
-                    max_size=_READERS_MAX,
+                    max_size=READERS_MAX,
                     command_timeout=COMMAND_TIMEOUT_S,
                     timeout=COMMAND_TIMEOUT_S,
                     server_settings={"search_path": SCHEMA},

@@ -33,7 +33,7 @@ TEXT_BYTES_MAX = 8 * 1024 * 1024
 
 # tiktoken keeps a copy of its pattern per thread: few and long-lived is best. One core is left to
 # the event loop, which else waits for its turn: on two cores 17 ms at worst, with one thread 8.
-_THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
+THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
 
 # Longest token of o200k_base and cl100k_base, in bytes.
 _TOKEN_BYTES_MAX = 128
@@ -201,6 +201,6 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     """Run a function in the pool that counts, beside the event loop."""
     global _pool  # noqa: PLW0603 - one pool per process
     if _pool is None or _pool[0] != os.getpid():  # threads do not survive a fork
-        executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="inf-middleware-count")
+        executor = ThreadPoolExecutor(THREADS, thread_name_prefix="inf-middleware-count")
         _pool = (os.getpid(), executor)
     return await asyncio.get_running_loop().run_in_executor(_pool[1], function, *arguments)

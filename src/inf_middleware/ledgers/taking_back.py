@@ -1,0 +1,66 @@
+"""A bill whose caller was told that there is none is taken back, as steps for either database.
+
+A commit whose answer was lost may have been made all the same, and so may one that came from
+another process meanwhile. What was recorded stays; a correction says that it is owed by nobody.
+"""
+
+from msgspec.structs import replace
+
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.ids import uuid7
+from inf_middleware.domain.moments import rfc3339
+from inf_middleware.domain.money import decimal_string
+from inf_middleware.ledgers.rows import rows_of
+from inf_middleware.ledgers.steps import Ask, Record, Steps
+
+_NOTE = "recorded, and its caller was told that it was not"
+
+
+def take_back(request_id: str, now_ns: int) -> Steps[None]:
+    """Correct what is left of a call's bill, and let its idempotency key run again."""
+    rows = yield Ask(
+        "SELECT outbox.body, request.amount_nano - coalesce((SELECT sum(amount_nano)"
+        "  FROM request AS correction WHERE correction.corrects = request.request_id), 0)"
+        " FROM request JOIN outbox ON outbox.id = request.request_id"
+        " WHERE request.request_id = ? AND request.kind = 'usage'",
+        (request_id,),
+    )
+    if not rows:
+        return
+    body, left_nano = bytes(rows[0][0]), int(rows[0][1])
+    yield Ask("UPDATE idempotency SET state = 'partial' WHERE request_id = ?", (request_id,))
+    if left_nano > 0:
+        yield Record([rows_of(_correction(BillingEvent.decode(body), left_nano, now_ns))])
+
+
+def _correction(bill: BillingEvent, amount_nano: int, now_ns: int) -> BillingEvent:
+    now = rfc3339(now_ns)
+    return replace(
+        bill,
+        request_id=uuid7(now_ns),
+        kind="correction",
+        corrects=bill.id,
+        key_id=None,
+        endpoint="",
+        model=None,
+        response_model=None,
+        response_id=None,
+        input_tokens=0,
+        output_tokens=0,
+        cached_input_tokens=0,
+        cache_write_tokens=0,
+        reasoning_tokens=0,
+        basis="reported",
+        lines=(),
+        amount_nano=str(amount_nano),
+        amount=decimal_string(amount_nano),
+        price_version=None,
+        overdrawn_nano="0",
+        outcome="complete",
+        would_refuse=None,
+        unpriced=False,
+        idempotency_key=None,
+        started_at=now,
+        settled_at=now,
+        metadata={"operation": "credit", "note": _NOTE},
+    )
