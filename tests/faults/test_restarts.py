@@ -156,7 +156,11 @@ def test_workers_that_gunicorn_forks_and_restarts_lose_and_double_no_bill(
     try:
         asyncio.run(go())
         assert set(shop.statuses) <= {200, 0}  # 0: closed before it was read
-        assert shop.process.said().count("Booting worker") > 2
+        wait_until(
+            lambda: shop.process.said().count("Booting worker") > 2,
+            "a worker is started in another's place",
+            timeout_s=PATIENCE_S,
+        )
         shop.wait_for_deliveries()
         shop.check()
     finally:
