@@ -4,8 +4,11 @@ import asyncio
 from typing import Any
 
 from inf_middleware import BillingEvent, Usage
+from inf_middleware.domain.books import Claim
 from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.book import LedgerBook
+from inf_middleware.ledgers.steps import Ask
+from inf_middleware.ledgers.uris import ledger_of
 from tests.events import event_of
 from tests.ledgers.conftest import Opened
 
@@ -166,6 +169,31 @@ def test_a_late_settlement_of_a_call_that_ended_at_nothing_moves_nothing(opened:
     assert opened.rows("SELECT count(*) FROM posting") == [(1,)]
 
 
+def test_what_a_process_holds_first_is_not_taken_for_a_dead_ones_by_others(opened: Opened) -> None:
+    def beats() -> Any:
+        return (yield Ask("SELECT beat_ms FROM process"))
+
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        event, claimed = bill(1, 0), Claim("acme", "k", "print", "other")
+        for first in (lambda new: new.hold(event, FEN, 0), lambda new: new.claim(claimed)):
+            new = ledger_of(opened.uri)  # nothing was asked of it yet, the server's time neither
+            holding = asyncio.create_task(first(new))
+            await asyncio.sleep(0)  # it is handed over ...
+            ((beat_ms,),) = await new.transact(beats)  # and this with it, before its heart beats
+            await holding
+            await book.ledger.transact(beats)
+            now_ms = book.ledger._heart.now_ms()  # of another process
+            assert beat_ms > now_ms - holds.LEASE_S * 1000
+            await new.aclose()
+            await book.ledger.transact(forget)
+
+    def forget() -> Any:
+        yield Ask("DELETE FROM process")
+
+    opened.run(go)
+
+
 def test_a_process_that_beats_keeps_what_it_holds(opened: Opened) -> None:
     async def go(book: LedgerBook) -> None:
         await book.recharge("acme", "1", reference="r")
@@ -185,8 +213,6 @@ def test_a_process_that_beats_keeps_what_it_holds(opened: Opened) -> None:
 
 
 def _ask(sql: str) -> Any:
-    from inf_middleware.ledgers.steps import Ask
-
     return (yield Ask(sql))
 
 

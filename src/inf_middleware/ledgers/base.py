@@ -91,9 +91,9 @@ class LedgerBase(ABC):
         self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
     ) -> int | None:
         """Hold an amount for a call; return None, or what is available where that is less."""
-        owner, now_ms = self._heart.owner(), self._heart.now_ms()
+        owner, now_ms = self._heart.owner(), self._heart.now_ms  # told only once it is connected
         return await self.transact(
-            lambda: holds.hold(event, amount_nano, credit_limit_nano, owner, now_ms)
+            lambda: holds.hold(event, amount_nano, credit_limit_nano, owner, now_ms())
         )
 
     async def extend(self, event: BillingEvent, amount_nano: int) -> int | None:
@@ -102,8 +102,8 @@ class LedgerBase(ABC):
 
     async def claim(self, claimed: Claim) -> Claimed:
         """Claim a client's key for a request, or say whose it is."""
-        owner, now_ms, now_ns = self._heart.owner(), self._heart.now_ms(), time.time_ns()
-        return await self.transact(lambda: holds.claim_for(claimed, owner, now_ms, now_ns))
+        owner, now_ms, now_ns = self._heart.owner(), self._heart.now_ms, time.time_ns()
+        return await self.transact(lambda: holds.claim_for(claimed, owner, now_ms(), now_ns))
 
     async def void(self, request_id: str) -> None:
         """End a hold and a claim without a bill; one recorded all the same is taken back."""
