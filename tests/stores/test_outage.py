@@ -21,6 +21,9 @@ from tests.tcp_proxy import TcpProxy, proxying
 
 TIER = Tier("T", 4, 8, 4_000)
 
+# Until a storage that is whole again is seen to be: seconds, of a machine that has other work, too.
+PATIENCE_S = 90.0
+
 
 def ask(call: str, tokens: int = 100, *, tier: Tier = TIER, enforce: bool = True) -> Ask:
     return Ask(call, "acme", tier.groups_for(None), tokens, enforce)
@@ -43,7 +46,7 @@ class Rig:
 
     async def come_back(self) -> None:
         await asyncio.to_thread(self.proxy.heal)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while self.store.is_away:  # noqa: ASYNC110 - the store has no other news than this
                 await asyncio.sleep(0.01)
 
@@ -214,7 +217,7 @@ def test_it_comes_back_to_a_process_that_admits_faster_than_it_makes_up(run: Any
                 await rig.store.settle(answer, 1)
 
         async with asyncio.TaskGroup() as group:
-            for caller in range(50):
+            for caller in range(20):
                 group.create_task(ask_on(caller))
             try:
                 await rig.come_back()
