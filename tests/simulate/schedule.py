@@ -44,6 +44,10 @@ _CHANCES = dict.fromkeys(STATES, 0.04)
 _CHANCES.update(dict.fromkeys(("working", "streaming", "waiting"), 0.01))
 _CHANCES.update(dict.fromkeys(("claiming", "holding", "extending", "closing"), 0.15))
 
+# How often what befalls one request befalls one of any state: those that last are else passed over
+# for others nearly always.
+_ANY_STATE = 0.3
+
 # Above what one account may have in progress, below what would only queue.
 _LIVE_MAX = 8
 
@@ -154,6 +158,9 @@ class Schedule:
         self._world.cancel(self._pick(self._world.live))
 
     def _pick(self, requests: list[Asked]) -> Asked:
+        if self._rng.random() < _ANY_STATE:
+            state = self._rng.choice(sorted({request.state for request in requests}))
+            return self._rng.choice([one for one in requests if one.state == state])
         most = max(_CHANCES[request.state] for request in requests)
         return self._rng.choice([one for one in requests if _CHANCES[one.state] == most])
 
