@@ -101,8 +101,8 @@ FAULTS = [
     Fault(
         "closing: a place is given back twice",
         "call/settle.py",
-        "            call.released = True\n",
-        "",
+        "    if not call.released:\n        call.released = True\n",
+        "    if not call.released:\n",
         "tests/call/test_waiting.py::"
         "test_a_settlement_that_is_cancelled_and_run_again_gives_one_place_back",
     ),
