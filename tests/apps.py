@@ -16,6 +16,15 @@ async def read_all(receive: Any) -> bytes:
             return body
 
 
+async def live(receive: Any, send: Any) -> None:
+    """Answer a lifespan to its end."""
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
 def completion(
     text: str = "Hello there.",
     *,

@@ -1,6 +1,7 @@
 """Real processes for tests: started with their output in a file, always stopped by their pid."""
 
 import contextlib
+import ctypes
 import os
 import random
 import shutil
@@ -22,6 +23,14 @@ _STOP_TIMEOUT_S = 5.0
 
 # To the kernel the parent of a process is the thread that started it: this one lives to the end.
 _SPAWNER = ThreadPoolExecutor(1)
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process where its parent is killed, as a worker's supervisor is."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_ports(count: int) -> list[int]:

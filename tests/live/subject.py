@@ -6,24 +6,21 @@ keeps its log of admissions).
 """
 
 import asyncio
-import ctypes
 import itertools
 import json
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from inf_middleware import Account, CostLedger, TierLimiter, TokenMeter
-from tests.apps import completion, delta, event, read_all, usage_chunk, usage_of
+from tests.apps import completion, delta, event, live, read_all, usage_chunk, usage_of
+from tests.processes import die_with_parent
 
 # One message "Hello" of a user, as o200k_base and OpenAI's overhead count it; that a request
 # reserves just this and its cap is what `test_flood.py` tests.
 MESSAGES = [{"role": "user", "content": "Hello"}]
 INPUT_TOKENS = 8
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Admissions:
@@ -74,7 +71,7 @@ class Model:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         entered = time.monotonic()
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await live(receive, send)
             return
         if scope["method"] != "POST":
             await _send_json(send, {"pid": os.getpid()})
@@ -120,18 +117,9 @@ async def _send_json(send: Any, answer: dict[str, Any]) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _live(receive: Any, send: Any) -> None:
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
 def build() -> Any:
     """The factory that uvicorn calls in each process."""
-    # A worker whose supervisor was killed goes with it.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     limiter = json.loads(os.environ["SUBJECT_LIMITER"])
     limiter["accounts"] = {
         key: Account(key, tier=level) for key, level in limiter["accounts"].items()

@@ -6,16 +6,15 @@ as JSON. GET /soak/state tells what the process has open.
 """
 
 import asyncio
-import ctypes
 import gc
 import json
 import os
-import signal
 from collections import Counter
 from typing import Any
 
 from inf_middleware import CostLedger, TierLimiter, TokenMeter
-from tests.apps import completion, delta, event, read_all, usage_chunk, usage_of
+from tests.apps import completion, delta, event, live, read_all, usage_chunk, usage_of
+from tests.processes import die_with_parent
 from tests.soak.opened import open_files, rss_bytes, tasks_of, threads
 
 PREPAID = "/prepaid"
@@ -32,8 +31,6 @@ IN_FLIGHT_MAX = 32
 # Half of the default: what a killed worker held is over soon, and the run need not wait for long.
 LEASE_S = 15.0
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 
 class Model:
     """Says `words` words, each one token, and uses just as long as it is told.
@@ -45,7 +42,7 @@ class Model:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await live(receive, send)
             return
         asked = json.loads(await read_all(receive))
         told = asked["metadata"]
@@ -146,16 +143,7 @@ def _stack(places: dict[str, Any], mode: str) -> Any:
     return TokenMeter(app, accounts=places["ledger"], deployment=DEPLOYMENT)
 
 
-async def _live(receive: Any, send: Any) -> None:
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
 def build() -> Any:
     """The factory that uvicorn calls in each worker."""
-    # A worker whose supervisor was killed goes with it.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     return Soaked(json.loads(os.environ["SOAK"]))

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Line
 
 _encoder = msgspec.json.Encoder()
@@ -36,7 +37,8 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Counts are integers, `*_nano` strings of digits (1e-9 of the currency), `amount` the same as a
     decimal string, moments RFC 3339 in UTC; `settled_at` decides day and month. `basis` is
     "reported", "counted" or "estimated"; `outcome` one of complete, client_disconnect,
-    upstream_error, shutdown. `source` names the deployment and is not part of the data.
+    upstream_error, balance_exhausted, shutdown, worker_lost. `source` names the deployment and is
+    not part of the data.
     """
 
     request_id: str
@@ -133,4 +135,49 @@ def event_lines(lines: tuple[Line, ...]) -> tuple[EventLine, ...]:
             EventLine(line.meter, line.quantity, str(line.unit_price_nano), str(line.amount_nano))
             for line in lines
         ]
+    )
+
+
+def movement_event(
+    request_id: str,
+    *,
+    kind: str,
+    corrects: str | None,
+    account: str,
+    tier: str,
+    amount_nano: int,
+    currency: str,
+    now: str,
+    metadata: dict[str, Any],
+    source: str,
+) -> BillingEvent:
+    """Return the event of a movement of money that is no call: nothing was read or written."""
+    return BillingEvent(
+        request_id=request_id,
+        kind=kind,
+        corrects=corrects,
+        account=account,
+        key_id=None,
+        tier=tier,
+        endpoint="",
+        model=None,
+        response_model=None,
+        response_id=None,
+        input_tokens=0,
+        output_tokens=0,
+        cached_input_tokens=0,
+        cache_write_tokens=0,
+        reasoning_tokens=0,
+        basis="reported",
+        lines=(),
+        amount_nano=str(amount_nano),
+        amount=decimal_string(amount_nano),
+        currency=currency,
+        price_version=None,
+        outcome="complete",
+        unpriced=False,
+        started_at=now,
+        settled_at=now,
+        metadata=metadata,
+        source=source,
     )

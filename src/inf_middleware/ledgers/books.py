@@ -8,7 +8,7 @@ import msgspec
 
 from inf_middleware.domain.books import HOUSE, KINDS, AccountRecord, KeyRecord, Operation, Receipt
 from inf_middleware.domain.errors import AlreadyExists, BookingRefused, ConfigError, NotFound
-from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.events import BillingEvent, movement_event
 from inf_middleware.domain.money import AMOUNT_NANO_MAX, decimal_string
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers.lots import expire, open_lot
@@ -61,32 +61,15 @@ def book(movement: Movement) -> Steps[Receipt]:
     state = yield from account_of(m.account, m.currency, m.tiers)
     _check(m, state)
     recharged = (state.recharged_nano if state else 0) + _recharges(m)
-    event = BillingEvent(
-        request_id=m.request_id,
+    event = movement_event(
+        m.request_id,
         kind=KINDS[m.operation],
         corrects=m.corrects,
         account=m.account,
-        key_id=None,
         tier=_level(state.pinned_tier if state else None, recharged, m.tiers),
-        endpoint="",
-        model=None,
-        response_model=None,
-        response_id=None,
-        input_tokens=0,
-        output_tokens=0,
-        cached_input_tokens=0,
-        cache_write_tokens=0,
-        reasoning_tokens=0,
-        basis="reported",
-        lines=(),
-        amount_nano=str(m.amount_nano),
-        amount=decimal_string(m.amount_nano),
+        amount_nano=m.amount_nano,
         currency=m.currency,
-        price_version=None,
-        outcome="complete",
-        unpriced=False,
-        started_at=m.now,
-        settled_at=m.now,
+        now=m.now,
         metadata=_metadata(m),
         source=m.source,
     )

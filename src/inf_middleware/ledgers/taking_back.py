@@ -4,12 +4,9 @@ A commit whose answer was lost may have been made all the same, and so may one t
 another process meanwhile. What was recorded stays; a correction says that it is owed by nobody.
 """
 
-from msgspec.structs import replace
-
-from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.events import BillingEvent, movement_event
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.moments import rfc3339
-from inf_middleware.domain.money import decimal_string
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.steps import Ask, Record, Steps
 
@@ -30,37 +27,17 @@ def take_back(request_id: str, now_ns: int) -> Steps[None]:
     body, left_nano = bytes(rows[0][0]), int(rows[0][1])
     yield Ask("UPDATE idempotency SET state = 'partial' WHERE request_id = ?", (request_id,))
     if left_nano > 0:
-        yield Record([rows_of(_correction(BillingEvent.decode(body), left_nano, now_ns))])
-
-
-def _correction(bill: BillingEvent, amount_nano: int, now_ns: int) -> BillingEvent:
-    now = rfc3339(now_ns)
-    return replace(
-        bill,
-        request_id=uuid7(now_ns),
-        kind="correction",
-        corrects=bill.id,
-        key_id=None,
-        endpoint="",
-        model=None,
-        response_model=None,
-        response_id=None,
-        input_tokens=0,
-        output_tokens=0,
-        cached_input_tokens=0,
-        cache_write_tokens=0,
-        reasoning_tokens=0,
-        basis="reported",
-        lines=(),
-        amount_nano=str(amount_nano),
-        amount=decimal_string(amount_nano),
-        price_version=None,
-        overdrawn_nano="0",
-        outcome="complete",
-        would_refuse=None,
-        unpriced=False,
-        idempotency_key=None,
-        started_at=now,
-        settled_at=now,
-        metadata={"operation": "credit", "note": _NOTE},
-    )
+        bill = BillingEvent.decode(body)
+        correction = movement_event(
+            uuid7(now_ns),
+            kind="correction",
+            corrects=bill.id,
+            account=bill.account,
+            tier=bill.tier,
+            amount_nano=left_nano,
+            currency=bill.currency,
+            now=rfc3339(now_ns),
+            metadata={"operation": "credit", "note": _NOTE},
+            source=bill.source,
+        )
+        yield Record([rows_of(correction)])
