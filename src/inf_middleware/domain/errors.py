@@ -5,7 +5,7 @@ MiddlewareError
 ├── InvalidRequest         the caller's: a body that the path cannot mean
 ├── BookingRefused         a movement of money, or a change of an account, that cannot be
 │   ├── NotFound           what it is about is not in the ledger
-│   └── AlreadyExists       what it would make is, or its reference stands for something else
+│   └── AlreadyExists      what it would make is, or its reference stands for something else
 └── Unavailable            a part of ours cannot do its work now
     ├── AccountsUnavailable
     ├── LimitsUnavailable

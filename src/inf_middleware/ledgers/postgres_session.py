@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import asyncpg
@@ -15,15 +14,12 @@ from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.heart import ServerHeart
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
-    FIRST_VERSION,
     NOW_MS,
     SCHEMA,
-    SCHEMA_VERSION,
+    prepare,
     run,
     settle_plain,
-    version_of,
     writing,
-    wrong_version,
 )
 from inf_middleware.ledgers.rows import Rows
 from inf_middleware.ledgers.settling import settle_all
@@ -281,25 +277,10 @@ class Session:
             self._writer = None
 
     async def _prepare(self) -> None:
-        """Assert what makes "committed" mean "durable", and make the schema where it is not."""
         connection = await asyncpg.connect(
             self._uri, timeout=COMMAND_TIMEOUT_S, server_settings={"search_path": SCHEMA}
         )
         try:
-            for name in ("fsync", "synchronous_commit"):
-                if await connection.fetchval("SELECT current_setting($1)", name) == "off":
-                    raise LedgerUnavailable(
-                        f"the ledger's server has {name} = off, and would lose bills in a crash:"
-                        f" set {name} = on"
-                    )
-            async with writing(connection):
-                found = await version_of(connection)
-                first = FIRST_VERSION if found is None else found + 1
-                for version in range(first, SCHEMA_VERSION + 1):
-                    schema = files("inf_middleware") / "ledgers" / f"postgres-{version}.sql"
-                    await connection.execute(schema.read_text("utf-8"))
-            found = await version_of(connection)
-            if found != SCHEMA_VERSION:
-                raise LedgerUnavailable(wrong_version(found))
+            await prepare(connection)
         finally:
             await connection.close()

@@ -3,10 +3,12 @@
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
+from importlib.resources import files
 from typing import Any
 
 import asyncpg
 
+from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.arrays import RECORD, SETTLE, settlements_of, storable
 from inf_middleware.ledgers.rows import Rows
 from inf_middleware.ledgers.steps import Ask, Record, Steps, T
@@ -86,6 +88,29 @@ def numbered(sql: str) -> str:
     """Return a statement as PostgreSQL takes it: its parameters have numbers."""
     first, *rest = sql.split("?")
     return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+
+
+async def prepare(connection: Any) -> None:
+    """Assert what makes "committed" mean "durable", and make the schema where it is not.
+
+    Raises:
+        LedgerUnavailable: A crash would lose what was committed, or another version made it.
+    """
+    for name in ("fsync", "synchronous_commit"):
+        if await connection.fetchval("SELECT current_setting($1)", name) == "off":
+            raise LedgerUnavailable(
+                f"the ledger's server has {name} = off, and would lose bills in a crash:"
+                f" set {name} = on"
+            )
+    async with writing(connection):
+        found = await version_of(connection)
+        first = FIRST_VERSION if found is None else found + 1
+        for version in range(first, SCHEMA_VERSION + 1):
+            schema = files("inf_middleware") / "ledgers" / f"postgres-{version}.sql"
+            await connection.execute(schema.read_text("utf-8"))
+    found = await version_of(connection)
+    if found != SCHEMA_VERSION:
+        raise LedgerUnavailable(wrong_version(found))
 
 
 async def version_of(connection: Any) -> int | None:
