@@ -98,11 +98,17 @@ class Answer:
     async def finish(self) -> None:
         """Send what is still held back, after an app that returned without the end of its body."""
         await self._send_held()
+        self.read_what_came()
         if self._intake is not None and self._is_stream and not self._closed:
             out, _ = self._read_frames(self._intake.close(), self._intake)
             if self._strip and out:
                 body = b"".join(out)
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def read_what_came(self) -> None:
+        """Read what there is of an answer that is no stream and did not come to its end."""
+        if self._intake is not None and self._passed and not (self._is_stream or self._ended):
+            self._intake.close()
 
     async def _send(self, message: Message) -> None:
         if self._call.draining:

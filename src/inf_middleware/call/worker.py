@@ -139,6 +139,7 @@ class Worker:
             await answer.finish()
         except BaseException as error:
             call.failure = error
+            answer.read_what_came()
             if not (call.exhausted and isinstance(error, Exception)):  # that is how it is stopped
                 raise
         finally:
@@ -210,6 +211,7 @@ class Worker:
         try:
             await self._app(scope, inner, answer.send)
         finally:
+            answer.read_what_came()
             ahead.close()
 
     async def _enter(

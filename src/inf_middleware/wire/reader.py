@@ -21,6 +21,8 @@ from inf_middleware.wire.texts import CHOICES_MAX, Texts, piece_of
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
+# How JSON begins that is more than a word.
+_OPENING = (b"{", b"[")
 
 
 class AnswerReader:
@@ -152,6 +154,8 @@ class AnswerReader:
                     self._take_whole(item, index)
         else:
             self._take_stream(body)
+            if body.lstrip()[:1] in _OPENING and not (self.has_output or self.failed):
+                self.unread(len(body))  # JSON that was cut, or is broken: something was made
         self.usage_final = bool(self._reports)
 
     def unread(self, size: int) -> None:
