@@ -37,7 +37,7 @@ ADDED_PER_CHUNK = 0.7
 
 # What has been reached of them; a regression is measured from there until the targets are. To be
 # lowered with each step towards them.
-REACHED = {subjects.METER: 3.1, subjects.LIMITER: 6.0, subjects.ALL: 11.0}
+REACHED = {subjects.METER: 2.6, subjects.LIMITER: 5.0, subjects.ALL: 8.5}
 REACHED_PER_CHUNK = 2.0
 
 

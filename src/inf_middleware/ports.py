@@ -27,6 +27,15 @@ class AccountLookup(Protocol):
         ...
 
 
+@runtime_checkable
+class KnownAccounts(Protocol):
+    """A look-up that has accounts at hand: who is among them need not be asked for."""
+
+    def known_by_digest(self, digest: bytes) -> Account | None:
+        """Return the account of the key with this SHA-256; None where it has to be looked up."""
+        ...
+
+
 class TokenCounter(Protocol):
     """From a text to its number of tokens."""
 

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from inf_middleware import Account
 from inf_middleware.accounts.cached import CachedAccounts
 from inf_middleware.domain.errors import AccountsUnavailable
+from inf_middleware.domain.keys import digest_of
 from tests.driver import scope_of
 from tests.kit import Clock
 
@@ -49,6 +50,20 @@ def test_an_answer_is_remembered_for_its_time_and_not_longer() -> None:
             clock.now += 0.1
             await cached(key, connection())
         assert asked.keys == ["sk-a", "sk-a", "nobody", "nobody"]
+
+    run(check)
+
+
+def test_who_is_at_hand_is_so_for_the_time_of_the_answer_and_not_longer() -> None:
+    async def check(asked: Asked, cached: CachedAccounts, clock: Clock) -> None:
+        for key in ("sk-a", "nobody"):
+            assert cached.known_by_digest(digest_of(key)) is None
+            await cached(key, connection())
+        clock.now += 59.9
+        assert cached.known_by_digest(digest_of("sk-a")) == Account("of sk-a")
+        assert cached.known_by_digest(digest_of("nobody")) is None
+        clock.now += 0.1
+        assert cached.known_by_digest(digest_of("sk-a")) is None
 
     run(check)
 

@@ -43,8 +43,8 @@ FAULTS = [
     Fault(
         "reports: cached tokens come on top",
         "wire/usage.py",
-        "inputs = told.get(INPUT, 0) + sum(",
-        "inputs = told.get(INPUT, 0) + told.get('cached_input', 0) + sum(",
+        "inputs = told.get(INPUT, 0)\n",
+        "inputs = told.get(INPUT, 0) + told.get('cached_input', 0)\n",
         CHAT + "test_cached_written_and_reasoning_tokens_are_parts",
     ),
     Fault(

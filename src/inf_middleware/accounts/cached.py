@@ -104,6 +104,11 @@ class CachedAccounts:
             answer = await self._ask(key, connection)
         return _found(answer)
 
+    def known_by_digest(self, digest: bytes) -> Account | None:
+        """Return the account that is remembered of the key with this SHA-256, while it is fresh."""
+        entry = self._known.find(digest, self._clock())
+        return None if entry is None else entry[0]
+
     def _start(self, digest: bytes, key: str, connection: HTTPConnection) -> asyncio.Task[_Answer]:
         if len(self._asking) >= self._asking_max:
             if not self._overfull:

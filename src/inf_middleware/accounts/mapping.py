@@ -35,6 +35,10 @@ class MappingAccounts:
         """Return the account of a key; None for no key or an unknown one."""
         return None if key is None else self._by_digest.get(digest_of(key))
 
+    def known_by_digest(self, digest: bytes) -> Account | None:
+        """Return the account of the key with this SHA-256."""
+        return self._by_digest.get(digest)
+
     def check_levels(self, tiers: Tiers) -> None:
         """See that all levels exist.
 

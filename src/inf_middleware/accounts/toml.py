@@ -33,7 +33,11 @@ class TomlAccounts:
 
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account of a key; None for no key or an unknown one."""
-        return None if key is None else self.file.value.by_digest.get(digest_of(key))
+        return None if key is None else self.known_by_digest(digest_of(key))
+
+    def known_by_digest(self, digest: bytes) -> Account | None:
+        """Return the account of the key with this SHA-256."""
+        return self.file.value.by_digest.get(digest)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TomlAccounts):

@@ -46,7 +46,10 @@ async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
     assert call.account is not None
     assert call.tier is not None
     groups = call.tier.groups_for(call.model)
-    tokens = await _reservation(call, limiting, tokens_max(groups))
+    inputs = call.input_reserved
+    if inputs is None:
+        inputs = await input_to_reserve(call, limiting)
+    tokens = _reservation(call, inputs, tokens_max(groups))
     ask = Ask(call.id, call.account.id, groups, tokens, limiting.enforce)
     if limiting.enforce and _is_admitted_here(call, ask, limiting):
         return
@@ -67,7 +70,8 @@ async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead)
         # Refused by a bound; by what it really has it may fit.
         await count_input(call)
         call.input_reserved = None
-        exact = await _reservation(call, limiting, tokens_max(ask.groups))
+        inputs = await input_to_reserve(call, limiting)
+        exact = _reservation(call, inputs, tokens_max(ask.groups))
         if exact >= ask.tokens:
             return answer
         ask = ask._replace(tokens=exact)
@@ -234,10 +238,8 @@ def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refu
     )
 
 
-async def _reservation(call: Call, limiting: Limiting, level_max: int) -> int:
-    tokens = call.input_reserved
-    if tokens is None:
-        tokens = await input_to_reserve(call, limiting)
+def _reservation(call: Call, tokens: int, level_max: int) -> int:
+    """Return how many tokens to ask for, with so many of input."""
     found = call.price_list.find(call.model)
     left = None
     if found is not None and found.price.context is not None:

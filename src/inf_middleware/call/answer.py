@@ -97,7 +97,8 @@ class Answer:
 
     async def finish(self) -> None:
         """Send what is still held back, after an app that returned without the end of its body."""
-        await self._send_held()
+        if self._held is not None:
+            await self._send_held()
         self.read_what_came()
         if self._intake is not None and self._is_stream and not self._closed:
             out, _ = self._read_frames(self._intake.close(), self._intake)

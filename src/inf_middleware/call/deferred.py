@@ -28,7 +28,8 @@ class Deferred:
         if reader is None or reader.response_id is None:
             return
         if not reader.deferred:
-            self._calls.pop(reader.response_id, None)
+            if self._calls:
+                self._calls.pop(reader.response_id, None)
             return
         self._warn_of_several_workers()
         call.body = call.input_texts = None

@@ -20,7 +20,8 @@ async def close(call: Call) -> None:
     if call.settled and not call.refused and call.metering.on_usage is None:
         if call.observer is not None:  # as nearly always: it waits for nobody
             note_settlement(call)
-        drains.end(call)
+        if call.draining:
+            drains.end(call)
     else:
         with anyio.CancelScope(shield=True):
             await _finish(call)

@@ -24,6 +24,7 @@ from inf_middleware.ports import (
     AccountLookup,
     Claims,
     Holds,
+    KnownAccounts,
     Ledger,
     LimitStore,
     LocalStore,
@@ -111,7 +112,8 @@ class Parts:
     `lookup` is None where accounts are nobody's concern here; `names_accounts` tells whether the
     operator gave accounts, which beat network addresses. `network` tells the network that a
     request comes from. `prices` are the defaults where `billing` is None. `now_ns` is the wall
-    clock. `observer` is None where nobody listens.
+    clock. `observer` is None where nobody listens. `known` gives what the look-up has at hand, by
+    the key's SHA-256; None where it has nothing.
     """
 
     lookup: AccountLookup | None
@@ -128,6 +130,12 @@ class Parts:
     help_url: str | None
     now_ns: Callable[[], int]
     observer: Observer | None
+    known: Callable[[bytes], Account | None] | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        lookup = self.lookup
+        known = lookup.known_by_digest if isinstance(lookup, KnownAccounts) else None
+        object.__setattr__(self, "known", known)
 
 
 class Held(Protocol):

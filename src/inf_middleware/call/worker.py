@@ -205,7 +205,9 @@ class Worker:
             call.refused = True  # it was not admitted: there is nothing to bill
             return
         strip = call.asked if call.asked != asked else False
-        headers = _limit_headers(call) if call.admission is not admission else []
+        headers: list[Header] = []
+        if call.admission is not None and call.admission is not admission:
+            headers = call.limit_headers(call.admission.standings)
         answer = Answer(call, send, strip=strip, settle=None, headers=headers)
         inner = ahead.receive if body is None else replayed(call, body, ahead.receive)
         try:
@@ -312,9 +314,7 @@ class Worker:
 
 def _headers(call: Call) -> list[Header]:
     request_id = call.id.encode()
-    named = [(b"x-request-id", request_id), (b"request-id", request_id)]
-    return [*named, *_limit_headers(call)]
-
-
-def _limit_headers(call: Call) -> list[Header]:
-    return call.limit_headers(call.admission.standings) if call.admission else []
+    headers = [(b"x-request-id", request_id), (b"request-id", request_id)]
+    if call.admission is not None:
+        headers += call.limit_headers(call.admission.standings)
+    return headers

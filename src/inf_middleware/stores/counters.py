@@ -84,9 +84,10 @@ class Counters:
     def read(self, group: LimitGroup, tokens: int, now_us: int) -> GroupReading:
         """Return how the group stands, and how long until a request with `tokens` fits."""
         is_full = group.concurrency is not None and self.running >= group.concurrency
-        readings = []
-        for rate, of_requests, window in self._rated_for(group, now_us):
-            readings.append(window.read(now_us, 1 if of_requests else tokens, rate.limit))
+        readings = [
+            window.read(now_us, 1 if of_requests else tokens, rate.limit)
+            for rate, of_requests, window in self._rated_for(group, now_us)
+        ]
         return GroupReading(self.running, is_full, readings)
 
     def take(

@@ -139,13 +139,13 @@ class MemoryStore:
     def settle_now(self, admission: Admission, tokens: int | None) -> None:
         """Do the same without a task: nothing here waits."""
         with self._lock:
-            groups = self._groups(admission.account_id)
+            groups = self._groups(admission.ask.account_id)
             now_us = self._now_us()
             for group in admission.ask.groups:
                 counters = groups.get(group.scope)
                 if counters is not None:
                     counters.pass_time(now_us)
-                    counters.settle(admission.call_id, tokens, now_us)
+                    counters.settle(admission.ask.call_id, tokens, now_us)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""

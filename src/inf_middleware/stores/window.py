@@ -99,9 +99,13 @@ class RollingWindow:
 
     def read(self, now_us: int, asked: int, limit: int) -> Reading:
         """Return how the window stands, and how long until `asked` more fits."""
-        fits = self.total + asked <= limit
-        wait_us = 0 if fits else self.wait_us(now_us, asked, limit)
-        return Reading(self.total, self.reset_us(now_us), wait_us)
+        total = self.total
+        wait_us = 0 if total + asked <= limit else self.wait_us(now_us, asked, limit)
+        if total and self._amounts[-1]:  # as of nearly all
+            reset_us = self._base_us + self._latest[-1] + self.window_us - now_us
+        else:
+            reset_us = self.reset_us(now_us)
+        return Reading(total, reset_us, wait_us)
 
     def wait_us(self, now_us: int, asked: int, limit: int) -> int:
         """Return how long until `asked` more fits; the whole window where it never can."""

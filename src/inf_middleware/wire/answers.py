@@ -7,6 +7,7 @@ docs.anthropic.com/en/api/rate-limits (2026-11).
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from inf_middleware.domain.limits import Refusal, Standings
 from inf_middleware.wire.dialect import Dialect
@@ -35,13 +36,19 @@ def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[
         *headers,
         (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
         (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
-        (b"x-ratelimit-reset-requests", duration(requests.reset_s).encode()),
+        (b"x-ratelimit-reset-requests", _reset(requests.reset_s)),
         (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
         (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
-        (b"x-ratelimit-reset-tokens", duration(tokens.reset_s).encode()),
+        (b"x-ratelimit-reset-tokens", _reset(tokens.reset_s)),
         (b"x-ratelimit-limit-concurrency", b"%d" % concurrency.limit),
         (b"x-ratelimit-remaining-concurrency", b"%d" % concurrency.remaining),
     ]
+
+
+# What was just added to leaves after the whole window: nearly all resets are one of a few.
+@lru_cache(maxsize=256)
+def _reset(seconds: float) -> bytes:
+    return duration(seconds).encode()
 
 
 def _anthropic_headers(standings: Standings, now_s: float) -> list[Header]:
@@ -60,7 +67,7 @@ def _anthropic_headers(standings: Standings, now_s: float) -> list[Header]:
 def duration(seconds: float) -> str:
     """Write a time as OpenAI does, rounded up to the millisecond: "59.5s", "1m0s", "2h0m5s"."""
     ms = _ceil(seconds * 1000)
-    if ms < 60_000:  # as nearly always
+    if ms < 60_000:
         return f"{ms / 1000:g}s"
     minutes, rest_ms = divmod(ms, 60_000)
     hours, minutes = divmod(minutes, 60)

@@ -18,7 +18,7 @@ def steps_of(path: str) -> tuple[tuple[str, ...], ...]:
 def find(value: object, path: str) -> Any:
     """Return what a path without lists leads to, or None."""
     for names in steps_of(path):
-        if not isinstance(value, dict):
+        if type(value) is not dict:
             return None
         for name in names:
             inner = value.get(name)

@@ -8,6 +8,7 @@ from inf_middleware.domain.usage import Usage, token_count
 from inf_middleware.wire.paths import find, steps_of
 
 INPUT, OUTPUT = "input", "output"
+_WHOLES = frozenset((INPUT, OUTPUT))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +73,12 @@ class UsageAt:
 
     def usage(self, told: Mapping[str, int]) -> Usage:
         """Return the usage that counts add up to."""
-        inputs = told.get(INPUT, 0) + sum([told.get(path, 0) for path in self.beside_input])
+        inputs = told.get(INPUT, 0)
+        for path in self.beside_input:
+            inputs += told.get(path, 0)
         outputs = told.get(OUTPUT, 0)
+        if told.keys() <= _WHOLES:  # no parts are told
+            return Usage(inputs, outputs)
         return Usage(
             input_tokens=inputs,
             output_tokens=outputs,
