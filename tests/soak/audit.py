@@ -83,8 +83,7 @@ async def differences(house: House, load: Load, book: LedgerBook) -> list[str]:
     _check_refused(load, bills, wrong)
     if len(bills) > load.asked:
         wrong.add("more bills than requests", f"{len(bills)} of {load.asked}")
-    for key in load.twice:
-        wrong.add("two answers for one Idempotency-Key", key)
+    _check_keys(load, bills, wrong)
     await _check_sinks(house, book, wrong)
     return wrong.told()
 
@@ -111,6 +110,22 @@ def _check_acknowledged(load: Load, bills: Mapping[str, Bill], wrong: "_Wrong") 
         f"{len(load.acknowledged):,} answers acknowledged, each with its bill: {exhausted} ended"
         f" with the balance, {paused} by workers that were paused beyond their lease"
     )
+
+
+def _check_keys(load: Load, bills: Mapping[str, Bill], wrong: "_Wrong") -> None:
+    """A key has one answer; another where the first was ended before the model was done.
+
+    That is with the balance, which for who pays in advance is also the ledger's being away when
+    more is to be held, or with the lease of a worker that was paused.
+    """
+    ended_early = 0
+    for key, request_id in load.twice.items():
+        bill = bills.get(request_id)
+        if bill is not None and bill.outcome in ("balance_exhausted", "worker_lost"):
+            ended_early += 1
+        else:
+            wrong.add("two answers for one Idempotency-Key", f"{key}: first {request_id}, {bill}")
+    print(f"{ended_early} Idempotency-Keys ran again whose first answer had been ended early")
 
 
 def _check_refused(load: Load, bills: Mapping[str, Bill], wrong: "_Wrong") -> None:

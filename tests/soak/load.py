@@ -56,7 +56,8 @@ class Load:
         self.answers: Counter[str] = Counter()
         self.asked = 0
         self.left = 0  # clients that went away in the middle
-        self.twice: list[str] = []  # Idempotency-Keys with two answers
+        # Idempotency-Keys with two answers whose ends were seen, and the request of the first.
+        self.twice: dict[str, str] = {}
         self._port = port
         self._buyers = buyers
         self._seed = seed
@@ -91,13 +92,13 @@ class Load:
             if key is not None and not self._is_over:
                 again = await self._ask(buyer, asked, key, None)
                 if seen and again:
-                    self.twice.append(key)
+                    self.twice[key] = seen
             await asyncio.sleep(rng.uniform(0, _THINK_S))
 
     async def _ask(
         self, buyer: Buyer, asked: dict[str, Any], key: str | None, leaves_after: int | None
-    ) -> bool:
-        """Ask once; tell whether the answer's end was seen."""
+    ) -> str | None:
+        """Ask once; return the request's id where the answer's end was seen."""
         self.asked += 1
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -115,7 +116,7 @@ class Load:
             self.left += 1
         elif request_id:
             self.refused[request_id] = said
-        return said == "whole"
+        return request_id if said == "whole" else None
 
     async def _answer(
         self, buyer: Buyer, asked: dict[str, Any], key: str | None, leaves_after: int | None
