@@ -38,12 +38,9 @@ PENDING_MAX = 20_000
 # After these the connection is not to be trusted: it is closed, and opened anew for the next batch.
 FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, apsw.FullError)
 
-
-class Item(NamedTuple):
-    """Something to be written: a settlement, or any work; and who waits for it."""
-
-    work: BillingEvent | Work[Any]
-    future: asyncio.Future[Any]
+# Something to be written, a settlement or any work; and who waits for it. The event loop makes one
+# per settlement: a plain tuple takes a sixth of the time of a named one.
+Item = tuple[BillingEvent | Work[Any], asyncio.Future[Any]]
 
 
 class _Batch(NamedTuple):
@@ -100,7 +97,7 @@ class Writer(Forking):
         if turn is None:
             turn = self._turn[loop] = []
             loop.call_soon(self._hand_over, loop)
-        turn.append(Item(work, future))
+        turn.append((work, future))
         return future
 
     async def run_job(self, work: Callable[[apsw.Connection], Any]) -> Any:
@@ -221,17 +218,17 @@ class Writer(Forking):
         try:
             answers = _transact(self._connection(), items)
         except LedgerUnavailable as error:
-            return [(item.future, None, error) for item in items]
+            return [(future, None, error) for _, future in items]
         except (apsw.ConstraintError, OverflowError) as error:
             if len(items) > 1:
                 return [answer for item in items for answer in self._write([item])]
-            return [(items[0].future, None, self._failed(error))]
+            return [(items[0][1], None, self._failed(error))]
         except Exception as error:  # whatever it is: those who wait are told, the thread lives on
             if not isinstance(error, apsw.Error):
                 _log.exception("a batch of %d failed in an unforeseen way", len(items))
                 self.let_go()
             failure = self._failed(error)
-            return [(item.future, None, failure) for item in items]
+            return [(future, None, failure) for _, future in items]
         self.commits += 1
         self.generation += 1
         return answers
@@ -299,17 +296,17 @@ def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Answer]:
     answers: list[Answer] = []
     settling: list[Rows] = []
     with _transaction(db):
-        for item in items:
-            if isinstance(item.work, BillingEvent):
-                answers.append((item.future, None, _add_rows(settling, item.work)))
+        for work, future in items:
+            if isinstance(work, BillingEvent):
+                answers.append((future, None, _add_rows(settling, work)))
                 continue
             if settling:
                 run(db, settle_all(settling))
                 settling = []
             try:
-                answers.append((item.future, run(db, item.work()), None))
+                answers.append((future, run(db, work()), None))
             except MiddlewareError as error:  # raised before its first write
-                answers.append((item.future, None, error))
+                answers.append((future, None, error))
         if settling:
             run(db, settle_all(settling))
     return answers
