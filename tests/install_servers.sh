@@ -4,7 +4,7 @@
 set -eu
 
 # program:package, as Debian and its children name them
-needed="redis-server:redis-server openssl:openssl chromium:chromium curl:curl"
+needed="redis-server:redis-server openssl:openssl chromium:chromium curl:curl faketime:faketime"
 
 missing=
 for pair in $needed; do

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from inf_middleware import BillingEvent
 from inf_middleware.cli import main
+from inf_middleware.domain.moments import rfc3339
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import Rejected
 from inf_middleware.sinks.relay import Relay
@@ -20,7 +22,9 @@ from tests.events import event_of
 from tests.kit import reading
 from tests.sinks.redis_server import RedisServer
 
-EVENTS = [event_of(number) for number in range(12)]
+# Of now: what waits for more than a day is a difference.
+NOW = rfc3339(time.time_ns())
+EVENTS = [event_of(number, started_at=NOW, settled_at=NOW) for number in range(12)]
 
 
 class House:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,13 @@ def redis() -> Iterator[RedisServer]:
 class Shop:
     """A server on Redis, a ledger in a file, and a sink; its clients note what they were told."""
 
-    def __init__(self, redis: RedisServer, folder: Path, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        redis: RedisServer,
+        folder: Path,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.redis = redis
         self.deployment = folder.name
         self.ledger = folder / "ledger.db"
@@ -66,7 +72,11 @@ class Shop:
             "sinks": {"mine": f"jsonl:{self.taken}"},
         }
         (self.port,) = free_ports(1)
-        environment = {"SHOP": json.dumps(options), "PYTHONPATH": str(ROOT)}
+        environment = {
+            "SHOP": json.dumps(options),
+            "PYTHONPATH": str(ROOT),
+            **(environment or {}),
+        }
         whole = [sys.executable, "-m", *(part.format(port=self.port) for part in command)]
         self.process = Running(whole, folder / "server.txt", env=environment)
         self.answered: list[str] = []
@@ -78,7 +88,7 @@ class Shop:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    async def ask(self, **metadata: Any) -> None:
+    async def ask(self, *, key: str | None = None, **metadata: Any) -> None:
         """One request, over a connection of its own: a restarting server closes idle ones."""
         body = {
             "model": "inf-chat-v1",
@@ -88,7 +98,7 @@ class Shop:
         }
         client = Client()
         try:
-            answer = await client.post(self.port, "sk-one", body)
+            answer = await client.post(self.port, "sk-one", body, idempotency_key=key)
         except (OSError, asyncio.IncompleteReadError):
             self.statuses.append(0)
             return
@@ -97,6 +107,16 @@ class Shop:
         self.statuses.append(answer.status)
         if answer.status == 200:
             self.answered.append(answer.headers["x-request-id"])
+
+    async def until_running(self, wanted: int) -> None:
+        """Return when so many requests of the account that was billed first run."""
+        store = RedisStore(self.redis.uri, deployment=self.deployment, timeout_s=5.0)
+        account = self.usage()[0]["account"]
+        deadline = time.monotonic() + PATIENCE_S
+        while max((group.running for group in await store.show(account)), default=0) < wanted:
+            assert time.monotonic() < deadline, "they do not run"
+            await asyncio.sleep(0.02)
+        await store.aclose()
 
     def usage(self) -> list[dict[str, Any]]:
         return [record for record in records_of(self.ledger) if record["kind"] == "usage"]
@@ -191,7 +211,7 @@ def test_a_server_that_is_told_to_end_leaves_no_answer_unbilled_and_nothing_held
         async with asyncio.TaskGroup() as group:
             for _ in range(SLOTS - 1):
                 group.create_task(shop.ask(hold_s=2 if waits else 60))
-            await _until_running(shop, SLOTS - 1)
+            await shop.until_running(SLOTS - 1)
             for one in signals:
                 os.kill(shop.process.pid, one)
                 await asyncio.sleep(0.5)  # two signals at once are one
@@ -203,16 +223,6 @@ def test_a_server_that_is_told_to_end_leaves_no_answer_unbilled_and_nothing_held
         shop.check()
     finally:
         shop.process.stop()
-
-
-async def _until_running(shop: Shop, wanted: int) -> None:
-    store = RedisStore(shop.redis.uri, deployment=shop.deployment, timeout_s=5.0)
-    (billed,) = shop.usage()
-    deadline = time.monotonic() + PATIENCE_S
-    while max((group.running for group in await store.show(billed["account"])), default=0) < wanted:
-        assert time.monotonic() < deadline, "they do not run"
-        await asyncio.sleep(0.02)
-    await store.aclose()
 
 
 def test_on_a_server_without_a_lifespan_each_answer_is_billed_and_delivered(

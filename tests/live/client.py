@@ -33,7 +33,9 @@ class Client:
     def __init__(self) -> None:
         self._idle: dict[int, list[Connection]] = defaultdict(list)
 
-    async def post(self, port: int, key: str, asked: dict[str, Any]) -> Answer:
+    async def post(
+        self, port: int, key: str, asked: dict[str, Any], *, idempotency_key: str | None = None
+    ) -> Answer:
         """Send one request and read its answer whole.
 
         Raises:
@@ -43,12 +45,14 @@ class Client:
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
             f"authorization: Bearer {key}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n"
+            f"content-length: {len(body)}\r\n"
         )
+        if idempotency_key is not None:
+            head += f"idempotency-key: {idempotency_key}\r\n"
         idle = self._idle[port]
         reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
         try:
-            writer.write(head.encode() + body)
+            writer.write(f"{head}\r\n".encode() + body)
             answer = await _read_answer(reader)
         except BaseException:
             writer.transport.abort()
