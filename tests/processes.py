@@ -137,14 +137,23 @@ class Running:
             os.close(left)
 
 
-def _descendants(pid: int) -> list[int]:
-    """Descriptors of the processes that it has started, and those have: ids may be given anew."""
+def processes_of(pid: int) -> list[int]:
+    """A process, and those that it has started."""
+    return [pid, *_children(pid)]
+
+
+def _children(pid: int) -> list[int]:
     children: list[str] = []
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             children += thread.read_text("ascii").split()
+    return [int(child) for child in children]
+
+
+def _descendants(pid: int) -> list[int]:
+    """Descriptors of the processes that it has started, and those have: ids may be given anew."""
     found: list[int] = []
-    for child in map(int, children):
+    for child in _children(pid):
         with contextlib.suppress(OSError):  # the same
             found.append(os.pidfd_open(child))
             found += _descendants(child)

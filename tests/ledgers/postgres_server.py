@@ -37,7 +37,7 @@ class PostgresServer:
         self._user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
         if self._user is not None:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
-        self._call(
+        self.call(
             [
                 program_of_postgres("initdb"),
                 "-D",
@@ -59,7 +59,7 @@ class PostgresServer:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._as_user()
         )
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._is_ready():
+        while not self.is_ready():
             assert self.process.poll() is None, "PostgreSQL ended at start"
             assert time.monotonic() < deadline, "PostgreSQL did not start in time"
             time.sleep(0.05)
@@ -77,15 +77,17 @@ class PostgresServer:
         """Make a database; return where it is, and where by a port that leads to the server's."""
         self._databases += 1
         name = f"test{self._databases}"
-        self._call([program_of_postgres("createdb"), *self._where, "-U", "postgres", name])
+        self.call([program_of_postgres("createdb"), *self._where, "-U", "postgres", name])
         straight = f"postgresql://postgres@/{name}?host={self.folder}&port={self._port}"
         return straight, f"postgresql://postgres@127.0.0.1:{way}/{name}"
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Tell whether it takes connections: it does not while it recovers."""
         command = [program_of_postgres("pg_isready"), "-q", *self._where]
         return subprocess.run(command).returncode == 0
 
-    def _call(self, command: list[str]) -> None:
+    def call(self, command: list[str]) -> None:
+        """Run a program as the user whose server it is."""
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **self._as_user())
 
     def _as_user(self) -> dict[str, int]:

@@ -130,12 +130,6 @@ class Counters:
         elif tokens > lease.reserved:
             self._add(tokens - lease.reserved, now_us)
 
-    def drop_leases(self) -> int:
-        """Forget all leases, as an operator may; returns how many were held."""
-        held, self.running = self.running, 0
-        self._leases.clear()
-        return held
-
     def _rated_for(self, group: LimitGroup, now_us: int) -> list[_Rated]:
         """Return the rates of a group, with the windows that count for them."""
         if self._group is not group:  # the limits of an account hardly ever change
