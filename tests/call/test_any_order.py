@@ -186,7 +186,7 @@ def test_each_works_alone(kept: type, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "pair", [(TokenMeter, CostLedger), (CostLedger, TierLimiter), (TierLimiter, TokenMeter)]
 )
-def test_each_pair_works(pair: Any, tmp_path: Path) -> None:
+def test_each_pair_does_the_work_of_its_two_and_no_more(pair: Any, tmp_path: Path) -> None:
     house = House(JsonApp(completion(usage=usage_of(21, 4))), tmp_path, order=pair)
 
     async def go() -> None:

@@ -70,7 +70,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
         yield service
 
 
-def test_an_answer(service: Service) -> None:
+def test_an_answer_says_what_the_ledger_has(service: Service) -> None:
     with service.client() as client:
         answer = client.chat.completions.create(
             model="inf-chat-v1", messages=MESSAGES, max_tokens=30
@@ -81,7 +81,9 @@ def test_an_answer(service: Service) -> None:
     service.agrees()
 
 
-def test_a_stream_whose_client_did_not_ask_for_usage(service: Service) -> None:
+def test_a_stream_whose_client_did_not_ask_for_usage_shows_none_and_is_billed_by_it(
+    service: Service,
+) -> None:
     with service.client() as client:
         chunks = list(
             client.chat.completions.create(
@@ -93,7 +95,7 @@ def test_a_stream_whose_client_did_not_ask_for_usage(service: Service) -> None:
     service.agrees()
 
 
-def test_a_stream_whose_client_asked_for_usage(service: Service) -> None:
+def test_a_stream_whose_client_asked_for_usage_shows_what_is_billed(service: Service) -> None:
     with service.client() as client:
         chunks = list(
             client.chat.completions.create(
@@ -110,7 +112,7 @@ def test_a_stream_whose_client_asked_for_usage(service: Service) -> None:
     service.agrees()
 
 
-def test_two_choices(service: Service) -> None:
+def test_two_choices_are_one_bill(service: Service) -> None:
     with service.client() as client:
         answer = client.chat.completions.create(
             model="inf-chat-v1", messages=MESSAGES, max_tokens=20, n=2
@@ -119,7 +121,7 @@ def test_two_choices(service: Service) -> None:
     service.agrees()
 
 
-def test_a_tool_call(service: Service) -> None:
+def test_a_tool_call_reaches_the_client_and_is_billed(service: Service) -> None:
     asked: Any = [{"role": "user", "content": "Use get_weather for Hangzhou."}]
     with service.client() as client:
         answer = client.chat.completions.create(
@@ -138,7 +140,7 @@ def test_an_error_of_the_app_reaches_the_client_and_costs_nothing(service: Servi
     assert (service.record["amount_nano"], service.record["outcome"]) == (0, "upstream_error")
 
 
-def test_the_headers_of_a_raw_response(service: Service) -> None:
+def test_a_raw_response_names_the_limits_and_the_call(service: Service) -> None:
     with service.client() as client:
         raw = client.chat.completions.with_raw_response.create(
             model="inf-chat-v1", messages=MESSAGES, max_tokens=10

@@ -227,7 +227,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
-def test_anthropic_messages(service: Service) -> None:
+def test_anthropic_messages_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    service: Service,
+) -> None:
     with (
         anthropic.Anthropic(base_url=service.url, api_key="sk-one", max_retries=0) as client,
         client.messages.stream(model=MODEL, max_tokens=5000, messages=MESSAGES) as stream,
@@ -242,7 +244,9 @@ def test_anthropic_messages(service: Service) -> None:
     assert len(message.content[1].text.split()) == message.usage.output_tokens - 1
 
 
-def test_openai_completions(service: Service) -> None:
+def test_openai_completions_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    service: Service,
+) -> None:
     with service.openai as client:
         stream = client.completions.create(
             model=MODEL,
@@ -257,7 +261,9 @@ def test_openai_completions(service: Service) -> None:
     assert usage.usage.completion_tokens == len(chunks) == service.produced()
 
 
-def test_openai_responses(service: Service) -> None:
+def test_openai_responses_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    service: Service,
+) -> None:
     with (
         service.openai as client,
         client.responses.stream(model=MODEL, input="Hi", max_output_tokens=5000) as stream,
@@ -281,7 +287,9 @@ def test_openai_responses(service: Service) -> None:
     assert [event.item.id for event in closed] == ["rs_1", "it_1"]
 
 
-def test_openai_responses_in_a_function_call(service: Service) -> None:
+def test_openai_responses_in_a_function_call_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    service: Service,
+) -> None:
     tool: Any = {"type": "function", "name": "look_up", "parameters": {}, "strict": False}
     with service.openai as client:
         *_, last = client.responses.create(
@@ -294,7 +302,7 @@ def test_openai_responses_in_a_function_call(service: Service) -> None:
     assert len(call.arguments.split()) == service.produced() - 1
 
 
-def test_ollama_chat(service: Service) -> None:
+def test_ollama_chat_ends_as_at_its_cap_and_is_billed_for_what_was_made(service: Service) -> None:
     options = {"num_predict": 5000}
     with service.ollama as client:
         *parts, last = client.chat(MODEL, messages=MESSAGES, options=options, stream=True)
@@ -303,7 +311,9 @@ def test_ollama_chat(service: Service) -> None:
     assert last.prompt_eval_count == BALANCE_TOKENS - len(parts)
 
 
-def test_ollama_generate(service: Service) -> None:
+def test_ollama_generate_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    service: Service,
+) -> None:
     options = {"num_predict": 5000}
     with service.ollama as client:
         *parts, last = client.generate(MODEL, "Hi", options=options, stream=True)
@@ -312,7 +322,9 @@ def test_ollama_generate(service: Service) -> None:
 
 
 @pytest.mark.parametrize("details", [True, False])
-def test_tgi(details: bool, service: Service) -> None:
+def test_tgi_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    details: bool, service: Service
+) -> None:
     with service.tgi as client:
         *parts, last = (
             client.text_generation(
@@ -334,7 +346,7 @@ def test_tgi(details: bool, service: Service) -> None:
     assert last.details.input_length == BALANCE_TOKENS - produced
 
 
-def test_cohere_chat(service: Service) -> None:
+def test_cohere_chat_ends_as_at_its_cap_and_is_billed_for_what_was_made(service: Service) -> None:
     *events, done = service.ask("/v2/chat", model=MODEL, messages=MESSAGES, max_tokens=5000)
     assert done == "[DONE]"
     *_, closed, last = map(json.loads, events)
@@ -351,7 +363,9 @@ def test_cohere_chat(service: Service) -> None:
         }
 
 
-def test_llama_cpp_completion(service: Service) -> None:
+def test_llama_cpp_completion_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    service: Service,
+) -> None:
     *parts, last = map(json.loads, service.ask("/completion", prompt="Hi", n_predict=5000))
     assert [part["stop"] for part in parts] == [False] * len(parts)
     assert (last["stop"], last["stop_type"], last["content"]) == (True, "limit", "")
@@ -359,7 +373,9 @@ def test_llama_cpp_completion(service: Service) -> None:
     assert last["tokens_evaluated"] == BALANCE_TOKENS - len(parts)
 
 
-def test_sglang_generate(service: Service) -> None:
+def test_sglang_generate_ends_as_at_its_cap_and_is_billed_for_what_was_made(
+    service: Service,
+) -> None:
     asked = {"text": "Hi", "sampling_params": {"max_new_tokens": 5000}}
     *events, done = service.ask("/generate", **asked)
     assert done == "[DONE]"

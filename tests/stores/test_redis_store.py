@@ -78,7 +78,7 @@ async def lives_through_a_request(store: RedisStore) -> None:
     assert isinstance(third, Admission)
 
 
-def test_one_server(server: RedisServer) -> None:
+def test_on_one_server_a_request_lives_as_promised(server: RedisServer) -> None:
     async def go() -> None:
         async with store_at(server.uri, deployment="one server") as store:
             await lives_through_a_request(store)
@@ -87,7 +87,7 @@ def test_one_server(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("kind", [{"tls": True}, {"unix": True}], ids=["tls", "unix"])
-def test_tls_and_unix_sockets(kind: dict[str, bool]) -> None:
+def test_over_tls_and_unix_sockets_a_request_lives_as_promised(kind: dict[str, bool]) -> None:
     async def go(uri: str) -> None:
         async with store_at(uri) as store:
             await lives_through_a_request(store)
@@ -96,7 +96,7 @@ def test_tls_and_unix_sockets(kind: dict[str, bool]) -> None:
         asyncio.run(go(server.uri))
 
 
-def test_the_valkey_client(server: RedisServer) -> None:
+def test_by_the_valkey_client_a_request_lives_as_promised(server: RedisServer) -> None:
     async def go() -> None:
         uri = server.uri.replace("redis://", "valkey://")
         async with store_at(uri, deployment="valkey client") as store:
@@ -105,7 +105,7 @@ def test_the_valkey_client(server: RedisServer) -> None:
     asyncio.run(go())
 
 
-def test_a_cluster() -> None:
+def test_on_a_cluster_a_request_lives_as_promised_and_accounts_are_spread() -> None:
     async def go(uri: str) -> None:
         async with store_at(uri) as store:
             await lives_through_a_request(store)
@@ -116,7 +116,7 @@ def test_a_cluster() -> None:
         assert len(found) > 1, "the accounts are spread over the nodes"
 
 
-def test_a_sentinel_set_and_a_failover_in_the_middle() -> None:
+def test_on_a_sentinel_set_a_request_lives_through_a_failover_in_the_middle() -> None:
     async def go(sentinels: Any) -> None:
         async with store_at(sentinels.uri) as store:
             await lives_through_a_request(store)
@@ -139,7 +139,7 @@ def test_a_sentinel_set_and_a_failover_in_the_middle() -> None:
         asyncio.run(go(sentinels))
 
 
-def test_a_storage_object_of_the_users_own(server: RedisServer) -> None:
+def test_a_storage_object_of_the_users_own_is_used_as_it_is(server: RedisServer) -> None:
     async def go() -> None:
         for decodes in (False, True):
             storage = storage_from_string(
