@@ -159,11 +159,10 @@ from inf_middleware.ledgers.sqlite import SqliteLedger
 ledger = SqliteLedger(sys.argv[1])
 async def main():
     assert await ledger.elect()
-    child = os.fork()
-    if not child:
+    if not os.fork():
+        print(os.getpid(), flush=True)  # it runs: what happens to a child at a fork has happened
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     os._exit(0)
 asyncio.run(main())
 """
