@@ -207,13 +207,19 @@ def run_installer(*programs: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_nothing_is_installed_where_all_is_there() -> None:
-    done = run_installer("redis-server", "openssl", "chromium", "curl", "initdb")
+    done = run_installer("redis-server", "openssl", "chromium", "curl", "faketime", "initdb")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_who_may_not_install_is_told_what_to_run() -> None:
     done = run_installer(
-        "id", "openssl", "chromium", "curl", "initdb", *filter(shutil.which, ["apt-get"])
+        "id",
+        "openssl",
+        "chromium",
+        "curl",
+        "faketime",
+        "initdb",
+        *filter(shutil.which, ["apt-get"]),
     )
     assert done.returncode == 1
     assert "install" in done.stderr
@@ -223,4 +229,4 @@ def test_who_may_not_install_is_told_what_to_run() -> None:
 def test_where_there_is_no_apt_all_that_is_missing_is_named() -> None:
     done = run_installer("id")
     assert done.returncode == 1
-    assert done.stderr.endswith(": redis-server openssl chromium curl postgresql\n")
+    assert done.stderr.endswith(": redis-server openssl chromium curl faketime postgresql\n")
