@@ -55,6 +55,8 @@ class Shop:
         folder: Path,
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
+        *,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.redis = redis
         self.deployment = folder.name
@@ -66,7 +68,7 @@ class Shop:
             "deployment": self.deployment,
             "tiers": str(folder / "tiers.toml"),
             "accounts": {"sk-one": "Slots"},
-            "lease_s": LEASE_S,
+            "lease_s": lease_s,
             "storage_timeout_s": 5.0,
             "ledger": f"sqlite:///{self.ledger}",
             "sinks": {"mine": f"jsonl:{self.taken}"},

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -46,9 +47,13 @@ class Rig:
 
     async def come_back(self) -> None:
         await asyncio.to_thread(self.proxy.heal)
-        async with asyncio.timeout(PATIENCE_S):
-            while self.store.is_away:  # noqa: ASYNC110 - the store has no other news than this
-                await asyncio.sleep(0.01)
+        deadline = time.monotonic() + PATIENCE_S
+        while self.store.is_away:
+            if time.monotonic() > deadline:
+                for task in asyncio.all_tasks():
+                    task.print_stack()
+                raise AssertionError("it does not come back; what it waits for is printed above")
+            await asyncio.sleep(0.01)
 
     async def admitted(self, call: str, tokens: int = 100) -> Admission:
         answer = await self.store.admit(ask(call, tokens))
@@ -59,16 +64,16 @@ class Rig:
 @pytest.fixture
 def run(
     server: RedisServer, client: redis.Redis, request: pytest.FixtureRequest
-) -> Callable[[Any, Any], None]:
+) -> Callable[..., None]:
     """Runs a test with a rig on a policy."""
 
     @contextlib.asynccontextmanager
-    async def rig(policy: Any) -> AsyncIterator[Rig]:
+    async def rig(policy: Any, timeout_s: float) -> AsyncIterator[Rig]:
         with proxying(server.port) as proxy:
             shared = RedisStore(
                 f"redis://127.0.0.1:{proxy.port}",
                 deployment=f"{request.node.name}-{policy}",
-                timeout_s=0.2,
+                timeout_s=timeout_s,
             )
             store = OutageStore(shared, MemoryStore(), policy=policy)
             await store.renew(())
@@ -78,9 +83,9 @@ def run(
                 await asyncio.to_thread(proxy.heal)
                 await store.aclose()
 
-    def run(policy: Any, test: Any) -> None:
+    def run(policy: Any, test: Any, *, timeout_s: float = 0.2) -> None:
         async def go() -> None:
-            async with rig(policy) as made:
+            async with rig(policy, timeout_s) as made:
                 await test(made)
 
         asyncio.run(go())
@@ -224,7 +229,8 @@ def test_it_comes_back_to_a_process_that_admits_faster_than_it_makes_up(run: Any
             finally:
                 ending = True
 
-    run("local", test)
+    # The proxy has a thread of this process, to which the callers leave little time.
+    run("local", test, timeout_s=2.0)
 
 
 def test_it_is_looked_for_on_the_next_event_loop_where_one_ended_in_an_outage(

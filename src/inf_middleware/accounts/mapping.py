@@ -33,7 +33,7 @@ class MappingAccounts:
 
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
         """Return the account of a key; None for no key or an unknown one."""
-        return None if key is None else self._by_digest.get(digest_of(key))
+        return None if key is None else self.known_by_digest(digest_of(key))
 
     def known_by_digest(self, digest: bytes) -> Account | None:
         """Return the account of the key with this SHA-256."""
