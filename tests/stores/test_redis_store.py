@@ -188,9 +188,9 @@ def test_one_round_trip_to_admit_and_one_to_settle(server: RedisServer, counted:
     asyncio.run(go())
     calls = counted()
     sent = {name: calls.get(name, 0) for name in ("evalsha", "eval", "script|load")}
-    # A server that does not know the two scripts yet is told each once.
+    # A server that does not know the script yet is told it once.
     assert sent["evalsha"] == 20
-    assert sent["eval"] <= 2
+    assert sent["eval"] <= 1
     assert sent["script|load"] == 0
 
 

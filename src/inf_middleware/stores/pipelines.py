@@ -1,9 +1,10 @@
-"""The way of scripts to a storage of `limits` and back, for one event loop of one process.
+"""The way of steps to a storage of `limits` and back, for one event loop of one process.
 
-What is asked in one turn of the loop leaves in one pipeline, at a fraction of what commands of
-their own cost, and what is asked while `IN_FLIGHT_MAX` of those are under way goes with the next.
-Each has a deadline. What the server does not know (`NOSCRIPT`, after a restart or a failover) is
-sent again whole. A Cluster takes no pipelines of ours: there each script is a command of its own.
+What is asked in one turn of the loop leaves as one command, which runs one script with a step for
+each, and comes back as one reply: a fraction of what commands of their own cost, here and at the
+server. What is asked while `IN_FLIGHT_MAX` of those are under way goes with the next. Each has a
+deadline. Where a server does not know the script (`NOSCRIPT`, after a restart or a failover) it is
+sent whole. In a Cluster each step is a command of its own: accounts live on different nodes.
 
 Whatever a client raises, the storage did not do its work: clients let errors of many families
 through (that of a Cluster whose nodes are all away is none of redis-py's `RedisError`), and who
@@ -23,11 +24,11 @@ from inf_middleware.domain.errors import LimitsUnavailable
 # hands, too, and who is about to write then finds None in the place of the stream.
 _LOST = frozenset({"ConnectionError", "AttributeError"})
 
-# Scripts that one pipeline carries: a few milliseconds of the server's time.
+# Steps that one command carries: a few milliseconds of the server's time.
 PIPELINE_MAX = 100
 
-# So many pipelines, full, are some 40 ms of the server's time: far below any deadline. One alone
-# carries 100 scripts each round trip, which is more than a process can serve.
+# So many commands, full, are some 40 ms of the server's time: far below any deadline. One alone
+# carries 100 steps each round trip, which is more than a process can serve.
 IN_FLIGHT_MAX = 8
 
 # The same of a Cluster's commands: below the 100 connections that redis-py's pool holds at most.
@@ -47,26 +48,28 @@ class Script(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One run of a script."""
+    """One step: the keys that it works on, and what it is given, as run.lua reads it."""
 
-    script: Script
-    keys: Sequence[str]
-    arguments: Sequence[Any]
+    keys: Sequence[bytes]
+    given: bytes
 
 
 class _Asked(NamedTuple):
-    """Scripts that go together, and who waits for their replies."""
+    """Steps that go together, and who waits for their replies."""
 
     calls: Sequence[Call]
-    answer: "asyncio.Future[Sequence[Any]]"
+    answer: "asyncio.Future[Sequence[str]]"
 
 
 class Pipelines:
-    """Runs scripts on a storage, from the loop that it was made for."""
+    """Runs the steps of a script on a storage, from the loop that it was made for."""
 
-    def __init__(self, storage: Any, loop: asyncio.AbstractEventLoop, *, timeout_s: float) -> None:
+    def __init__(
+        self, storage: Any, script: Script, loop: asyncio.AbstractEventLoop, *, timeout_s: float
+    ) -> None:
         self.pid = os.getpid()
         self.storage = storage
+        self._script = script
         self._loop = loop
         self._timeout_s = timeout_s
         self._takes_many = type(storage).MODE != "CLUSTER"
@@ -75,17 +78,17 @@ class Pipelines:
         self._waiting: deque[_Asked] = deque()
         self._sending: set[asyncio.Task[None]] = set()
 
-    async def run(self, calls: Sequence[Call]) -> Sequence[Any]:
-        """Run at most `PIPELINE_MAX` scripts; return their replies.
+    async def run(self, calls: Sequence[Call]) -> Sequence[str]:
+        """Run at most `PIPELINE_MAX` steps; return their replies.
 
         Raises:
-            LimitsUnavailable: No answer within the deadline, or an error in the place of one.
+            LimitsUnavailable: No answer within the deadline, or an error in its place.
         """
         if not self._takes_many and len(calls) != 1:
             replies = await asyncio.gather(*(self.run([call]) for call in calls))
             return [reply for (reply,) in replies]
         assert len(calls) <= PIPELINE_MAX
-        answer: asyncio.Future[Sequence[Any]] = self._loop.create_future()
+        answer: asyncio.Future[Sequence[str]] = self._loop.create_future()
         if not self._waiting:
             self._loop.call_soon(self._send_waiting)
         self._waiting.append(_Asked(calls, answer))
@@ -120,14 +123,14 @@ class Pipelines:
         calls = asked[0].calls if len(asked) == 1 else [call for one in asked for call in one.calls]
         try:
             async with _deadline(self._timeout_s):
-                replies = await _twice(self.storage, calls)
+                replies = await self._twice(calls)
         except Exception as error:
             reason = str(error) or f"no answer within {self._timeout_s:g} s"
-            self._fail(asked, reason, error)
+            _fail(asked, reason, error)
             # A crowd waits for no deadline but that of who is before it: where the server was
             # found away, those who wait need not find out, too.
             waiting, self._waiting = self._waiting, deque()
-            self._fail(waiting, f"for another just now: {reason}", error)
+            _fail(waiting, f"for another just now: {reason}", error)
         except asyncio.CancelledError:  # the loop ends
             for one in asked:
                 one.answer.cancel()
@@ -136,77 +139,48 @@ class Pipelines:
             start = 0
             for one in asked:
                 end = start + len(one.calls)
-                self._tell(one, replies[start:end])
+                if not one.answer.done():
+                    one.answer.set_result(replies[start:end])
                 start = end
 
-    def _tell(self, one: _Asked, replies: Sequence[Any]) -> None:
-        if one.answer.done():
-            return
-        error = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if error is None:
-            one.answer.set_result(replies)
-        else:
-            self._fail([one], str(error), error)
+    async def _twice(self, calls: Sequence[Call]) -> list[str]:
+        """Run steps, and again where their connection was lost: each may be run twice.
 
-    def _fail(self, asked: Iterable[_Asked], reason: str, cause: Exception) -> None:
-        for one in asked:
-            if not one.answer.done():
-                failure = LimitsUnavailable(f"the limits' storage failed: {reason}")
-                failure.__cause__ = cause
-                one.answer.set_exception(failure)
+        Servers and firewalls drop connections that idle, and a restart ends all. The pools hand out
+        what came back last: the second try takes the connection that has just failed, and opens it.
+        """
+        try:
+            return await self._run(calls)
+        except Exception as error:
+            if type(error).__name__ not in _LOST:
+                raise
+        return await self._run(calls)
 
-
-async def _twice(storage: Any, calls: Sequence[Call]) -> list[Any]:
-    """Run scripts, and again where their connection was lost: each may be run twice.
-
-    Servers and firewalls drop connections that idle, and a restart ends all. The pools hand out
-    what came back last: the second try takes the connection that has just failed, and opens it.
-    """
-    try:
-        return await _run(storage, calls)
-    except Exception as error:
-        if type(error).__name__ not in _LOST:
-            raise
-    return await _run(storage, calls)
-
-
-async def _run(storage: Any, calls: Sequence[Call]) -> list[Any]:
-    connection = storage.bridge.get_connection()
-    if type(storage).MODE == "CLUSTER":
-        # Without its map it would ask any node: a crowd of those ends each other's connections.
-        await connection.initialize()
-    if len(calls) == 1:
-        return [await _run_one(connection, calls[0])]
-    replies = await _run_pipeline(connection, calls, {})
-    unknown = [place for place, reply in enumerate(replies) if _is_noscript(reply)]
-    if unknown:
-        texts = {calls[place].script.sha: calls[place].script.text for place in unknown}
-        again = await _run_pipeline(connection, [calls[place] for place in unknown], texts)
-        for place, reply in zip(unknown, again, strict=True):
-            replies[place] = reply
-    return replies
+    async def _run(self, calls: Sequence[Call]) -> list[str]:
+        connection = self.storage.bridge.get_connection()
+        if not self._takes_many:
+            # Without its map it would ask any node: a crowd of those ends each other's connections.
+            await connection.initialize()
+        keys = [key for call in calls for key in call.keys]
+        given = [call.given for call in calls]
+        try:
+            reply = await connection.evalsha(self._script.sha, len(keys), *keys, *given)
+        except Exception as error:
+            # Both clients name it so; by name, since only one of them may be installed.
+            if type(error).__name__ != "NoScriptError":
+                raise
+            reply = await connection.eval(self._script.text, len(keys), *keys, *given)
+        # A storage of the user's own may have decoded it.
+        text: str = reply.decode() if isinstance(reply, bytes) else reply
+        return text.split(";")
 
 
-async def _run_pipeline(connection: Any, calls: Sequence[Call], texts: dict[str, str]) -> list[Any]:
-    pipeline = connection.pipeline(transaction=False)
-    for script, keys, arguments in calls:
-        text = texts.pop(script.sha, None)  # sent once: from then on the server knows it
-        if text is None:
-            pipeline.evalsha(script.sha, len(keys), *keys, *arguments)
-        else:
-            pipeline.eval(text, len(keys), *keys, *arguments)
-    replies: list[Any] = await pipeline.execute(raise_on_error=False)
-    return replies
-
-
-async def _run_one(connection: Any, call: Call) -> Any:
-    script, keys, arguments = call
-    try:
-        return await connection.evalsha(script.sha, len(keys), *keys, *arguments)
-    except Exception as error:
-        if not _is_noscript(error):
-            raise
-    return await connection.eval(script.text, len(keys), *keys, *arguments)
+def _fail(asked: Iterable[_Asked], reason: str, cause: Exception) -> None:
+    for one in asked:
+        if not one.answer.done():
+            failure = LimitsUnavailable(f"the limits' storage failed: {reason}")
+            failure.__cause__ = cause
+            one.answer.set_exception(failure)
 
 
 @contextlib.asynccontextmanager
@@ -228,8 +202,3 @@ async def _deadline(timeout_s: float) -> AsyncIterator[None]:
             yield
         finally:
             timer.cancel()
-
-
-def _is_noscript(reply: object) -> bool:
-    # Both clients name it so; by name, since only one of them may be installed.
-    return type(reply).__name__ == "NoScriptError"
