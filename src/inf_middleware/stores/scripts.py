@@ -28,6 +28,13 @@ SCHEMES = frozenset(
 # fifth slot that has moved, to read the map anew. At 0 it notes where the slot went.
 _OF_CLUSTERS = {"reinitialize_steps": 0}
 
+# Each command has a deadline of ours; redis-py's own of 5 s beside it takes a third of what a
+# command costs. One that a URI names holds all the same.
+_OF_ALL: dict[str, Any] = {"socket_timeout": None}
+
+# Some thirty million keys, even of a server far away.
+KEYS_TIMEOUT_S = 60.0
+
 _FOLDER = files("inf_middleware.stores") / "lua"
 
 
@@ -94,9 +101,11 @@ class Scripts:
         storage = self._open().storage
         found = storage.bridge.get_connection().scan_iter(match=pattern, count=1000)
         try:
-            return [key.decode() if isinstance(key, bytes) else key async for key in found]
+            async with asyncio.timeout(KEYS_TIMEOUT_S):
+                return [key.decode() if isinstance(key, bytes) else key async for key in found]
         except Exception as error:  # of whichever family
-            raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
+            reason = str(error) or f"no answer within {KEYS_TIMEOUT_S:g} s"
+            raise LimitsUnavailable(f"the limits' storage failed: {reason}") from error
 
     async def aclose(self) -> None:
         """Close what was opened here for the running event loop."""
@@ -118,7 +127,7 @@ class Scripts:
                 del self._opened[other]
             storage = self._given
             if isinstance(storage, str):
-                options = _OF_CLUSTERS if "+cluster://" in storage else {}
+                options = _OF_ALL | (_OF_CLUSTERS if "+cluster://" in storage else {})
                 storage = storage_from_string(
                     f"async+{storage}", implementation="redispy", **options
                 )
