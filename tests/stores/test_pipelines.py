@@ -126,6 +126,23 @@ def test_who_gives_up_takes_nothing_from_those_who_asked_in_the_same_turn(
     asyncio.run(go())
 
 
+def test_a_task_that_is_cancelled_before_it_begins_leaves_nobody_waiting(
+    server: RedisServer,
+) -> None:
+    async def go() -> None:
+        store = RedisStore(server.uri, timeout_s=5.0)
+        others = asyncio.all_tasks()
+        first = asyncio.ensure_future(store.admit(ask("first", "ended")))
+        await asyncio.sleep(0)  # it has asked, and nothing is sent yet
+        (sending,) = asyncio.all_tasks() - others - {first}
+        sending.cancel()
+        assert isinstance(await first, Admission)
+        assert isinstance(await store.admit(ask("second", "ended")), Admission)
+        await store.aclose()
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+
+
 def test_a_crowd_beyond_what_is_under_way_at_once_waits_for_one_deadline_alone(
     server: RedisServer,
 ) -> None:

@@ -14,7 +14,7 @@ asks must be answered by the policy for outages, whichever it is.
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from inf_middleware.domain.errors import LimitsUnavailable
@@ -71,54 +71,68 @@ class Pipelines:
         self._script = script
         self._loop = loop
         self._timeout_s = timeout_s
-        self._takes_many = type(storage).MODE != "CLUSTER"
-        self._in_flight_max = IN_FLIGHT_MAX if self._takes_many else COMMANDS_IN_FLIGHT_MAX
+        self._is_cluster = type(storage).MODE == "CLUSTER"
+        self.calls_max = 1 if self._is_cluster else PIPELINE_MAX
+        self._in_flight_max = COMMANDS_IN_FLIGHT_MAX if self._is_cluster else IN_FLIGHT_MAX
         # Each belongs to a call that is open, or to the one renewal of all.
         self._waiting: deque[_Asked] = deque()
         self._sending: set[asyncio.Task[None]] = set()
+        self._is_leaving = False  # a task has been made that takes what waits, and has not begun
 
-    async def run(self, calls: Sequence[Call]) -> Sequence[str]:
-        """Run at most `PIPELINE_MAX` steps; return their replies.
+    def ask(self, calls: Sequence[Call]) -> "asyncio.Future[Sequence[str]]":
+        """Run at most `calls_max` steps; the future has their replies.
 
-        Raises:
-            LimitsUnavailable: No answer within the deadline, or an error in its place.
+        It raises LimitsUnavailable where no answer comes within the deadline, or an error does.
         """
-        if not self._takes_many and len(calls) != 1:
-            replies = await asyncio.gather(*(self.run([call]) for call in calls))
-            return [reply for (reply,) in replies]
-        assert len(calls) <= PIPELINE_MAX
+        assert len(calls) <= self.calls_max
         answer: asyncio.Future[Sequence[str]] = self._loop.create_future()
-        if not self._waiting:
-            self._loop.call_soon(self._send_waiting)
         self._waiting.append(_Asked(calls, answer))
-        return await answer
+        self._leave()
+        return answer
 
     async def end(self) -> None:
         """Return when nothing is under way any more."""
-        while self._waiting or self._sending:
-            if self._sending:
-                await asyncio.wait(self._sending)
-            await asyncio.sleep(0)  # what waits leaves at the end of the turn
+        while self._sending:
+            await asyncio.wait(self._sending)
 
-    def _send_waiting(self) -> None:
-        while self._waiting and len(self._sending) < self._in_flight_max:
-            asked: list[_Asked] = []
-            room = PIPELINE_MAX if self._takes_many else 1
-            while self._waiting and len(self._waiting[0].calls) <= room:
-                one = self._waiting.popleft()
-                if not one.answer.done():  # else its call was given up
-                    asked.append(one)
-                    room -= len(one.calls)
-            if asked:
-                task = self._loop.create_task(self._send(asked))
-                self._sending.add(task)
-                task.add_done_callback(self._sent)
+    def _leave(self) -> None:
+        if not self._is_leaving and len(self._sending) < self._in_flight_max:
+            self._is_leaving = True
+            self._start(self._send_waiting())
+
+    def _start(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
 
     def _sent(self, task: "asyncio.Task[None]") -> None:
         self._sending.discard(task)
-        self._send_waiting()
+        if task.cancelled():  # perhaps before it has begun
+            self._is_leaving = False
+        if self._waiting:
+            self._leave()
+
+    async def _send_waiting(self) -> None:
+        # A task begins when the turn in which it was made has ended: all who asked in it are there.
+        self._is_leaving = False
+        asked = self._take()
+        while self._waiting and len(self._sending) < self._in_flight_max:
+            self._start(self._send(self._take()))
+        await self._send(asked)
+
+    def _take(self) -> Sequence[_Asked]:
+        asked: list[_Asked] = []
+        room = self.calls_max
+        while self._waiting and len(self._waiting[0].calls) <= room:
+            one = self._waiting.popleft()
+            if not one.answer.done():  # else its call was given up
+                asked.append(one)
+                room -= len(one.calls)
+        return asked
 
     async def _send(self, asked: Sequence[_Asked]) -> None:
+        if not asked:
+            return
         calls = asked[0].calls if len(asked) == 1 else [call for one in asked for call in one.calls]
         deadline = _Deadline(self._loop, self._timeout_s)
         try:
@@ -163,7 +177,7 @@ class Pipelines:
 
     async def _run(self, calls: Sequence[Call]) -> list[str]:
         connection = self.storage.bridge.get_connection()
-        if not self._takes_many:
+        if self._is_cluster:
             # Without its map it would ask any node: a crowd of those ends each other's connections.
             await connection.initialize()
         keys = [key for call in calls for key in call.keys]

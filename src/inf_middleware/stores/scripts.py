@@ -16,7 +16,7 @@ from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
 from inf_middleware.domain.errors import ConfigError, LimitsUnavailable
-from inf_middleware.stores.pipelines import PIPELINE_MAX, Call, Pipelines, Script
+from inf_middleware.stores.pipelines import Call, Pipelines, Script
 
 SCHEMES = frozenset(
     family + place
@@ -82,7 +82,7 @@ class Scripts:
         Raises:
             LimitsUnavailable: No answer within the deadline, or an error in its place.
         """
-        (reply,) = await self._open().run([call])
+        (reply,) = await self._open().ask((call,))
         return reply
 
     async def run_all(self, calls: Sequence[Call]) -> list[str]:
@@ -92,8 +92,8 @@ class Scripts:
             LimitsUnavailable: One of them failed; others may have run.
         """
         pipelines = self._open()
-        starts = range(0, len(calls), PIPELINE_MAX)
-        parts = (pipelines.run(calls[start : start + PIPELINE_MAX]) for start in starts)
+        most = pipelines.calls_max
+        parts = (pipelines.ask(calls[at : at + most]) for at in range(0, len(calls), most))
         return list(chain.from_iterable(await asyncio.gather(*parts)))
 
     async def keys(self, pattern: str) -> list[str]:
