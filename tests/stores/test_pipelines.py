@@ -9,7 +9,7 @@ import redis
 
 from inf_middleware import Tier, Tiers
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.domain.limits import Admission, Ask, Refusal
+from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
 from inf_middleware.stores.pipelines import IN_FLIGHT_MAX, PIPELINE_MAX
 from inf_middleware.stores.redis import RedisStore
 from tests.redis_servers import RedisServer, redis_server
@@ -58,6 +58,33 @@ def test_what_is_asked_in_one_turn_of_the_loop_goes_together(server: RedisServer
         # A server reads 16 KB at a time, and greets a connection or two, that of who counts too.
         assert between - before <= PIPELINE_MAX / 5
         assert after - between <= PIPELINE_MAX / 5
+        await store.aclose()
+
+    asyncio.run(go())
+
+
+def test_admissions_and_settlements_of_one_turn_are_one_command(server: RedisServer) -> None:
+    def commands() -> int:
+        with client(server) as asking:
+            stats: dict[str, dict[str, int]] = asking.info("commandstats")
+            return stats["cmdstat_evalsha"]["calls"]
+
+    async def go() -> None:
+        store = RedisStore(server.uri, timeout_s=5.0)
+        first = await store.admit(ask("first", "mixed"))
+        assert isinstance(first, Admission)
+        before = commands()
+        second, _, lost = await asyncio.gather(
+            store.admit(ask("second", "mixed")),
+            store.settle(first, 7),
+            store.renew([Held(first, 8)]),
+        )
+        assert commands() == before + 1
+        assert isinstance(second, Admission)
+        assert second.standings.concurrency.remaining == WIDE.concurrency - 2, "in their order"
+        assert lost == {"first"}
+        (shown,) = await store.show("mixed")
+        assert (shown.running, [one.used for one in shown.windows]) == (1, [2, 17])
         await store.aclose()
 
     asyncio.run(go())
