@@ -24,6 +24,15 @@ from inf_middleware.wire.sse import Frame
 
 Header = tuple[bytes, bytes]
 
+# The headers of an answer that tell how it is to be read, or that the app has named the request.
+_TYPE, _CODING, _LENGTH, _NAME = (
+    b"content-type",
+    b"content-encoding",
+    b"content-length",
+    b"x-request-id",
+)
+_TELLING = {name: name for name in (_TYPE, _CODING, _LENGTH, _NAME)}
+
 LEDGER_MESSAGE = "The call could not be recorded and is not billed; try again shortly."
 
 
@@ -53,7 +62,7 @@ class Answer:
         self._passed = 0  # body bytes seen
         self._intake: Intake | None = None
         self._is_stream = False
-        self._closed = False  # the last body message was seen
+        self.is_complete = False  # the end of its body was seen
         self._ending = False  # the end of the stream was read
         self._ended = False
         self._is_over = False  # nothing more of the app's answer goes out
@@ -90,17 +99,19 @@ class Answer:
             else:
                 await self._whole_body(message)
         elif kind == "http.response.start":
-            await self._start(message)
+            start = self._start(message)
+            if start is not None:
+                await self._send(start)
         else:
             await self._send_held()
             await self._send(message)
 
     async def finish(self) -> None:
-        """Send what is still held back, after an app that returned without the end of its body."""
+        """Send what is still held back, after an app that returned; for one that is not complete."""
         if self._held is not None:
             await self._send_held()
         self.read_what_came()
-        if self._intake is not None and self._is_stream and not self._closed:
+        if self._intake is not None and self._is_stream and not self.is_complete:
             out, _ = self._read_frames(self._intake.close(), self._intake)
             if self._strip and out:
                 body = b"".join(out)
@@ -128,40 +139,40 @@ class Answer:
         call.disconnected = True
         return self._settle is not None and drains.begin(call)
 
-    async def _start(self, message: Message) -> None:
+    def _start(self, message: Message) -> Message | None:
+        """Read the start of the answer; return what of it goes out now."""
         call = self._call
         status = message["status"]
         if call.status is None:  # what is further in sees what the app itself sent
             call.status = status
         content_type = coding = b""
-        named = False
-        for name, value in message.get("headers", ()):
-            lower = name.lower()
-            if lower == b"content-type":
+        headers, ours = message.get("headers", ()), self._headers
+        for name, value in headers:
+            told = _TELLING.get(name) or _TELLING.get(name.lower())
+            if told is None:
+                continue
+            if told == _TYPE:
                 content_type = value.lower()
-            elif lower == b"content-encoding":
+            elif told == _CODING:
                 coding = value.strip().lower()
-            elif lower == b"content-length" and value.isdigit():
-                self._length = int(value)
-            elif lower == b"x-request-id":
-                named = True  # the app's own name for the request stays; `request-id` is ours
+            elif told == _LENGTH:
+                if value.isdigit():
+                    self._length = int(value)
+            else:  # the app's own name for the request stays; `request-id` is ours
+                ours = [header for header in ours if header[0] != _NAME]
         if status < 400:
             self._read_as(content_type, coding)
-        kept = message.get("headers", ())
         if self._strip and self._intake is not None and self._is_stream:
             changed = [b"content-length"]
             if self._intake.is_decoded:  # an event can be taken out of plain bytes only
                 changed.append(b"content-encoding")
-            kept = [header for header in kept if header[0].lower() not in changed]
+            headers = [header for header in headers if header[0].lower() not in changed]
             self._length = None
-        ours = self._headers
-        if named:
-            ours = [header for header in ours if header[0] != b"x-request-id"]
-        start = {**message, "headers": [*kept, *ours]}
+        start = {**message, "headers": [*headers, *ours]}
         if self._is_stream or content_type.startswith(b"text/event-stream"):
-            await self._send(start)
-        else:
-            self._held = start
+            return start
+        self._held = start
+        return None
 
     def _read_as(self, content_type: bytes, coding: bytes) -> None:
         call = self._call
@@ -183,23 +194,35 @@ class Answer:
             self._call.first_output_ns = self._call.parts.now_ns()
 
     async def _whole_body(self, message: Message) -> None:
+        call, intake = self._call, self._intake
         body = message.get("body", b"")
         self._passed += len(body)
-        self._call.begun = self._call.begun or bool(body)
-        more = message.get("more_body", False)
-        complete = self._length is not None and self._passed >= self._length
-        if self._intake is not None and not self._ended:
-            self._intake.feed(bytes(body))
-        if (complete or not more) and not self._ended:
-            if self._intake is not None:
-                self._intake.close()
-            if not await self._end():
-                if self._held is not None:
-                    await self._send_unrecorded()
-                return
-        if self._held is not None:
-            await self._send_held()
-        await self._send(message)
+        if body:
+            call.begun = True
+        if not self._ended:
+            complete = not message.get("more_body", False) or (
+                self._length is not None and self._passed >= self._length
+            )
+            if intake is not None:
+                intake.feed(bytes(body))
+                if complete:
+                    intake.close()
+            if complete:
+                self.is_complete = True
+                if not await self._end():
+                    if self._held is not None:
+                        await self._send_unrecorded()
+                    return
+        held, self._held = self._held, None
+        if call.draining:
+            return
+        try:
+            if held is not None:
+                await self._server_send(held)
+            await self._server_send(message)
+        except OSError:
+            if not self._drains():
+                raise
 
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""
@@ -220,7 +243,7 @@ class Answer:
         changed = bool(strip) and (intake.is_pending or intake.is_decoded)
         frames = intake.feed(body)
         if not more:
-            self._closed = self._ending = True
+            self.is_complete = self._ending = True
             frames += intake.close()
         if not strip:
             for frame in frames:
@@ -246,7 +269,7 @@ class Answer:
         """End a stream that is not paid for any further, with what was made until then."""
         call = self._call
         plain = bool(self._strip) or not intake.is_decoded
-        call.exhausted = self._closed = True
+        call.exhausted = self.is_complete = True
         if not await self._end():
             await self._send_error_event()
             return

@@ -67,6 +67,8 @@ class Worker:
         # say is in force before they are reached.
         self._metering = parts.metering
         self._prices = parts.prices
+        # Whether it is its concern who calls.
+        self._identifies = bool(parts.names_accounts or parts.limiting or parts.billing)
         self._exempt = exempt
         self._websockets = websockets
         self._touch = touch
@@ -136,7 +138,8 @@ class Worker:
         answer = Answer(call, send, strip=call.asked, settle=settle, headers=_headers(call))
         try:
             await self._app(inner, replayed(call, body, ahead.receive), answer.send)
-            await answer.finish()
+            if not answer.is_complete:
+                await answer.finish()
         except BaseException as error:
             call.failure = error
             answer.read_what_came()
@@ -193,7 +196,8 @@ class Worker:
                 limit = self._parts.body_bytes_max + _ASKING_BYTES
                 await read_body(None, ahead.receive, limit)
                 scope = with_length(scope, len(body))
-            await self._identify(call, scope)
+            if self._identifies:
+                await self._identify(call, scope)
             await self._take_part(call, scope, ahead)
         except Refuse as refuse:
             call.refused = True
@@ -221,9 +225,11 @@ class Worker:
     ) -> bytes | None:
         """Do all that comes before the app; return the body it is to see, None where unread."""
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
-        await self._identify(call, scope)
-        body = await read_request(call, scope, receive, self._parts.body_bytes_max)
-        fingerprint_of(call, scope["headers"], body)
+        if self._identifies:
+            await self._identify(call, scope)
+        headers = dict(scope["headers"])
+        body = await read_request(call, headers, receive, self._parts.body_bytes_max)
+        fingerprint_of(call, headers, body)
         await self._take_part(call, scope, ahead)
         return body if body is None else asking(call, body)
 
@@ -247,8 +253,7 @@ class Worker:
 
     async def _identify(self, call: Call, scope: Scope) -> None:
         parts = self._parts
-        concerned = parts.names_accounts or parts.limiting or parts.billing
-        if concerned and (call.account is None or (parts.names_accounts and not call.named)):
+        if call.account is None or (parts.names_accounts and not call.named):
             call.account, call.tier, call.key_id = await caller_of(scope, parts)
             call.named = parts.names_accounts
 
@@ -267,7 +272,9 @@ class Worker:
         limiting = parts.limiting if call.limiting is None else None
         if limiting is not None:
             await input_to_reserve(call, limiting)  # what no level holds is said of the level
-        await refuse_misfit(call, parts)
+        checking = refuse_misfit(call, parts)
+        if checking is not None:
+            await checking
         if limiting is not None:
             await admit(call, limiting, ahead)
         if call.billing is not None and call.billing.holds is not None:
