@@ -240,10 +240,9 @@ def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refu
 
 def _reservation(call: Call, tokens: int, level_max: int) -> int:
     """Return how many tokens to ask for, with so many of input."""
-    found = call.price_list.find(call.model)
     left = None
-    if found is not None and found.price.context is not None:
-        left = max(found.price.context - tokens, 0)
+    if call.found is not None and call.found.price.context is not None:
+        left = max(call.found.price.context - tokens, 0)
     return min(tokens + reserved_output(call, left), level_max)
 
 

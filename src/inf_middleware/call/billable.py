@@ -30,7 +30,7 @@ def check_model(call: Call, billing: Billing) -> None:
     """
     if billing.serves is not None and call.model not in billing.serves:
         raise _model_not_found(call, "this server does not serve it")
-    if billing.unpriced == "refuse" and call.price_list.find(call.model) is None:
+    if billing.unpriced == "refuse" and call.found is None:
         raise _model_not_found(
             call,
             "it has no price here (operators: add it to `prices`, or set `unpriced`)",

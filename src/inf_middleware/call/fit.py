@@ -23,10 +23,9 @@ def refuse_misfit(call: Call, parts: Parts) -> Awaitable[None] | None:
     request, body = call.request, call.body
     if request is None or body is None:
         return None
-    found = call.price_list.find(call.model)
-    if found is None:
+    if call.found is None:
         return None
-    price = found.price
+    price = call.found.price
     if parts.billing is not None and parts.billing.enforce_features:
         _check_features(call, body, price)
     if price.context is None or not call.dialect.generates:

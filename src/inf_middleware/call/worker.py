@@ -167,6 +167,7 @@ class Worker:
         call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
         call.request, call.model, call.billing = due.request, due.model, due.billing
         call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
+        call.look_up_price()
 
         async def settle_fetched(call: Call) -> bool:
             with anyio.CancelScope(shield=True):  # nobody would settle it again
@@ -263,6 +264,8 @@ class Worker:
         billing = parts.billing if call.billing is None else None
         if billing is not None:
             call.prices = parts.prices
+        call.look_up_price()
+        if billing is not None:
             check_model(call, billing)
             await check_ledger(billing)
             refuse_background(call, billing)
