@@ -40,8 +40,26 @@ class Answer:
     """Reads one answer for a call and forwards it.
 
     `strip` takes out the usage that we asked for; `settle` is awaited once before the end leaves
-    (None: somebody further out settles); `headers` are added to the start.
+    (None: somebody further out settles); `headers` are added to the start. `is_complete`: the end
+    of the body was seen.
     """
+
+    __slots__ = (
+        "_call",
+        "_ended",
+        "_ending",
+        "_headers",
+        "_held",
+        "_intake",
+        "_is_over",
+        "_is_stream",
+        "_length",
+        "_passed",
+        "_server_send",
+        "_settle",
+        "_strip",
+        "is_complete",
+    )
 
     def __init__(
         self,
@@ -107,7 +125,7 @@ class Answer:
             await self._send(message)
 
     async def finish(self) -> None:
-        """Send what is still held back, after an app that returned; for one that is not complete."""
+        """Send what is still held back of an answer that is not complete, after its app."""
         if self._held is not None:
             await self._send_held()
         self.read_what_came()

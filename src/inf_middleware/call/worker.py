@@ -267,7 +267,9 @@ class Worker:
         call.look_up_price()
         if billing is not None:
             check_model(call, billing)
-            await check_ledger(billing)
+            checking = check_ledger(billing)
+            if checking is not None:
+                await checking
             refuse_background(call, billing)
             call.billing = billing
             if call.fingerprint is not None:
