@@ -16,6 +16,7 @@ from inf_middleware.call.drain import drains
 from inf_middleware.call.observing import FirstOutput
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
+from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
@@ -45,6 +46,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_alike",
         "_call",
         "_ended",
         "_ending",
@@ -79,6 +81,7 @@ class Answer:
         self._length: int | None = None
         self._passed = 0  # body bytes seen
         self._intake: Intake | None = None
+        self._alike: Alike | None = None  # what takes more text of a stream, and nothing else
         self._is_stream = False
         self.is_complete = False  # the end of its body was seen
         self._ending = False  # the end of the stream was read
@@ -87,33 +90,25 @@ class Answer:
 
     async def send(self, message: Message) -> None:
         """Take one message from the app."""
+        alike = self._alike
+        if alike is not None:  # first and in place: so are nearly all chunks of a stream
+            body = message.get("body")
+            if type(body) is bytes and message.get("more_body") and alike.takes(body):
+                if not self._call.draining:
+                    try:
+                        await self._server_send(message)
+                    except OSError:
+                        if not self._drains():
+                            raise
+                return
         if self._is_over:
             if self._call.exhausted:
                 raise OSError("the stream was ended: the balance is used up")  # as of a client gone
             return
         kind = message["type"]
         if kind == "http.response.body":
-            intake = self._intake
-            if self._is_stream and intake is not None:
-                alike, body = intake.alike, message.get("body", b"")
-                out: Message | None = message
-                if (
-                    alike is None
-                    or type(body) is not bytes
-                    or not message.get("more_body", False)
-                    or not alike.takes(body)
-                ):
-                    out = self._read_stream(message, intake)
-                if self._call.hold is not None and out is not None and await self._is_unpaid():
-                    await self._cut(out, intake)
-                elif self._ending and not self._ended and not await self._end():
-                    await self._send_error_event()
-                elif out is not None and not self._call.draining:
-                    try:  # as in `_send`, but for its cost per chunk
-                        await self._server_send(out)
-                    except OSError:
-                        if not self._drains():
-                            raise
+            if self._is_stream and self._intake is not None:
+                await self._stream_body(message, self._intake)
             else:
                 await self._whole_body(message)
         elif kind == "http.response.start":
@@ -241,6 +236,31 @@ class Answer:
         except OSError:
             if not self._drains():
                 raise
+
+    async def _stream_body(self, message: Message, intake: Intake) -> None:
+        call = self._call
+        self._alike = None
+        out: Message | None = message
+        # Where each chunk is asked of its hold, what is alike was not asked in `send`.
+        alike, body = intake.alike if call.hold is not None else None, message.get("body", b"")
+        if (
+            alike is None
+            or type(body) is not bytes
+            or not message.get("more_body", False)
+            or not alike.takes(body)
+        ):
+            out = self._read_stream(message, intake)
+        if call.hold is not None and out is not None and await self._is_unpaid():
+            await self._cut(out, intake)
+            return
+        if self._ending:
+            if not self._ended and not await self._end():
+                await self._send_error_event()
+                return
+        elif call.hold is None and self._intake is not None:
+            self._alike = self._intake.alike
+        if out is not None:
+            await self._send(out)
 
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""
