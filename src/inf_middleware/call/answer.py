@@ -16,6 +16,7 @@ from inf_middleware.call.drain import drains
 from inf_middleware.call.observing import FirstOutput
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
+from inf_middleware.call.start import NAME, read_headers
 from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
@@ -24,15 +25,6 @@ from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import Frame
 
 Header = tuple[bytes, bytes]
-
-# The headers of an answer that tell how it is to be read, or that the app has named the request.
-_TYPE, _CODING, _LENGTH, _NAME = (
-    b"content-type",
-    b"content-encoding",
-    b"content-length",
-    b"x-request-id",
-)
-_TELLING = {name: name for name in (_TYPE, _CODING, _LENGTH, _NAME)}
 
 LEDGER_MESSAGE = "The call could not be recorded and is not billed; try again shortly."
 
@@ -158,21 +150,8 @@ class Answer:
         status = message["status"]
         if call.status is None:  # what is further in sees what the app itself sent
             call.status = status
-        content_type = coding = b""
-        headers, ours = message.get("headers", ()), self._headers
-        for name, value in headers:
-            told = _TELLING.get(name) or _TELLING.get(name.lower())
-            if told is None:
-                continue
-            if told == _TYPE:
-                content_type = value.lower()
-            elif told == _CODING:
-                coding = value.strip().lower()
-            elif told == _LENGTH:
-                if value.isdigit():
-                    self._length = int(value)
-            else:  # the app's own name for the request stays; `request-id` is ours
-                ours = [header for header in ours if header[0] != _NAME]
+        headers = message.get("headers", ())
+        content_type, coding, self._length, is_named = read_headers(headers)
         if status < 400:
             self._read_as(content_type, coding)
         if self._strip and self._intake is not None and self._is_stream:
@@ -181,6 +160,9 @@ class Answer:
                 changed.append(b"content-encoding")
             headers = [header for header in headers if header[0].lower() not in changed]
             self._length = None
+        ours = self._headers
+        if is_named:  # the app's own name for the request stays; `request-id` is ours
+            ours = [header for header in ours if header[0] != NAME]
         start = {**message, "headers": [*headers, *ours]}
         if self._is_stream or content_type.startswith(b"text/event-stream"):
             return start
