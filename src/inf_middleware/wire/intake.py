@@ -3,7 +3,7 @@
 Sans-IO and bounded: `feed` takes bytes in any cut, `read` the frames that are forwarded.
 """
 
-from inf_middleware.wire.alike import Alike, alike_of
+from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.encodings import Decoder, decoder_of
 from inf_middleware.wire.ndjson import NDJSONReader
 from inf_middleware.wire.reader import AnswerReader
@@ -67,12 +67,11 @@ class Intake:
         if data is None:
             return None
         seen = self._reader.event(data, None)
-        last = self._reader.last_text
-        if last is None:
+        if self._reader.last_text is None:
             self.alike = None
         elif self._learns:
             self._learns -= 1
-            self.alike = alike_of(piece, *last, self._reader.text) or self.alike
+            self.alike = self._reader.alike(piece) or self.alike
         return seen
 
     def feed(self, piece: bytes) -> list[Frame]:

@@ -6,6 +6,7 @@ Nothing that a server sends makes it raise: the worst case is a fact not known.
 from typing import Any
 
 from inf_middleware.domain.usage import Usage
+from inf_middleware.wire.alike import Alike, alike_of
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
@@ -31,8 +32,7 @@ class AnswerReader:
     `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
     `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
     of the whole answer. `last_text`: the text of the last event, and its choice, where that event
-    says nothing else; `text` takes that of an event that says the same but for its text.
-    `unread_bytes` of the answer could not be read. `outline`: of its parts,
+    says nothing else. `unread_bytes` of the answer could not be read. `outline`: of its parts,
     where its dialect has them.
     """
 
@@ -51,7 +51,6 @@ class AnswerReader:
         "model",
         "outline",
         "response_id",
-        "text",
         "unread_bytes",
         "usage_final",
     )
@@ -71,7 +70,6 @@ class AnswerReader:
         self.has_output = False
         self._plain: PlainDecoder | None = None  # once the names are known, which it skips
         self.last_text: tuple[str, int] | None = None
-        self.text = self._texts.add
         self.unread_bytes = 0
         self._unread: bytes | None = None  # a body of whose output nothing was asked yet
 
@@ -136,6 +134,11 @@ class AnswerReader:
         if data.lstrip().startswith(b'{"error"'):  # some servers do not escape their errors
             self.failed = True
         return Seen.NOTHING
+
+    def alike(self, piece: bytes) -> Alike | None:
+        """Return what is alike to a piece that held just the last event; None where unsure."""
+        last = self.last_text
+        return None if last is None else alike_of(piece, *last, self._texts)
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
