@@ -214,8 +214,8 @@ def _bound_of_body(call: Call, bytes_max: int) -> int | None:
         return None
     if not call.dialect.has_text:
         return None
-    counters = call.metering.counters
-    bound = bytes_bound(body, counters.profile_of(call.model))
+    counters, dialect = call.metering.counters, call.dialect
+    bound = bytes_bound(body, counters.profile_of(call.model), dialect.messages, dialect.texts)
     return None if bound is None else counters.of(call.model).bounds(bound)[1]
 
 
