@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from inf_middleware.wire.alike import KEPT_MAX, alike_of
 from inf_middleware.wire.dialect import Request
 from inf_middleware.wire.dialects.openai_chat import CHAT
 from inf_middleware.wire.intake import Intake, intake_of
+from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.texts import Texts
 
 # What could be taken for something else: signs of JSON, of events, and names that stand around.
@@ -125,6 +127,18 @@ def test_what_is_kept_unread_is_bounded() -> None:
     read(taken, chunk("a" * 100_000))
     assert not reader._texts._kept
     assert reader.output_so_far == 1_001
+
+
+def test_of_pieces_that_each_repeat_the_last_only_one_is_kept() -> None:
+    reader = AnswerReader(replace(CHAT.answers, cumulative=True))
+    taken = intake_of(reader, b"text/event-stream", b"")
+    assert taken is not None
+    text = ""
+    for number in range(3 * KEPT_MAX):
+        text += f" word{number}"
+        read(taken, chunk(text))
+    assert reader.texts() == [text]
+    assert reader.text_characters == len(text)
 
 
 @given(WORDS, WORDS)

@@ -100,7 +100,7 @@ class Texts:
             self._kept.clear()
             texts = _texts_of(kept)
             joined = "".join(texts)
-            if self._size + len(joined) <= TEXT_BYTES_MAX:
+            if not self._cumulative and self._size + len(joined) <= TEXT_BYTES_MAX:
                 self._add(joined, self._kept_of, len(texts))
             else:
                 for text in texts:
