@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -213,8 +212,7 @@ class Call(msgspec.Struct, eq=False):
 
     def look_up_price(self) -> None:
         """Note what the model costs the caller, by the list in force when the call began."""
-        began = datetime.fromtimestamp(self.started_ns / 1e9, UTC)
-        self.found = self.price_list.find(self.model, began)
+        self.found = self.price_list.find_at(self.model, self.started_ns)
 
     @property
     def tokens_so_far(self) -> int:

@@ -175,6 +175,11 @@ class Prices:
                 best = price
         return None if best is None else self._named(best)
 
+    def find_at(self, model: str | None, moment_ns: int) -> Found | None:
+        """Return the price of a model in force at a moment, in ns since the Unix epoch."""
+        undated = None if model is None else self._undated.get(model)
+        return undated or self.find(model, datetime.fromtimestamp(moment_ns / 1e9, UTC))
+
     def _named(self, price: Price) -> Found:
         dated = f"@{price.since:%Y-%m-%dT%H:%M:%SZ}" if price.since else ""
         return Found(price, f"{self.version}/{price.model}{dated}")
