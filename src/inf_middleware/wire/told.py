@@ -94,8 +94,11 @@ def _reader(
         if parts_of is None or (found := parts_of(report)) == none:
             usage = Usage(report.input, report.output)
         else:
-            told = dict(zip(parts, found, strict=False))
-            usage = at.usage(at.counts({at.input: report.input, at.output: report.output, **told}))
+            told: dict[str, Any] = {at.input: report.input, at.output: report.output}
+            for part, count in zip(parts, found, strict=False):
+                if count is not None:
+                    told[part] = count
+            usage = at.usage(at.counts(told))
         return usage, value.id, value.model
 
     return read
