@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.call.admission import admit, input_to_reserve
+from inf_middleware.call.admission import admit, reserve, try_admit, try_reserve
 from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.billable import check_ledger, check_model
@@ -34,7 +34,7 @@ from inf_middleware.call.record import (
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, read_request, understand
 from inf_middleware.call.settle import settle
-from inf_middleware.call.who import caller_of
+from inf_middleware.call.who import caller_of, known_caller
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
@@ -255,7 +255,8 @@ class Worker:
     async def _identify(self, call: Call, scope: Scope) -> None:
         parts = self._parts
         if call.account is None or (parts.names_accounts and not call.named):
-            call.account, call.tier, call.key_id = await caller_of(scope, parts)
+            caller = known_caller(scope, parts) or await caller_of(scope, parts)
+            call.account, call.tier, call.key_id = caller
             call.named = parts.names_accounts
 
     async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
@@ -275,12 +276,12 @@ class Worker:
             if call.fingerprint is not None:
                 await take_claim(call, scope["headers"])
         limiting = parts.limiting if call.limiting is None else None
-        if limiting is not None:
-            await input_to_reserve(call, limiting)  # what no level holds is said of the level
+        if limiting is not None and not try_reserve(call, limiting):
+            await reserve(call, limiting)  # what no level holds is said of the level
         checking = refuse_misfit(call, parts)
         if checking is not None:
             await checking
-        if limiting is not None:
+        if limiting is not None and not try_admit(call, limiting):
             await admit(call, limiting, ahead)
         if call.billing is not None and call.billing.holds is not None:
             await take_hold(call)
