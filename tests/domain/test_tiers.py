@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inf_middleware import Account, ConfigError, Tier, Tiers
-from inf_middleware.domain.rates import Rate, tokens_max
+from inf_middleware.domain.rates import Rate
 
 # The table of the design, section 2.
 LEVELS = [
@@ -94,7 +94,7 @@ def test_further_rates_are_read_in_the_notation_of_limits() -> None:
         ("tokens", 10_000_000, 86_400.0),
         ("tokens", 5, 7_200.0),
     ]
-    assert tokens_max(tier.groups_for(None)) == 5
+    assert tier.limits_for(None).tokens_max == 5
 
 
 @pytest.mark.parametrize(

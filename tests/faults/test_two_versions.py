@@ -11,6 +11,8 @@ import hashlib
 import itertools
 from collections.abc import AsyncIterator, Iterable
 
+from msgspec.structs import replace
+
 from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
 from inf_middleware.stores.redis import RedisStore
 from tests.faults.load import SLOTS, TIER
@@ -109,8 +111,8 @@ def test_what_an_earlier_version_has_left_counts_and_is_settled() -> None:
         admission = await store.admit(ask("second"))
         assert isinstance(admission, Admission)
         assert isinstance(await store.admit(ask("third")), Refusal)
-        assert await store.renew([Held(admission._replace(ask=ask(CALL)), 5)]) == frozenset()
-        await store.settle(admission._replace(ask=ask(CALL)), 4)
+        assert await store.renew([Held(replace(admission, ask=ask(CALL)), 5)]) == frozenset()
+        await store.settle(replace(admission, ask=ask(CALL)), 4)
         (group,) = await store.read("acme", TIER.groups_for(None))
         assert (group.running, [rate.total for rate in group.rates]) == (1, [2, 14])
         await store.aclose()

@@ -113,9 +113,24 @@ FAULTS = [
     Fault(
         "window: a slot leaves a microsecond early",
         "stores/window.py",
-        "gone = now_us - self.window_us",
-        "gone = now_us - self.window_us + 1",
-        CONTRACT + "test_the_wait_of_a_refusal_is_exact_over_all_limits_at_once[memory]",
+        "self.window_us = window_us",
+        "self.window_us = window_us - 1",
+        CONTRACT + "test_no_minute_whatever_holds_more_than_the_limits[memory]",
+    ),
+    Fault(
+        "window: nobody is told when the first of its slots leaves",
+        "stores/window.py",
+        "                self.due_us = min(self.due_us, now_us + self.window_us)\n",
+        "",
+        CONTRACT
+        + "test_a_rate_that_is_shorter_than_a_lease_lets_go_while_its_requests_still_run[memory]",
+    ),
+    Fault(
+        "counters: nobody is told when a lease ends",
+        "stores/counters.py",
+        "            self._earliest_us = until_us\n",
+        "            pass\n",
+        CONTRACT + "test_a_lease_that_is_not_renewed_gives_back_what_was_not_used[memory]",
     ),
     Fault(
         "window: moments lose their beginning",
@@ -148,8 +163,8 @@ FAULTS = [
     Fault(
         "memory: a model's own limits are taken without the others",
         "stores/memory.py",
-        "fits = fits and counters.fits(group, ask.tokens, now_us)",
-        "fits = fits or counters.fits(group, ask.tokens, now_us)",
+        "fits = counters.fits(group, ask.tokens, now_us) and fits",
+        "fits = counters.fits(group, ask.tokens, now_us) or fits",
         CONTRACT + "test_a_refusal_by_one_group_takes_nothing_from_the_other[memory]",
     ),
     Fault(

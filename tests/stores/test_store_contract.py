@@ -121,6 +121,26 @@ def test_further_rates_bind_in_the_same_step(driver: Driver) -> None:
     driver.admitted(tier, 0)
 
 
+def test_a_rate_that_is_shorter_than_a_lease_lets_go_while_its_requests_still_run(
+    driver: Driver,
+) -> None:
+    tier = Tier("Quick", 10, 100, 10_000, requests=["2/second"], tokens=["500/5second"])
+    first = driver.admitted(tier, 200)
+    driver.now += 0.25
+    driver.admitted(tier, 200)
+    assert driver.refused(tier, 10).retry_after_s == pytest.approx(0.75, abs=1e-6)
+    driver.now += 0.75
+    driver.admitted(tier, 10)
+    driver.settle(first, 290)  # its overrun dates from now
+    refusal = driver.refused(tier, 100)
+    assert (refusal.used, refusal.window_s) == (500, 5.0)
+    assert refusal.retry_after_s == pytest.approx(4.0, abs=1e-6)
+    driver.now += 4.0
+    assert driver.admitted(tier, 0).standings.tokens.remaining == 200
+    driver.now += 1.0
+    assert driver.admitted(tier, 0).standings.tokens.remaining == 500
+
+
 def test_a_clock_that_goes_back_lets_nothing_leave_early_or_stay_longer(driver: Driver) -> None:
     driver.now = 100.0
     for _ in range(5):

@@ -63,6 +63,23 @@ def test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition(
         assert reference.total(now + window.reset_us(now)) == 0
 
 
+@given(STEPS)
+def test_before_it_is_due_nothing_leaves(steps: list[tuple[str, int, int]]) -> None:
+    always, when_due, now = RollingWindow(WINDOW, 0), RollingWindow(WINDOW, 0), 0
+    for kind, later, amount in steps:
+        now += later
+        always.leave(now)
+        if now >= when_due.due_us:
+            when_due.leave(now)
+        for window in (always, when_due):
+            if kind == "add":
+                window.add(now, amount)
+            else:
+                window.give_back(now - later, amount)
+        assert (when_due.total, len(when_due)) == (always.total, len(always))
+        assert when_due.reset_us(now) == always.reset_us(now)
+
+
 @given(st.lists(st.integers(0, SLOT // 3), min_size=1, max_size=2000))
 def test_memory_does_not_grow_with_the_rate(gaps: list[int]) -> None:
     window, now = RollingWindow(WINDOW, 0), 0

@@ -8,7 +8,6 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.call.waiting import Full
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Admission, Ask, Refusal
-from inf_middleware.domain.rates import LimitGroup, tokens_max
 from inf_middleware.tokens.chat import Profile, bytes_bound, model_input
 from inf_middleware.tokens.counting import INLINE_BYTES_MAX, in_thread, utf8_bytes
 from inf_middleware.wire import answers
@@ -35,6 +34,31 @@ INLINE_BODY_BYTES_MAX = 32 * 1024
 COUNTED_BODY_BYTES_MAX = 512
 
 
+def try_admit(call: Call, limiting: Limiting) -> bool:
+    """Admit a call that need not wait, as nearly all, where the store is of this process.
+
+    False where `admit` has to be asked.
+    """
+    local, waiting = limiting.local, limiting.waiting
+    if local is None or not limiting.enforce:
+        return False
+    ask = _ask_of(call, limiting)
+    if not waiting.try_place(ask.account_id):
+        return False
+    try:
+        answer = local.admit_now(ask)
+    except BaseException:
+        waiting.places.give()
+        raise
+    if isinstance(answer, Refusal):
+        waiting.places.give()
+        return False  # in its turn it is asked again, and refused or made to wait
+    call.limiting = limiting
+    call.admission = answer
+    limiting.leases.hold(call)
+    return True
+
+
 async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
     """Take a place, a slot, a request and a reservation of tokens for a call, or refuse it.
 
@@ -43,20 +67,20 @@ async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
             failed (503).
         ClientGone: The client left while it waited.
     """
-    assert call.account is not None
-    assert call.tier is not None
-    groups = call.tier.groups_for(call.model)
-    inputs = call.input_reserved
-    if inputs is None:
-        inputs = await input_to_reserve(call, limiting)
-    tokens = _reservation(call, inputs, tokens_max(groups))
-    ask = Ask(call.id, call.account.id, groups, tokens, limiting.enforce)
-    if limiting.enforce and _is_admitted_here(call, ask, limiting):
-        return
+    ask = _ask_of(call, limiting)
     if limiting.enforce:
         await _admit_in_turn(call, ask, limiting, ahead)
     else:
         await _admit_anyway(call, ask, limiting)
+
+
+def _ask_of(call: Call, limiting: Limiting) -> Ask:
+    assert call.account is not None
+    assert call.tier is not None
+    limits = call.tier.limits_for(call.model)
+    # Without a request nothing is known before the answer; it is recorded at settlement.
+    tokens = _reservation(call, call.input_reserved or 0, limits.tokens_max)
+    return Ask(call.id, call.account.id, limits.groups, tokens, limiting.enforce)
 
 
 async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead) -> None:
@@ -70,11 +94,11 @@ async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead)
         # Refused by a bound; by what it really has it may fit.
         await count_input(call)
         call.input_reserved = None
-        inputs = await input_to_reserve(call, limiting)
-        exact = _reservation(call, inputs, tokens_max(ask.groups))
-        if exact >= ask.tokens:
+        await reserve(call, limiting)
+        exact = _ask_of(call, limiting)
+        if exact.tokens >= ask.tokens:
             return answer
-        ask = ask._replace(tokens=exact)
+        ask = exact
         return await limiting.store.admit(ask)
 
     try:
@@ -107,25 +131,6 @@ async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead)
     call.limiting = limiting
     call.admission = answer
     limiting.leases.hold(call)
-
-
-def _is_admitted_here(call: Call, ask: Ask, limiting: Limiting) -> bool:
-    """Admit a call that need not wait, as nearly all, where the store is of this process."""
-    local, waiting = limiting.local, limiting.waiting
-    if local is None or not waiting.try_place(ask.account_id):
-        return False
-    answer: Admission | Refusal | None = None
-    try:
-        answer = local.admit_now(ask)
-    finally:
-        if not isinstance(answer, Admission):
-            waiting.places.give()
-    if not isinstance(answer, Admission):
-        return False  # in its turn it is asked again, and refused or made to wait
-    call.limiting = limiting
-    call.admission = answer
-    limiting.leases.hold(call)
-    return True
 
 
 def _was_bound_refused(call: Call, answer: Admission | Refusal) -> bool:
@@ -168,31 +173,48 @@ async def count_input(call: Call, *, flat: bool = True) -> int:
     return call.input_tokens if flat else call.input_tokens - (await _input_of(call))[1]
 
 
-async def input_to_reserve(call: Call, limiting: Limiting) -> int:
-    """Return how many tokens of input to reckon with, counted or bounded; 0 where none is known.
+def try_reserve(call: Call, limiting: Limiting) -> bool:
+    """Reckon with a bound of the call's input, where that is as little as of nearly all.
+
+    False where `reserve` has to look at it. A full house of such reservations leaves half
+    of the level free: few are refused for it, and those are counted then.
+    """
+    body = call.body
+    if call.request is None or call.input_reserved is not None:
+        return True
+    if body is None or call.input_tokens is not None or len(body) <= COUNTED_BODY_BYTES_MAX:
+        return False
+    little = _little(call, limiting)
+    if len(body) > little or not call.dialect.has_text:
+        return False
+    counters, dialect = call.metering.counters, call.dialect
+    most = bytes_bound(body, counters.profile_of(call.model), dialect.messages, dialect.texts)
+    bound = None if most is None else counters.of(call.model).bounds(most)[1]
+    if bound is None or bound > little:
+        return False
+    call.input_reserved = bound
+    return True
+
+
+def _little(call: Call, limiting: Limiting) -> int:
+    assert call.tier is not None
+    limits = call.tier.limits_for(call.model)
+    return limits.tokens_max // (2 * limits.concurrency) if limiting.enforce else 0
+
+
+async def reserve(call: Call, limiting: Limiting) -> None:
+    """Find how many tokens of input to reckon with, counted or bounded, where that is not known.
 
     Raises:
         Refuse: The level can never hold them (400).
     """
-    if call.request is None:
-        return 0  # nothing is known before the answer; what it used is recorded at settlement
-    if call.input_reserved is not None:
-        return call.input_reserved
     assert call.tier is not None
-    groups = call.tier.groups_for(call.model)
-    level_max = tokens_max(groups)
-    # A full house of such reservations leaves half of the level free: few are refused for it, and
-    # those are counted then.
-    little = level_max // (2 * _slots(groups)) if limiting.enforce else 0
-    if call.input_tokens is None:
-        bound = _bound_of_body(call, little)
-        if bound is not None and bound <= little:
-            call.input_reserved = bound
-            return bound
+    level_max = call.tier.limits_for(call.model).tokens_max
     texts, overhead = await _input_of(call)
     # The bounds spare counting what cannot fit, and what is so little that its bound will do.
     fewest, most = call.metering.counters.of(call.model).bounds(utf8_bytes(texts))
     fewest += overhead
+    little = _little(call, limiting)
     if fewest > level_max:
         tokens = fewest
     elif most is not None and INLINE_BYTES_MAX < most <= little and call.input_tokens is None:
@@ -205,25 +227,6 @@ async def input_to_reserve(call: Call, limiting: Limiting) -> int:
         call.would_refuse = "tokens_exceed_tier_limit"
         tokens = level_max
     call.input_reserved = tokens
-    return tokens
-
-
-def _bound_of_body(call: Call, bytes_max: int) -> int | None:
-    body = call.body
-    if body is None or not COUNTED_BODY_BYTES_MAX < len(body) <= bytes_max:
-        return None
-    if not call.dialect.has_text:
-        return None
-    counters = call.metering.counters
-    bound = bytes_bound(body, counters.profile_of(call.model))
-    return None if bound is None else counters.of(call.model).bounds(bound)[1]
-
-
-def _slots(groups: tuple[LimitGroup, ...]) -> int:
-    for group in groups:
-        if group.concurrency is not None:
-            return group.concurrency
-    raise AssertionError("every level limits concurrency")
 
 
 def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refuse:
@@ -240,10 +243,9 @@ def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refu
 
 def _reservation(call: Call, tokens: int, level_max: int) -> int:
     """Return how many tokens to ask for, with so many of input."""
-    found = call.price_list.find(call.model)
     left = None
-    if found is not None and found.price.context is not None:
-        left = max(found.price.context - tokens, 0)
+    if call.found is not None and call.found.price.context is not None:
+        left = max(call.found.price.context - tokens, 0)
     return min(tokens + reserved_output(call, left), level_max)
 
 
@@ -255,13 +257,18 @@ def reserved_output(call: Call, output_max: int | None = None) -> int:
     request = call.request
     if request is None or not call.dialect.generates:
         return 0
-    name = call.model or ""
     output = request.output_cap
     if output is None:
-        assumed = call.metering.assumed_output_tokens.items()
-        fitting = (tokens for pattern, tokens in assumed if fnmatchcase(name, pattern))
-        output = next(fitting, ASSUMED_OUTPUT_TOKENS)
+        output = _assumed_output(call)
     return request.candidates * (output if output_max is None else min(output, output_max))
+
+
+def _assumed_output(call: Call) -> int:
+    name = call.model or ""
+    for pattern, tokens in call.metering.assumed_output_tokens.items():
+        if pattern == "*" or fnmatchcase(name, pattern):
+            return tokens
+    return ASSUMED_OUTPUT_TOKENS
 
 
 async def _input_of(call: Call) -> tuple[list[str], int]:

@@ -46,7 +46,7 @@ class Leases:
             of_loop = self._of_loops[loop] = _OfLoop()
         of_loop.is_idle = False
         if holder.admission is not None:
-            of_loop.holders[holder.admission.call_id] = holder
+            of_loop.holders[holder.admission.ask.call_id] = holder
         if of_loop.timer is None:
             self._renew_soon(loop, of_loop)
 

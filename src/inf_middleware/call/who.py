@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -14,15 +14,30 @@ from inf_middleware.domain.keys import digest_of, key_of, without_key
 from inf_middleware.domain.tiers import Account, Tier, looked_up
 from inf_middleware.wire import answers
 
-_KEY_HEADERS = (b"x-api-key", b"api-key")
+_KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"api-key"))
 
 
-class Caller(NamedTuple):
-    """Who a request comes from; `key_id` is None where no key was sent."""
+# Who a request comes from; the last is the id of its key, None where no key was sent.
+Caller: TypeAlias = tuple[Account, Tier, str | None]
 
-    account: Account
-    tier: Tier
-    key_id: str | None
+
+def known_caller(scope: Scope, parts: Parts) -> Caller | None:
+    """Find who sends a key that the accounts have at hand, as nearly all do; None: `caller_of`.
+
+    Raises:
+        Refuse: Two keys are sent that differ (401), or the level does not exist (503).
+    """
+    if parts.known is None:
+        return None
+    raw = raw_key(scope["headers"])
+    key = None if raw is None else key_of(raw)
+    if key is None:
+        return None
+    digest = digest_of(key)
+    account = parts.known(digest)
+    if account is None or account.suspended:
+        return None
+    return account, _tier_of(account, parts), digest.hex()[:12]
 
 
 async def caller_of(scope: Scope, parts: Parts) -> Caller:
@@ -40,11 +55,6 @@ async def caller_of(scope: Scope, parts: Parts) -> Caller:
         )
     raw = raw_key(scope["headers"])
     key = None if raw is None else key_of(raw)
-    if key is not None and parts.known is not None:
-        digest = digest_of(key)
-        account = parts.known(digest)
-        if account is not None and not account.suspended:  # as of nearly all
-            return Caller(account, _tier_of(account, parts), digest.hex()[:12])
     connection = HTTPConnection(scope)
     if raw is not None and key is None:
         raise failed_key(parts, connection, "The API key is malformed.")
@@ -59,7 +69,7 @@ async def caller_of(scope: Scope, parts: Parts) -> Caller:
             "account_suspended",
             "The account of this API key is suspended; ask the operator.",
         )
-    return Caller(account, _tier_of(account, parts), digest_of(key).hex()[:12] if key else None)
+    return account, _tier_of(account, parts), digest_of(key).hex()[:12] if key else None
 
 
 async def _look_up(parts: Parts, key: str | None, connection: HTTPConnection) -> Account | None:
@@ -103,13 +113,13 @@ def raw_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """
     found = None
     for name, value in headers:
+        if name not in _KEY_HEADERS:
+            continue
         if name == b"authorization":
             scheme, _, credentials = value.partition(b" ")
             key = credentials.strip() if scheme.lower() == b"bearer" else b""
-        elif name in _KEY_HEADERS:
-            key = value.strip()
         else:
-            continue
+            key = value.strip()
         if key and found is not None and key != found:
             raise _unauthorized(
                 "Two different API keys were given; send one, as `Authorization: Bearer <key>`."

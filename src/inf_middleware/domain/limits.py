@@ -1,7 +1,6 @@
 """What a store is asked, and its two answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -22,7 +21,7 @@ _CODES: dict[Metric, LimitCode] = {
 }
 
 
-class Ask(NamedTuple):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a call asks for: a slot, a request and a reservation of `tokens`, in all `groups`.
 
     With `enforce` False it is admitted in any case, and the answer says what would have refused.
@@ -55,8 +54,7 @@ class Standings(msgspec.Struct, frozen=True, gc=False):
     concurrency: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, gc=False):
     """Why a request was not admitted; nothing was taken.
 
     `limit`, `used` and `requested` are those of the limit named by `code`, over `window_s`
@@ -75,7 +73,7 @@ class Refusal:
     scope: str = ""
 
 
-class Admission(NamedTuple):
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """The receipt of an admitted request; renew it while the request lives, settle it once.
 
     `would_refuse` is what would have refused it, where nothing is enforced.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Literal, Protocol, TypeAlias, TypedDict
 
 from inf_middleware.domain.errors import ConfigError
@@ -73,18 +72,26 @@ class LimitGroup:
     scope: str
     concurrency: int | None
     rates: tuple[Rate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """All that limits requests of one model, in the groups that count them.
+
+    `tokens_max` is the most tokens one request can ever be admitted with, and `concurrency` the
+    most requests in progress.
+    """
+
+    groups: tuple[LimitGroup, ...]
     tokens_max: int = field(init=False, repr=False, compare=False)
+    concurrency: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        limits = [rate.limit for rate in self.rates if rate.metric == "tokens"]
-        object.__setattr__(self, "tokens_max", min(limits, default=LIMIT_MAX))
-
-
-def tokens_max(groups: Sequence[LimitGroup]) -> int:
-    """Return the most tokens one request can ever be admitted with."""
-    if len(groups) == 1:  # as of nearly all
-        return groups[0].tokens_max
-    return min([group.tokens_max for group in groups])
+        rates = [rate for group in self.groups for rate in group.rates]
+        tokens = [rate.limit for rate in rates if rate.metric == "tokens"]
+        most = [group.concurrency for group in self.groups if group.concurrency is not None]
+        object.__setattr__(self, "tokens_max", min(tokens, default=LIMIT_MAX))
+        object.__setattr__(self, "concurrency", min(most, default=LIMIT_MAX))
 
 
 def check_limit(value: object, what: str) -> int:
@@ -162,20 +169,11 @@ def model_group(pattern: object, given: object, what: str) -> LimitGroup:
     return LimitGroup(pattern, concurrency, tuple(rates))
 
 
-def groups_for(
-    own: LimitGroup, models: Sequence[LimitGroup], model: str | None
-) -> tuple[LimitGroup, ...]:
-    """Return the groups that a request for a model counts in: by name first, then by pattern."""
-    found = None
-    if model is not None:
-        found = next((group for group in models if group.scope == model), None) or next(
-            (group for group in models if fnmatchcase(model, group.scope)), None
-        )
-    if found is None:
-        return (own,)
-    metrics = {rate.metric for rate in found.rates}
+def limits_of(own: LimitGroup, model: LimitGroup) -> Limits:
+    """Return what limits requests of a model that has limits of its own."""
+    metrics = {rate.metric for rate in model.rates}
     kept = tuple(rate for rate in own.rates if rate.metric not in metrics)
-    concurrency = own.concurrency if found.concurrency is None else None
+    concurrency = own.concurrency if model.concurrency is None else None
     if not kept and concurrency is None:
-        return (found,)
-    return (LimitGroup("", concurrency, kept), found)
+        return Limits((model,))
+    return Limits((LimitGroup("", concurrency, kept), model))

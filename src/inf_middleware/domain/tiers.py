@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -14,14 +15,18 @@ from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.rates import (
     MINUTE_S,
     LimitGroup,
+    Limits,
     ModelLimits,
     Rate,
     RateNotation,
     check_limit,
     further_rates,
-    groups_for,
+    limits_of,
     model_group,
 )
+
+# Models remembered with what limits them; their names come from callers.
+MODELS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,10 @@ class Tier:
     tokens: Sequence[RateNotation] = ()
     models: Mapping[str, ModelLimits] = field(default_factory=dict, hash=False)
     recharged_from_nano: int = field(init=False, repr=False)
-    _own: LimitGroup = field(init=False, repr=False, compare=False)
-    _of_models: tuple[LimitGroup, ...] = field(init=False, repr=False, compare=False)
+    _groups: tuple[LimitGroup, ...] = field(init=False, repr=False, compare=False)
+    _own: Limits = field(init=False, repr=False, compare=False)
+    _of_models: dict[str, Limits] = field(init=False, repr=False, compare=False)
+    _found: dict[str, Limits] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -67,16 +74,16 @@ class Tier:
                 f"models {what} is {self.models!r}; give a mapping from model to limits:"
                 ' {"Qwen/*": {"requests_per_minute": 10}}'
             )
+        own = LimitGroup("", self.concurrency, rates)
+        models = [
+            model_group(pattern, given, f"limits {what}") for pattern, given in self.models.items()
+        ]
         for name, value in (
             ("recharged_from_nano", nano_of(self.recharged_from, f"recharged_from {what}")),
-            ("_own", LimitGroup("", self.concurrency, rates)),
-            (
-                "_of_models",
-                tuple(
-                    model_group(pattern, given, f"limits {what}")
-                    for pattern, given in self.models.items()
-                ),
-            ),
+            ("_groups", (own, *models)),
+            ("_own", Limits((own,))),
+            ("_of_models", {group.scope: limits_of(own, group) for group in models}),
+            ("_found", {}),
             ("requests", tuple(self.requests)),
             ("tokens", tuple(self.tokens)),
             ("models", dict(self.models)),
@@ -86,18 +93,31 @@ class Tier:
     @property
     def rates(self) -> tuple[Rate, ...]:
         """The account's own rates, those of a minute first."""
-        return self._own.rates
+        return self._groups[0].rates
 
     @property
     def groups(self) -> tuple[LimitGroup, ...]:
         """All limits: the account's own, then those of models."""
-        return (self._own, *self._of_models)
+        return self._groups
+
+    def limits_for(self, model: str | None) -> Limits:
+        """Return what limits requests of a model: by its name first, then by a pattern."""
+        if model is None or not self._of_models:
+            return self._own
+        found = self._found.get(model)
+        if found is None:
+            found = self._of_models.get(model)
+            fitting = (
+                limits for pattern, limits in self._of_models.items() if fnmatchcase(model, pattern)
+            )
+            found = found or next(fitting, self._own)
+            if len(self._found) < MODELS_MAX:
+                self._found[model] = found
+        return found
 
     def groups_for(self, model: str | None) -> tuple[LimitGroup, ...]:
         """Return the limits that hold for requests of a model, in the groups that count them."""
-        if not self._of_models:
-            return (self._own,)
-        return groups_for(self._own, self._of_models, model)
+        return self.limits_for(model).groups
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: str) -> "Tier":

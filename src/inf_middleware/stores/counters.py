@@ -5,107 +5,123 @@ not renewed in time, with what it is known to have used: then its slot is free, 
 lost for a while, and its settlement only adds what was used beyond. `state.lua` does the same.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from inf_middleware.domain.limits import GroupReading
-from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric, Rate
+import msgspec
+
+from inf_middleware.domain.limits import GroupReading, Standing, Standings
+from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Rate
 from inf_middleware.stores.window import RollingWindow
 
 # How long a lost lease waits for its settlement. Its request was cut off from the store for longer
 # than a lease; if it comes later still, its tokens since the last renewal go uncounted here.
 FORGET_US = 300 * MICROSECONDS
 
-
-class _Lease:
-    __slots__ = ("admitted_us", "is_lost", "reserved", "taken", "until_us", "used")
-
-    def __init__(self, now_us: int, lease_us: int, reserved: int) -> None:
-        self.admitted_us = now_us
-        self.until_us = now_us + lease_us
-        self.reserved = reserved  # and what a renewal has told beyond
-        self.taken = reserved  # of that, what is in the windows since admission
-        self.used = 0
-        self.is_lost = False
+# Later than any moment.
+_NEVER_US = 2**63
 
 
-# A rate, whether it is one of requests, and the window that counts for it.
-_Rated: TypeAlias = tuple[Rate, bool, RollingWindow]
+class _Lease(msgspec.Struct, gc=False):
+    admitted_us: int
+    until_us: int
+    reserved: int  # and what a renewal has told beyond
+    taken: int  # of that, what is in the windows since admission
+    used: int = 0
+    is_lost: bool = False
+
+
+# A rate: its limit, whether it is one of requests, and the window that counts for it.
+_Rated: TypeAlias = tuple[int, bool, RollingWindow]
 
 
 class Counters:
-    """Counts for one group; every call at a moment begins with `pass_time`."""
+    """Counts for one group; moments never go back."""
 
-    __slots__ = ("_earliest_us", "_group", "_leases", "_rated", "_windows", "running")
+    __slots__ = (
+        "_due_us",
+        "_earliest_us",
+        "_group",
+        "_leases",
+        "_of_requests",
+        "_of_tokens",
+        "rated",
+        "running",
+    )
 
     def __init__(self) -> None:
         self.running = 0
-        self._earliest_us = 0  # no lease ends before
+        self.rated: list[_Rated] = []  # of the group that was asked for last
+        self._group: LimitGroup | None = None
         self._leases: dict[str, _Lease] = {}
-        self._group: LimitGroup | None = None  # that was asked for last
-        self._rated: list[_Rated] = []  # of that
-        self._windows: dict[tuple[Metric, int], RollingWindow] = {}
+        self._of_requests: list[RollingWindow] = []
+        self._of_tokens: list[RollingWindow] = []
+        self._earliest_us = _NEVER_US  # no lease ends before
+        self._due_us = _NEVER_US  # nor does anything leave a window
 
     def pass_time(self, now_us: int) -> None:
         """End the leases whose time is over, and let go of what has left the windows."""
-        for window in self._windows.values():
-            window.leave(now_us)
-        if not self._leases or now_us < self._earliest_us:
+        if now_us < self._due_us:
             return
-        for call_id, lease in list(self._leases.items()):
-            if lease.until_us > now_us:
-                continue
-            if lease.is_lost:
-                del self._leases[call_id]
-                continue
-            self._give_back(lease, lease.reserved - lease.used)
-            lease.reserved = lease.used
-            lease.until_us = now_us + FORGET_US
-            lease.is_lost = True
-            self.running -= 1
-        self._earliest_us = min((lease.until_us for lease in self._leases.values()), default=0)
+        due_us = _NEVER_US
+        for window in (*self._of_requests, *self._of_tokens):
+            window.leave(now_us)
+            due_us = min(due_us, window.due_us)
+        if now_us >= self._earliest_us:
+            self._end_leases(now_us)
+        self._due_us = min(due_us, self._earliest_us)
 
     def is_idle(self) -> bool:
         """Tell whether nothing is counted and nobody is awaited."""
-        return not self._leases and not any(map(len, self._windows.values()))
+        return not self._leases and not any(map(len, self._of_requests + self._of_tokens))
 
     def holds(self, call_id: str) -> bool:
         """Tell whether a call has a lease here, lost or not."""
         return call_id in self._leases
 
     def fits(self, group: LimitGroup, tokens: int, now_us: int) -> bool:
-        """Tell whether a request with `tokens` fits now."""
+        """Tell whether a request with `tokens` fits now, by the limits of a group."""
+        if now_us >= self._due_us:
+            self.pass_time(now_us)
+        if self._group is not group:
+            self._rate_for(group, now_us)
         if group.concurrency is not None and self.running >= group.concurrency:
             return False
-        for rate, of_requests, window in self._rated_for(group, now_us):
-            if window.total + (1 if of_requests else tokens) > rate.limit:
+        for limit, of_requests, window in self.rated:
+            if window.total + (1 if of_requests else tokens) > limit:
                 return False
         return True
 
     def read(self, group: LimitGroup, tokens: int, now_us: int) -> GroupReading:
         """Return how the group stands, and how long until a request with `tokens` fits."""
+        self.pass_time(now_us)
+        self._rate_for(group, now_us)
         is_full = group.concurrency is not None and self.running >= group.concurrency
         readings = [
-            window.read(now_us, 1 if of_requests else tokens, rate.limit)
-            for rate, of_requests, window in self._rated_for(group, now_us)
+            window.read(now_us, 1 if of_requests else tokens, limit)
+            for limit, of_requests, window in self.rated
         ]
         return GroupReading(self.running, is_full, readings)
 
-    def take(
-        self, call_id: str, group: LimitGroup, tokens: int, now_us: int, lease_us: int
-    ) -> None:
-        """Take a slot, a request and a reservation."""
-        for _, of_requests, window in self._rated_for(group, now_us):
+    def take(self, call_id: str, tokens: int, now_us: int, lease_us: int) -> None:
+        """Take a slot, a request and a reservation, of the group that was just seen to fit."""
+        due_us = until_us = now_us + lease_us
+        if until_us < self._earliest_us:
+            self._earliest_us = until_us
+        for _, of_requests, window in self.rated:
             amount = 1 if of_requests else tokens
             if amount:
                 window.add(now_us, amount)
-        lease = _Lease(now_us, lease_us, tokens)
-        if not self._leases or lease.until_us < self._earliest_us:
-            self._earliest_us = lease.until_us
-        self._leases[call_id] = lease
+                if window.due_us < due_us:
+                    due_us = window.due_us
+        if due_us < self._due_us:
+            self._due_us = due_us
+        self._leases[call_id] = _Lease(now_us, until_us, tokens, tokens)
         self.running += 1
 
     def renew(self, call_id: str, used: int, now_us: int, lease_us: int) -> bool:
         """Lengthen a lease that is still held; False where it is not."""
+        self.pass_time(now_us)
         lease = self._leases.get(call_id)
         if lease is None or lease.is_lost:
             return False
@@ -118,6 +134,8 @@ class Counters:
 
     def settle(self, call_id: str, tokens: int | None, now_us: int) -> None:
         """End a lease with the tokens really used (None: what was reserved); once."""
+        if now_us >= self._due_us:
+            self.pass_time(now_us)
         lease = self._leases.pop(call_id, None)
         if lease is None:
             return
@@ -130,20 +148,38 @@ class Counters:
         elif tokens > lease.reserved:
             self._add(tokens - lease.reserved, now_us)
 
-    def _rated_for(self, group: LimitGroup, now_us: int) -> list[_Rated]:
-        """Return the rates of a group, with the windows that count for them."""
-        if self._group is not group:  # the limits of an account hardly ever change
+    def _end_leases(self, now_us: int) -> None:
+        for call_id, lease in list(self._leases.items()):
+            if lease.until_us > now_us:
+                continue
+            if lease.is_lost:
+                del self._leases[call_id]
+                continue
+            self._give_back(lease, lease.reserved - lease.used)
+            lease.reserved = lease.used
+            lease.until_us = now_us + FORGET_US
+            lease.is_lost = True
+            self.running -= 1
+        ends = [lease.until_us for lease in self._leases.values()]
+        self._earliest_us = min(ends, default=_NEVER_US)
+
+    def _rate_for(self, group: LimitGroup, now_us: int) -> None:
+        """Make the rates of a group ready; the limits of an account hardly ever change."""
+        if self._group is not group:
             self._group = group
-            self._rated = [
-                (rate, rate.metric == "requests", self._window(rate.metric, rate.window_us, now_us))
+            self.rated = [
+                (rate.limit, rate.metric == "requests", self._window(rate, now_us))
                 for rate in group.rates
             ]
-        return self._rated
 
-    def _window(self, metric: Metric, window_us: int, now_us: int) -> RollingWindow:
-        window = self._windows.get((metric, window_us))
-        if window is None:
-            window = self._windows[metric, window_us] = RollingWindow(window_us, now_us)
+    def _window(self, rate: Rate, now_us: int) -> RollingWindow:
+        windows = self._of_requests if rate.metric == "requests" else self._of_tokens
+        for window in windows:
+            if window.window_us == rate.window_us:
+                return window
+        window = RollingWindow(rate.window_us, now_us)
+        windows.append(window)
+        self._due_us = min(self._due_us, window.due_us)
         return window
 
     def _give_back(self, lease: _Lease, tokens: int) -> None:
@@ -151,11 +187,36 @@ class Counters:
         tokens = min(tokens, lease.taken)
         lease.taken -= tokens
         if tokens:
-            for (metric, _), window in self._windows.items():
-                if metric == "tokens":
-                    window.give_back(lease.admitted_us, tokens)
+            for window in self._of_tokens:
+                window.give_back(lease.admitted_us, tokens)
 
     def _add(self, tokens: int, now_us: int) -> None:
-        for (metric, _), window in self._windows.items():
-            if metric == "tokens":
-                window.add(now_us, tokens)
+        for window in self._of_tokens:
+            window.add(now_us, tokens)
+            self._due_us = min(self._due_us, window.due_us)
+
+
+def standings_now(
+    groups: Sequence[LimitGroup], counted: Sequence[Counters], now_us: int
+) -> Standings:
+    """Return how groups stand that were just asked for: what `standings_of` makes of readings."""
+    requests: Standing | None = None
+    tokens: Standing | None = None
+    concurrency = Standing(0, 0, 0.0)
+    for group, counters in zip(groups, counted, strict=True):
+        if group.concurrency is not None:
+            most, running = group.concurrency, counters.running
+            concurrency = Standing(most, most - running if most > running else 0, 0.0)
+        for limit, of_requests, window in counters.rated:
+            remaining = limit - window.total if limit > window.total else 0
+            known = requests if of_requests else tokens
+            if known is not None and remaining >= known.remaining:
+                continue
+            standing = Standing(limit, remaining, window.reset_us(now_us) / MICROSECONDS)
+            if of_requests:
+                requests = standing
+            else:
+                tokens = standing
+    assert requests is not None
+    assert tokens is not None
+    return Standings(requests, tokens, concurrency)

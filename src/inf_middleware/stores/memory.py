@@ -12,10 +12,9 @@ from inf_middleware.domain.limits import (
     Held,
     Refusal,
     answer_of,
-    standings_of,
 )
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup
-from inf_middleware.stores.counters import Counters
+from inf_middleware.stores.counters import Counters, standings_now
 
 # Old accounts looked at per admission: two, so that idle ones leave faster than new ones come.
 _SWEPT_PER_ADMISSION = 2
@@ -75,32 +74,33 @@ class MemoryStore:
         """Do the same without a task: nothing here waits."""
         with self._lock:
             now_us = self._now_us()
-            self._sweep(now_us)
+            if now_us >= self._sweep_from_us:
+                self._sweep(now_us)
             account = self._accounts.get(ask.account_id)
             if account is None:
                 account = self._accounts[ask.account_id] = _Account()
             else:
                 self._accounts.move_to_end(ask.account_id)
             account.touched_us = now_us
-            groups = []
+            counted = []
             fits = True
             for group in ask.groups:
-                counters = _counters(account, group)
-                counters.pass_time(now_us)
-                groups.append((group, counters))
-                fits = fits and counters.fits(group, ask.tokens, now_us)
-            # Asked again for what it has (a retry after a lost answer), a call takes nothing.
-            has = groups[0][1].holds(ask.call_id)
+                counters = account.groups.get(group.scope)
+                if counters is None:
+                    counters = account.groups[group.scope] = Counters()
+                fits = counters.fits(group, ask.tokens, now_us) and fits
+                counted.append(counters)
             would_refuse = None
-            if not has and not fits:
-                answer = answer_of(ask, _readings(groups, ask.tokens, now_us))
-                if isinstance(answer, Refusal):
-                    return answer
-                would_refuse = answer.would_refuse
-            if not has:
-                for group, counters in groups:
-                    counters.take(ask.call_id, group, ask.tokens, now_us, self._lease_us)
-            standings = standings_of(ask.groups, _readings(groups, 0, now_us))
+            # Asked again for what it has (a retry after a lost answer), a call takes nothing.
+            if not counted[0].holds(ask.call_id):
+                if not fits:
+                    answer = answer_of(ask, _readings(ask, counted, now_us))
+                    if isinstance(answer, Refusal):
+                        return answer
+                    would_refuse = answer.would_refuse
+                for counters in counted:
+                    counters.take(ask.call_id, ask.tokens, now_us, self._lease_us)
+            standings = standings_now(ask.groups, counted, now_us)
         return Admission(ask, standings, would_refuse)
 
     async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> list[GroupReading]:
@@ -111,7 +111,6 @@ class MemoryStore:
             readings = []
             for group in groups:
                 counters = known.get(group.scope) or Counters()
-                counters.pass_time(now_us)
                 readings.append(counters.read(group, 0, now_us))
         return readings
 
@@ -124,8 +123,6 @@ class MemoryStore:
                 groups = self._groups(admission.account_id)
                 for group in admission.ask.groups:
                     counters = groups.get(group.scope)
-                    if counters is not None:
-                        counters.pass_time(now_us)
                     if counters is None or not counters.renew(
                         admission.call_id, used, now_us, self._lease_us
                     ):
@@ -138,14 +135,16 @@ class MemoryStore:
 
     def settle_now(self, admission: Admission, tokens: int | None) -> None:
         """Do the same without a task: nothing here waits."""
+        ask = admission.ask
         with self._lock:
-            groups = self._groups(admission.ask.account_id)
+            account = self._accounts.get(ask.account_id)
+            if account is None:
+                return
             now_us = self._now_us()
-            for group in admission.ask.groups:
-                counters = groups.get(group.scope)
+            for group in ask.groups:
+                counters = account.groups.get(group.scope)
                 if counters is not None:
-                    counters.pass_time(now_us)
-                    counters.settle(admission.ask.call_id, tokens, now_us)
+                    counters.settle(ask.call_id, tokens, now_us)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
@@ -161,8 +160,6 @@ class MemoryStore:
         return self._latest_us
 
     def _sweep(self, now_us: int) -> None:
-        if now_us < self._sweep_from_us:
-            return
         accounts = self._accounts
         for _ in range(min(_SWEPT_PER_ADMISSION, len(accounts))):
             account_id = next(iter(accounts))
@@ -179,14 +176,8 @@ class MemoryStore:
                 accounts.move_to_end(account_id)
 
 
-def _counters(account: _Account, group: LimitGroup) -> Counters:
-    counters = account.groups.get(group.scope)
-    if counters is None:
-        counters = account.groups[group.scope] = Counters()
-    return counters
-
-
-def _readings(
-    groups: Sequence[tuple[LimitGroup, Counters]], tokens: int, now_us: int
-) -> list[GroupReading]:
-    return [counters.read(group, tokens, now_us) for group, counters in groups]
+def _readings(ask: Ask, counted: Sequence[Counters], now_us: int) -> list[GroupReading]:
+    return [
+        counters.read(group, ask.tokens, now_us)
+        for group, counters in zip(ask.groups, counted, strict=True)
+    ]

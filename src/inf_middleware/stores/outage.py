@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from msgspec.structs import replace
+
 from inf_middleware.background import Background
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import (
@@ -87,7 +89,7 @@ class OutageStore:
             return self._without(ask)
         if isinstance(answer, Admission):
             self._known.add(ask.call_id)
-            self._local.admit_now(ask._replace(enforce=False))
+            self._local.admit_now(replace(ask, enforce=False))
         return answer
 
     async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> Sequence[GroupReading]:
@@ -139,13 +141,13 @@ class OutageStore:
             raise LimitsUnavailable("the limits' storage is away")
         if self._policy == "local":
             share = tuple(_share(group, self._workers) for group in ask.groups)
-            answer = self._local.admit_now(ask._replace(groups=share))
+            answer = self._local.admit_now(replace(ask, groups=share))
         else:
-            answer = self._local.admit_now(ask._replace(enforce=False))
+            answer = self._local.admit_now(replace(ask, enforce=False))
         if isinstance(answer, Admission):
-            self._alone[ask.call_id] = ask._replace(enforce=False)
+            self._alone[ask.call_id] = replace(ask, enforce=False)
             if self._policy == "admit":
-                answer = answer._replace(would_refuse=None)
+                answer = replace(answer, would_refuse=None)
         return answer
 
     def _fell(self, error: LimitsUnavailable) -> None:

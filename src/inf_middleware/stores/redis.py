@@ -4,11 +4,12 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
+
+from msgspec.structs import replace
 
 from inf_middleware.domain.limits import (
     Admission,
@@ -122,7 +123,7 @@ class RedisStore:
         if isinstance(answer, Admission) and answer.would_refuse is not None:
             # It was taken: what is read includes it.
             before = answer.would_refuse.used - answer.would_refuse.requested
-            return answer._replace(would_refuse=replace(answer.would_refuse, used=before))
+            return replace(answer, would_refuse=replace(answer.would_refuse, used=before))
         return answer
 
     async def renew(self, held: Sequence[Held]) -> frozenset[str]:

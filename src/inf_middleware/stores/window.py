@@ -23,16 +23,19 @@ _LONG_MAX = 2**63 - 1
 class RollingWindow:
     """Sums what was added in the last `window_us` microseconds. Moments never go back.
 
-    `created_us` is when counting began: what was taken before is not in it.
+    `created_us` is when counting began: what was taken before is not in it. Before `due_us`
+    nothing leaves.
     """
 
     __slots__ = (
         "_amounts",
         "_base_us",
         "_latest",
+        "_slot_ends_us",
         "_slot_us",
         "_span_us",
         "created_us",
+        "due_us",
         "total",
         "window_us",
     )
@@ -50,12 +53,14 @@ class RollingWindow:
         self._base_us = created_us - created_us % self._slot_us
         self._latest = array("I" if is_short else "q")
         self._amounts = array("I")
+        self._slot_ends_us = created_us  # that of the latest addition
+        self.due_us = self._base_us + self._span_us
 
     def __len__(self) -> int:
         return len(self._latest)
 
     def leave(self, now_us: int) -> None:
-        """Let go of the slots whose time is over; to be called before all else at a moment."""
+        """Let go of the slots whose time is over; from `due_us` on before all else at a moment."""
         latest = self._latest
         now_us -= self._base_us
         gone = now_us - self.window_us
@@ -65,23 +70,27 @@ class RollingWindow:
             del latest[:count], self._amounts[:count]
         if now_us > self._span_us:
             self._begin_anew(now_us)
+        self.due_us = self._base_us + self._span_us
+        if self._latest:
+            self.due_us = min(self.due_us, self._base_us + self._latest[0] + self.window_us)
 
     def add(self, now_us: int, amount: int) -> None:
         """Add to the slot of a moment."""
-        latest, amounts = self._latest, self._amounts
-        now_us -= self._base_us
+        amounts = self._amounts
         try:
-            if latest and latest[-1] // self._slot_us == now_us // self._slot_us:
+            if now_us < self._slot_ends_us:
                 amounts[-1] += amount
-                latest[-1] = now_us
+                self._latest[-1] = now_us - self._base_us
             else:
                 amounts.append(amount)
-                latest.append(now_us)
+                self._latest.append(now_us - self._base_us)
+                self._slot_ends_us = now_us - now_us % self._slot_us + self._slot_us
+                self.due_us = min(self.due_us, now_us + self.window_us)
         except OverflowError:
             if amounts.typecode == "q":
                 raise
             self._amounts = array("q", amounts)
-            self.add(now_us + self._base_us, amount)
+            self.add(now_us, amount)
         else:
             self.total += amount
 
@@ -99,13 +108,7 @@ class RollingWindow:
 
     def read(self, now_us: int, asked: int, limit: int) -> Reading:
         """Return how the window stands, and how long until `asked` more fits."""
-        total = self.total
-        wait_us = 0 if total + asked <= limit else self.wait_us(now_us, asked, limit)
-        if total and self._amounts[-1]:  # as of nearly all
-            reset_us = self._base_us + self._latest[-1] + self.window_us - now_us
-        else:
-            reset_us = self.reset_us(now_us)
-        return Reading(total, reset_us, wait_us)
+        return Reading(self.total, self.reset_us(now_us), self.wait_us(now_us, asked, limit))
 
     def wait_us(self, now_us: int, asked: int, limit: int) -> int:
         """Return how long until `asked` more fits; the whole window where it never can."""

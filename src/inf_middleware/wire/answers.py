@@ -34,21 +34,28 @@ def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[
     requests, tokens, concurrency = standings.requests, standings.tokens, standings.concurrency
     return [
         *headers,
-        (b"x-ratelimit-limit-requests", b"%d" % requests.limit),
+        *_lasting(
+            requests.limit, requests.reset_s, tokens.limit, tokens.reset_s, concurrency.limit
+        ),
         (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
-        (b"x-ratelimit-reset-requests", _reset(requests.reset_s)),
-        (b"x-ratelimit-limit-tokens", b"%d" % tokens.limit),
         (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
-        (b"x-ratelimit-reset-tokens", _reset(tokens.reset_s)),
-        (b"x-ratelimit-limit-concurrency", b"%d" % concurrency.limit),
         (b"x-ratelimit-remaining-concurrency", b"%d" % concurrency.remaining),
     ]
 
 
-# What was just added to leaves after the whole window: nearly all resets are one of a few.
+# Limits are those of a few levels, and what was just added to leaves after the whole window: these
+# headers are nearly always the same.
 @lru_cache(maxsize=256)
-def _reset(seconds: float) -> bytes:
-    return duration(seconds).encode()
+def _lasting(
+    requests: int, requests_reset_s: float, tokens: int, tokens_reset_s: float, concurrency: int
+) -> tuple[Header, ...]:
+    return (
+        (b"x-ratelimit-limit-requests", b"%d" % requests),
+        (b"x-ratelimit-reset-requests", duration(requests_reset_s).encode()),
+        (b"x-ratelimit-limit-tokens", b"%d" % tokens),
+        (b"x-ratelimit-reset-tokens", duration(tokens_reset_s).encode()),
+        (b"x-ratelimit-limit-concurrency", b"%d" % concurrency),
+    )
 
 
 def _anthropic_headers(standings: Standings, now_s: float) -> list[Header]:
