@@ -9,7 +9,7 @@ import redis
 
 from inf_middleware import Tier, Tiers
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.domain.limits import Admission, Ask, Refusal
+from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
 from inf_middleware.stores.pipelines import IN_FLIGHT_MAX, PIPELINE_MAX
 from inf_middleware.stores.redis import RedisStore
 from tests.redis_servers import RedisServer, redis_server
@@ -58,6 +58,33 @@ def test_what_is_asked_in_one_turn_of_the_loop_goes_together(server: RedisServer
         # A server reads 16 KB at a time, and greets a connection or two, that of who counts too.
         assert between - before <= PIPELINE_MAX / 5
         assert after - between <= PIPELINE_MAX / 5
+        await store.aclose()
+
+    asyncio.run(go())
+
+
+def test_admissions_and_settlements_of_one_turn_are_one_command(server: RedisServer) -> None:
+    def commands() -> int:
+        with client(server) as asking:
+            stats: dict[str, dict[str, int]] = asking.info("commandstats")
+            return stats["cmdstat_evalsha"]["calls"]
+
+    async def go() -> None:
+        store = RedisStore(server.uri, timeout_s=5.0)
+        first = await store.admit(ask("first", "mixed"))
+        assert isinstance(first, Admission)
+        before = commands()
+        second, _, lost = await asyncio.gather(
+            store.admit(ask("second", "mixed")),
+            store.settle(first, 7),
+            store.renew([Held(first, 8)]),
+        )
+        assert commands() == before + 1
+        assert isinstance(second, Admission)
+        assert second.standings.concurrency.remaining == WIDE.concurrency - 2, "in their order"
+        assert lost == {"first"}
+        (shown,) = await store.show("mixed")
+        assert (shown.running, [one.used for one in shown.windows]) == (1, [2, 17])
         await store.aclose()
 
     asyncio.run(go())
@@ -124,6 +151,23 @@ def test_who_gives_up_takes_nothing_from_those_who_asked_in_the_same_turn(
         await store.aclose()
 
     asyncio.run(go())
+
+
+def test_a_task_that_is_cancelled_before_it_begins_leaves_nobody_waiting(
+    server: RedisServer,
+) -> None:
+    async def go() -> None:
+        store = RedisStore(server.uri, timeout_s=5.0)
+        others = asyncio.all_tasks()
+        first = asyncio.ensure_future(store.admit(ask("first", "ended")))
+        await asyncio.sleep(0)  # it has asked, and nothing is sent yet
+        (sending,) = asyncio.all_tasks() - others - {first}
+        sending.cancel()
+        assert isinstance(await first, Admission)
+        assert isinstance(await store.admit(ask("second", "ended")), Admission)
+        await store.aclose()
+
+    asyncio.run(asyncio.wait_for(go(), 10))
 
 
 def test_a_crowd_beyond_what_is_under_way_at_once_waits_for_one_deadline_alone(
