@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
 from inf_middleware.stores.pipelines import IN_FLIGHT_MAX, PIPELINE_MAX
 from inf_middleware.stores.redis import RedisStore
+from tests.processes import wait_until
 from tests.redis_servers import RedisServer, redis_server
 from tests.tcp_proxy import proxying
 
@@ -201,6 +203,36 @@ def test_what_is_under_way_is_done_before_the_store_is_closed(server: RedisServe
         await asyncio.sleep(0)
         await store.aclose()
         assert all(isinstance(answer, Admission) for answer in await asyncio.gather(*tasks))
+        await store.aclose()
+
+    asyncio.run(go())
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Iterator[RedisServer]:
+    """One address for all slots, as services give that share keys out behind it."""
+    server = RedisServer(tmp_path / "redis", "--cluster-enabled", "yes")
+    try:
+        server.start()
+        server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        wait_until(lambda: b"cluster_state:ok" in server.ask("CLUSTER", "INFO"), "all slots served")
+        yield server
+    finally:
+        server.stop()
+
+
+def test_where_accounts_may_not_go_together_each_goes_alone(sharded: RedisServer) -> None:
+    async def go() -> None:
+        store = RedisStore(sharded.uri, timeout_s=5.0)
+        for turn in range(3):
+            asked = [ask(f"{turn}-{number}", f"account-{number}") for number in range(7)]
+            admitted = await asyncio.gather(*map(store.admit, asked))
+            held = [Held(one, 1) for one in admitted if isinstance(one, Admission)]
+            assert len(held) == len(asked)
+            assert await store.renew(held) == frozenset()
+            await asyncio.gather(*(store.settle(one.admission, 5) for one in held))
+        readings = [await store.read(one.account_id, one.groups) for one in asked]
+        assert {tuple(rate.total for rate in of[0].rates) for of in readings} == {(3, 15)}
         await store.aclose()
 
     asyncio.run(go())

@@ -4,7 +4,8 @@ What is asked in one turn of the loop leaves as one command, which runs one scri
 each, and comes back as one reply: a fraction of what commands of their own cost, here and at the
 server. What is asked while `IN_FLIGHT_MAX` of those are under way goes with the next. Each has a
 deadline. Where a server does not know the script (`NOSCRIPT`, after a restart or a failover) it is
-sent whole. In a Cluster each step is a command of its own: accounts live on different nodes.
+sent whole. In a Cluster each step is a command of its own: accounts live on different nodes; and
+so it is behind an address that hides such nodes.
 
 Whatever a client raises, the storage did not do its work: clients let errors of many families
 through (that of a Cluster whose nodes are all away is none of redis-py's `RedisError`), and who
@@ -12,6 +13,7 @@ asks must be answered by the policy for outages, whichever it is.
 """
 
 import asyncio
+import logging
 import os
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
@@ -19,9 +21,14 @@ from typing import Any, NamedTuple
 
 from inf_middleware.domain.errors import LimitsUnavailable
 
+_log = logging.getLogger("inf_middleware.limits")
+
 # What a lost connection looks like: redis-py's client of a Cluster closes connections in others'
 # hands, too, and who is about to write then finds None in the place of the stream.
 _LOST = frozenset({"ConnectionError", "AttributeError"})
+
+# Both clients name their errors so; by name, since only one of them may be installed.
+_NO_SCRIPT, _CROSS_SLOT = "NoScriptError", "ClusterCrossSlotError"
 
 # Steps that one command carries: a few milliseconds of the server's time.
 PIPELINE_MAX = 100
@@ -72,8 +79,9 @@ class Pipelines:
         self._loop = loop
         self._timeout_s = timeout_s
         self._is_cluster = type(storage).MODE == "CLUSTER"
-        self.calls_max = 1 if self._is_cluster else PIPELINE_MAX
-        self._in_flight_max = COMMANDS_IN_FLIGHT_MAX if self._is_cluster else IN_FLIGHT_MAX
+        self.calls_max, self._in_flight_max = PIPELINE_MAX, IN_FLIGHT_MAX
+        if self._is_cluster:
+            self._go_alone()
         # Each belongs to a call that is open, or to the one renewal of all.
         self._waiting: deque[_Asked] = deque()
         self._sending: set[asyncio.Task[None]] = set()
@@ -89,6 +97,9 @@ class Pipelines:
         self._waiting.append(_Asked(calls, answer))
         self._leave()
         return answer
+
+    def _go_alone(self) -> None:
+        self.calls_max, self._in_flight_max = 1, COMMANDS_IN_FLIGHT_MAX
 
     async def end(self) -> None:
         """Return when nothing is under way any more."""
@@ -123,7 +134,7 @@ class Pipelines:
     def _take(self) -> Sequence[_Asked]:
         asked: list[_Asked] = []
         room = self.calls_max
-        while self._waiting and len(self._waiting[0].calls) <= room:
+        while self._waiting and (len(self._waiting[0].calls) <= room or not asked):
             one = self._waiting.popleft()
             if not one.answer.done():  # else its call was given up
                 asked.append(one)
@@ -176,22 +187,36 @@ class Pipelines:
         return await self._run(calls)
 
     async def _run(self, calls: Sequence[Call]) -> list[str]:
+        if len(calls) > self.calls_max:  # which has become less since they were asked
+            return [reply for call in calls for reply in await self._run([call])]
         connection = self.storage.bridge.get_connection()
         if self._is_cluster:
             # Without its map it would ask any node: a crowd of those ends each other's connections.
             await connection.initialize()
-        keys = [key for call in calls for key in call.keys]
-        given = [call.given for call in calls]
         try:
-            reply = await connection.evalsha(self._script.sha, len(keys), *keys, *given)
+            reply = await self._evaluate(connection, calls)
         except Exception as error:
-            # Both clients name it so; by name, since only one of them may be installed.
-            if type(error).__name__ != "NoScriptError":
+            if len(calls) == 1 or type(error).__name__ != _CROSS_SLOT:
                 raise
-            reply = await connection.eval(self._script.text, len(keys), *keys, *given)
+            # Nothing has run.
+            _log.info("the limits' storage takes one account at a time: each has its own command")
+            self._go_alone()
+            return await self._run(calls)
         # A storage of the user's own may have decoded it.
         text: str = reply.decode() if isinstance(reply, bytes) else reply
         return text.split(";")
+
+    async def _evaluate(self, connection: Any, calls: Sequence[Call]) -> str | bytes:
+        keys = [key for call in calls for key in call.keys]
+        given = [call.given for call in calls]
+        reply: str | bytes
+        try:
+            reply = await connection.evalsha(self._script.sha, len(keys), *keys, *given)
+        except Exception as error:
+            if type(error).__name__ != _NO_SCRIPT:
+                raise
+            reply = await connection.eval(self._script.text, len(keys), *keys, *given)
+        return reply
 
 
 def _fail(asked: Iterable[_Asked], reason: str, cause: BaseException) -> None:

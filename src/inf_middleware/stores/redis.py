@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from struct import Struct
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -91,7 +91,8 @@ class RedisStore:
         self._prefix = f"{_FORM}:{quote(deployment, safe='')}"
         self._lease_us = round(lease_s * MICROSECONDS)
         self._process = (0, b"")
-        self._key_of = lru_cache(KEYS_KEPT)(self._make_key)
+        # Not of a method: what is dropped shall be free at once, not when a cycle is found.
+        self._key_of = lru_cache(KEYS_KEPT)(partial(_make_key, self._prefix))
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
@@ -226,15 +227,8 @@ class RedisStore:
     def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[bytes, ...]:
         return tuple([self._key_of(account_id, group.scope) for group in groups])
 
-    def _make_key(self, account_id: str, scope: str) -> bytes:
-        return f"{self._account(account_id)}:{quote(scope, safe='')}".encode()
-
-    def _account(self, account_id: str) -> str:
-        name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
-        return f"{self._prefix}:{{{name}}}"
-
     async def _groups_of(self, account_id: str) -> list[tuple[str, str]]:
-        account = self._account(account_id)
+        account = _account(self._prefix, account_id)
         keys = await self._scripts.keys(f"{account}:*")
         return sorted((unquote(key.removeprefix(f"{account}:")), key) for key in keys)
 
@@ -242,6 +236,15 @@ class RedisStore:
         if self._process[0] != os.getpid():
             self._process = (os.getpid(), os.urandom(8).hex().encode())
         return _LEASE.pack(Step.WORKERS, 1, self._lease_us) + self._process[1]
+
+
+def _account(prefix: str, account_id: str) -> str:
+    name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return f"{prefix}:{{{name}}}"
+
+
+def _make_key(prefix: str, account_id: str, scope: str) -> bytes:
+    return f"{_account(prefix, account_id)}:{quote(scope, safe='')}".encode()
 
 
 def _id8(call_id: str) -> bytes:
