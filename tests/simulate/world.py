@@ -5,6 +5,7 @@ import copy
 import itertools
 import json
 import logging
+import struct
 import traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -384,8 +385,8 @@ class World:
                 full=bool(reply[2]),
             )
         elif name == "renew":
-            lease, *calls = given
-            for place, (call, used) in enumerate(zip(calls[::2], calls[1::2], strict=True)):
+            lease, told = given
+            for place, (call, used) in enumerate(struct.iter_unpack("<8sQ", told)):
                 if self.limits.renew(now, keys[0], call, used, lease) != (
                     text_of(reply)[place] == "1"
                 ):
