@@ -231,6 +231,14 @@ def test_a_request_longer_than_a_minute_keeps_its_slot_and_its_tokens_count(
     assert driver.in_progress() == 0
 
 
+def test_one_renewal_tells_of_many_calls_each_its_own(driver: Driver) -> None:
+    wide = Tier("Wide", 10, 100, 10**11)
+    first, second, third = (driver.admitted(wide, 100) for _ in range(3))
+    assert driver.renew((first, 2**33 + 1), (second, 5), (third, 700)) == frozenset()
+    standings = driver.admitted(wide, 0).standings
+    assert standings.tokens.remaining == 10**11 - (2**33 + 1) - 100 - 700
+
+
 def test_renewals_tell_sums_and_never_add(driver: Driver) -> None:
     held = driver.admitted(tokens=100)
     for used in (150, 150, 140, 200, 200):
