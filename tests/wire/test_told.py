@@ -160,3 +160,10 @@ def test_an_api_may_give_its_facts_any_name(name: str) -> None:
         reader.whole(json.dumps(body).encode())
         assert reader.usage == Usage(3, 4, 2 if usage.cached_input else 0), usage
         assert reader.response_id == "one"
+
+
+def test_of_parts_told_twice_the_first_holds_also_where_it_is_none() -> None:
+    usage = UsageAt(input="i", output="o", reasoning=("first", "second"))
+    reader = AnswerReader(Answers(usage=(usage,), text=("text",)))
+    reader.whole(b'{"text": "Hi", "usage": {"i": 3, "o": 4, "first": 0, "second": 2}}')
+    assert reader.usage == Usage(3, 4)

@@ -94,10 +94,8 @@ def _reader(
         if parts_of is None or (found := parts_of(report)) == none:
             usage = Usage(report.input, report.output)
         else:
-            told: dict[str, Any] = {at.input: report.input, at.output: report.output}
-            for part, count in zip(parts, found, strict=False):
-                if count is not None:
-                    told[part] = count
+            told: dict[str, Any] = dict(zip(parts, found, strict=False))
+            told |= {at.input: report.input, at.output: report.output}
             usage = at.usage(at.counts(told))
         return usage, value.id, value.model
 
