@@ -1,5 +1,6 @@
 """Levels and accounts: who may do how much."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -144,10 +145,11 @@ class Tiers:
         self.tiers = tuple(sorted(tiers, key=lambda tier: tier.recharged_from_nano))
         if not self.tiers or self.tiers[0].recharged_from_nano != 0:
             raise ConfigError('one tier must have recharged_from = "0", for new accounts')
+        self._from_nano = [tier.recharged_from_nano for tier in self.tiers]
         self._by_name = {tier.name.casefold(): tier for tier in self.tiers}
         if len(self._by_name) < len(self.tiers):
             raise ConfigError("two tiers have one name (case does not count)")
-        if len({tier.recharged_from_nano for tier in self.tiers}) < len(self.tiers):
+        if len(set(self._from_nano)) < len(self.tiers):
             raise ConfigError("two tiers have one recharged_from")
 
     def named(self, name: str) -> Tier:
@@ -168,8 +170,10 @@ class Tiers:
         Raises:
             ConfigError: Not an amount of money (floats are not exact).
         """
-        nano = nano_of(recharged, "recharged")
-        return [tier for tier in self.tiers if tier.recharged_from_nano <= nano][-1]
+        return self._of_nano(nano_of(recharged, "recharged"))
+
+    def _of_nano(self, recharged_nano: int) -> Tier:
+        return self.tiers[bisect_right(self._from_nano, recharged_nano) - 1]
 
     def after(self, tier: Tier, recharged: Decimal | str | int) -> Tier | None:
         """Return the next level that further recharges lead to, None where there is none.
@@ -190,7 +194,7 @@ class Tiers:
             return account.tier
         if account.tier is not None:
             return self.named(account.tier)
-        return self.for_recharge(account.recharged)
+        return self._of_nano(account.recharged_nano)
 
     @classmethod
     def from_toml(cls, text: str, *, source: str = "tiers") -> "Tiers":
@@ -254,6 +258,7 @@ class Account:
     credit_limit: Decimal | str | int = "0"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     suspended: bool = field(default=False, kw_only=True)
+    recharged_nano: int = field(init=False, repr=False)
     credit_limit_nano: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -261,9 +266,9 @@ class Account:
             raise ConfigError(
                 f"account id is {self.id!r}; it must be a text of 1 or more characters"
             )
-        nano_of(self.recharged, f"recharged of account {self.id}")
-        credit_limit_nano = nano_of(self.credit_limit, f"credit_limit of account {self.id}")
-        object.__setattr__(self, "credit_limit_nano", credit_limit_nano)
+        for name in ("recharged", "credit_limit"):
+            nano = nano_of(getattr(self, name), f"{name} of account {self.id}")
+            object.__setattr__(self, f"{name}_nano", nano)
         if not isinstance(self.suspended, bool):
             raise ConfigError(
                 f"suspended of account {self.id} is {self.suspended!r}; it must be true or false"

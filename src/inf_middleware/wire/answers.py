@@ -32,13 +32,18 @@ def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[
     """
     headers = _anthropic_headers(standings, now_s) if dialect.errors == "anthropic" else []
     requests, tokens, concurrency = standings.requests, standings.tokens, standings.concurrency
+    limit_requests, reset_requests, limit_tokens, reset_tokens, limit_concurrency = _lasting(
+        requests.limit, requests.reset_s, tokens.limit, tokens.reset_s, concurrency.limit
+    )
     return [
         *headers,
-        *_lasting(
-            requests.limit, requests.reset_s, tokens.limit, tokens.reset_s, concurrency.limit
-        ),
+        limit_requests,
         (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
+        reset_requests,
+        limit_tokens,
         (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
+        reset_tokens,
+        limit_concurrency,
         (b"x-ratelimit-remaining-concurrency", b"%d" % concurrency.remaining),
     ]
 
@@ -48,7 +53,7 @@ def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[
 @lru_cache(maxsize=256)
 def _lasting(
     requests: int, requests_reset_s: float, tokens: int, tokens_reset_s: float, concurrency: int
-) -> tuple[Header, ...]:
+) -> tuple[Header, Header, Header, Header, Header]:
     return (
         (b"x-ratelimit-limit-requests", b"%d" % requests),
         (b"x-ratelimit-reset-requests", duration(requests_reset_s).encode()),
