@@ -5,7 +5,7 @@ the very same bytes, and has no quote in between, says the very same but for the
 decoded: its text is kept as it stands, until somebody asks for it or there is much of it.
 """
 
-from inf_middleware.wire.texts import Texts
+from inf_middleware.wire.texts import Group, Texts
 
 # As a number: to look for bytes in bytes takes eight times as long.
 _QUOTE = ord('"')
@@ -19,13 +19,13 @@ KEPT_BYTES_MAX = 128
 class Alike:
     """What stands around the text of a piece of a stream, and where the texts of such pieces go.
 
-    There is one at a time for the texts of an answer: `before`, `after` and the choice that it is
-    of hold for all that are kept.
+    There is one at a time for the texts of an answer: `before`, `after` and the group that its text
+    is of hold for all that are kept.
     """
 
-    __slots__ = ("_after", "_before", "_head", "_kept", "_middle", "_tail", "_texts")
+    __slots__ = ("_after", "_before", "_head", "_kept", "_middle", "_since", "_tail", "_texts")
 
-    def __init__(self, before: bytes, after: bytes, index: int, texts: Texts) -> None:
+    def __init__(self, before: bytes, after: bytes, group: Group, texts: Texts) -> None:
         self._before = before
         self._after = after
         # Made once, for run for every chunk: `startswith` and `endswith` take longer.
@@ -33,7 +33,13 @@ class Alike:
         self._middle = slice(len(before), -len(after))
         self._tail = slice(-len(after), None)
         self._texts = texts
-        self._kept = texts.keeping((index,))
+        self._kept = texts.keeping(group)
+        self._since = texts.seen
+
+    @property
+    def later(self) -> int:
+        """How many pieces came later, taken here or not."""
+        return self._texts.seen - self._since
 
     def takes(self, piece: bytes) -> bool:
         """Take the text of a piece that is alike; False where it is another, or has none."""
@@ -49,13 +55,15 @@ class Alike:
         return True
 
 
-def alike_of(piece: bytes, text: str, index: int, texts: Texts) -> Alike | None:
+def alike_of(piece: bytes, text: str, group: Group, texts: Texts) -> Alike | None:
     """Return what is alike, of a piece whose only text was decoded; None where it is not sure.
 
     Without an escape in the piece, a quoted text that stands in it once is that text.
     """
+    if b"\\" in piece:  # which also a half of a character has, that could not be encoded
+        return None
     quoted = b'"%s"' % text.encode()
     before, found, after = piece.partition(quoted)
-    if b"\\" in piece or not found or quoted in after:
+    if not found or quoted in after:
         return None
-    return Alike(before + b'"', b'"' + after, index, texts)
+    return Alike(before + b'"', b'"' + after, group, texts)
