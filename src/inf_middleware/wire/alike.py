@@ -7,8 +7,8 @@ decoded: its text is kept as it stands, until somebody asks for it or there is m
 
 from inf_middleware.wire.texts import Group, Texts
 
-# As a number: to look for bytes in bytes takes eight times as long.
-_QUOTE = ord('"')
+# As numbers: to look for bytes in bytes takes eight times as long.
+_QUOTE, ESCAPE = b'"\\'
 
 # Texts that are kept unread, and the longest that is: to read many at a time takes hardly more than
 # to read one, and together they take 10 KB at the most.
@@ -36,10 +36,10 @@ class Alike:
         self._kept = texts.keeping(group)
         self._since = texts.seen
 
-    @property
-    def later(self) -> int:
-        """How many pieces came later, taken here or not."""
-        return self._texts.seen - self._since
+    def pays(self) -> bool:
+        """Tell whether pieces were taken since this was asked last, beside the latest one."""
+        since, self._since = self._since, self._texts.seen
+        return self._since - since > 1
 
     def takes(self, piece: bytes) -> bool:
         """Take the text of a piece that is alike; False where it is another, or has none."""
@@ -56,12 +56,10 @@ class Alike:
 
 
 def alike_of(piece: bytes, text: str, group: Group, texts: Texts) -> Alike | None:
-    """Return what is alike, of a piece whose only text was decoded; None where it is not sure.
+    """Return what is alike to a piece without an escape, whose only text was decoded.
 
-    Without an escape in the piece, a quoted text that stands in it once is that text.
+    None where it is not sure: a quoted text that stands in such a piece once is that text.
     """
-    if b"\\" in piece:  # which also a half of a character has, that could not be encoded
-        return None
     quoted = b'"%s"' % text.encode()
     before, found, after = piece.partition(quoted)
     if not found or quoted in after:

@@ -78,13 +78,13 @@ class Intake:
             event, data = named
         seen = self._reader.event(data, event)
         alike = self.alike
-        if alike is not None and alike.later > 1:  # it took some before this one
+        if alike is not None and alike.pays():
             self._learns = ALIKE_MAX
-        if self._learns and not seen:
-            self._learns -= 1
-            self.alike = self._reader.alike(piece, data, event)
-        else:
+        if seen or not self._learns:  # what a report tells holds only until there is more text
             self.alike = None
+        else:
+            self._learns -= 1
+            self.alike = self._reader.alike(piece, data, event) or alike
         return seen
 
     def feed(self, piece: bytes) -> list[Frame]:

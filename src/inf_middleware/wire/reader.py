@@ -6,7 +6,7 @@ Nothing that a server sends makes it raise: the worst case is a fact not known.
 from typing import Any
 
 from inf_middleware.domain.usage import Usage
-from inf_middleware.wire.alike import Alike, alike_of
+from inf_middleware.wire.alike import ESCAPE, Alike, alike_of
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
@@ -142,7 +142,7 @@ class AnswerReader:
         That event must have been `Seen.NOTHING`: what it says beside its text may be said again.
         """
         try:
-            value = _decode(data)
+            value = None if ESCAPE in piece else _decode(data)
         except _ODD:
             return None
         if type(value) is not dict:
