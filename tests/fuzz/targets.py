@@ -95,9 +95,11 @@ def _read(cutter: SSEReader | NDJSONReader, pieces: list[bytes]) -> list[Any]:
     size = 0
     for piece in pieces:
         fed += len(piece)
-        data = cutter.data_of(piece)
+        data, event = cutter.data_of(piece), None
+        if data is None and isinstance(cutter, SSEReader):
+            event, data = cutter.named_of(piece) or (None, None)
         if data is not None:
-            out.append((piece, data, None))
+            out.append((piece, data, event))
             size += len(piece)
             continue
         for frame in cutter.feed(piece):

@@ -167,3 +167,11 @@ def test_of_parts_told_twice_the_first_holds_also_where_it_is_none() -> None:
     reader = AnswerReader(Answers(usage=(usage,), text=("text",)))
     reader.whole(b'{"text": "Hi", "usage": {"i": 3, "o": 4, "first": 0, "second": 2}}')
     assert reader.usage == Usage(3, 4)
+
+
+def test_a_report_in_another_place_is_looked_for() -> None:
+    near, far = UsageAt(input="i", output="o"), UsageAt(at="far.usage", input="i", output="o")
+    for usage, said in (((near, far), Usage(5, 6)), ((far, near), Usage(3, 4))):
+        reader = AnswerReader(Answers(usage=usage, text=("text",)))
+        reader.whole(b'{"usage": {"i": 3, "o": 4}, "far": {"usage": {"i": 5, "o": 6}}}')
+        assert reader.usage == said

@@ -42,18 +42,21 @@ class Counters:
         "_due_us",
         "_earliest_us",
         "_group",
-        "_leases",
         "_of_requests",
         "_of_tokens",
+        "concurrency",
+        "leases",
         "rated",
         "running",
     )
 
     def __init__(self) -> None:
         self.running = 0
-        self.rated: list[_Rated] = []  # of the group that was asked for last
+        self.leases: dict[str, _Lease] = {}  # lost ones, too
+        # Of the group that was asked for last:
+        self.concurrency: int | None = None
+        self.rated: list[_Rated] = []
         self._group: LimitGroup | None = None
-        self._leases: dict[str, _Lease] = {}
         self._of_requests: list[RollingWindow] = []
         self._of_tokens: list[RollingWindow] = []
         self._earliest_us = _NEVER_US  # no lease ends before
@@ -73,11 +76,7 @@ class Counters:
 
     def is_idle(self) -> bool:
         """Tell whether nothing is counted and nobody is awaited."""
-        return not self._leases and not any(map(len, self._of_requests + self._of_tokens))
-
-    def holds(self, call_id: str) -> bool:
-        """Tell whether a call has a lease here, lost or not."""
-        return call_id in self._leases
+        return not self.leases and not any(map(len, self._of_requests + self._of_tokens))
 
     def fits(self, group: LimitGroup, tokens: int, now_us: int) -> bool:
         """Tell whether a request with `tokens` fits now, by the limits of a group."""
@@ -85,7 +84,7 @@ class Counters:
             self.pass_time(now_us)
         if self._group is not group:
             self._rate_for(group, now_us)
-        if group.concurrency is not None and self.running >= group.concurrency:
+        if self.concurrency is not None and self.running >= self.concurrency:
             return False
         for limit, of_requests, window in self.rated:
             if window.total + (1 if of_requests else tokens) > limit:
@@ -96,7 +95,7 @@ class Counters:
         """Return how the group stands, and how long until a request with `tokens` fits."""
         self.pass_time(now_us)
         self._rate_for(group, now_us)
-        is_full = group.concurrency is not None and self.running >= group.concurrency
+        is_full = self.concurrency is not None and self.running >= self.concurrency
         readings = [
             window.read(now_us, 1 if of_requests else tokens, limit)
             for limit, of_requests, window in self.rated
@@ -116,13 +115,13 @@ class Counters:
                     due_us = window.due_us
         if due_us < self._due_us:
             self._due_us = due_us
-        self._leases[call_id] = _Lease(now_us, until_us, tokens, tokens)
+        self.leases[call_id] = _Lease(now_us, until_us, tokens, tokens)
         self.running += 1
 
     def renew(self, call_id: str, used: int, now_us: int, lease_us: int) -> bool:
         """Lengthen a lease that is still held; False where it is not."""
         self.pass_time(now_us)
-        lease = self._leases.get(call_id)
+        lease = self.leases.get(call_id)
         if lease is None or lease.is_lost:
             return False
         lease.until_us = now_us + lease_us
@@ -136,7 +135,7 @@ class Counters:
         """End a lease with the tokens really used (None: what was reserved); once."""
         if now_us >= self._due_us:
             self.pass_time(now_us)
-        lease = self._leases.pop(call_id, None)
+        lease = self.leases.pop(call_id, None)
         if lease is None:
             return
         if not lease.is_lost:
@@ -149,24 +148,25 @@ class Counters:
             self._add(tokens - lease.reserved, now_us)
 
     def _end_leases(self, now_us: int) -> None:
-        for call_id, lease in list(self._leases.items()):
+        for call_id, lease in list(self.leases.items()):
             if lease.until_us > now_us:
                 continue
             if lease.is_lost:
-                del self._leases[call_id]
+                del self.leases[call_id]
                 continue
             self._give_back(lease, lease.reserved - lease.used)
             lease.reserved = lease.used
             lease.until_us = now_us + FORGET_US
             lease.is_lost = True
             self.running -= 1
-        ends = [lease.until_us for lease in self._leases.values()]
+        ends = [lease.until_us for lease in self.leases.values()]
         self._earliest_us = min(ends, default=_NEVER_US)
 
     def _rate_for(self, group: LimitGroup, now_us: int) -> None:
         """Make the rates of a group ready; the limits of an account hardly ever change."""
         if self._group is not group:
             self._group = group
+            self.concurrency = group.concurrency
             self.rated = [
                 (rate.limit, rate.metric == "requests", self._window(rate, now_us))
                 for rate in group.rates
@@ -196,23 +196,25 @@ class Counters:
             self._due_us = min(self._due_us, window.due_us)
 
 
-def standings_now(
-    groups: Sequence[LimitGroup], counted: Sequence[Counters], now_us: int
-) -> Standings:
-    """Return how groups stand that were just asked for: what `standings_of` makes of readings."""
+def standings_now(counted: Sequence[Counters], now_us: int, *, added: bool) -> Standings:
+    """Return how groups stand that were just asked for: what `standings_of` makes of readings.
+
+    `added`: something was added to each of their windows at this very moment.
+    """
     requests: Standing | None = None
     tokens: Standing | None = None
     concurrency = Standing(0, 0, 0.0)
-    for group, counters in zip(groups, counted, strict=True):
-        if group.concurrency is not None:
-            most, running = group.concurrency, counters.running
+    for counters in counted:
+        most, running = counters.concurrency, counters.running
+        if most is not None:
             concurrency = Standing(most, most - running if most > running else 0, 0.0)
         for limit, of_requests, window in counters.rated:
             remaining = limit - window.total if limit > window.total else 0
             known = requests if of_requests else tokens
             if known is not None and remaining >= known.remaining:
                 continue
-            standing = Standing(limit, remaining, window.reset_us(now_us) / MICROSECONDS)
+            reset_us = window.window_us if added else window.reset_us(now_us)
+            standing = Standing(limit, remaining, reset_us / MICROSECONDS)
             if of_requests:
                 requests = standing
             else:

@@ -92,7 +92,8 @@ class MemoryStore:
                 counted.append(counters)
             would_refuse = None
             # Asked again for what it has (a retry after a lost answer), a call takes nothing.
-            if not counted[0].holds(ask.call_id):
+            takes = ask.call_id not in counted[0].leases
+            if takes:
                 if not fits:
                     answer = answer_of(ask, _readings(ask, counted, now_us))
                     if isinstance(answer, Refusal):
@@ -100,7 +101,7 @@ class MemoryStore:
                     would_refuse = answer.would_refuse
                 for counters in counted:
                     counters.take(ask.call_id, ask.tokens, now_us, self._lease_us)
-            standings = standings_now(ask.groups, counted, now_us)
+            standings = standings_now(counted, now_us, added=takes and ask.tokens > 0)
         return Admission(ask, standings, would_refuse)
 
     async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> list[GroupReading]:

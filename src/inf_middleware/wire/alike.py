@@ -5,10 +5,10 @@ the very same bytes, and has no quote in between, says the very same but for the
 decoded: its text is kept as it stands, until somebody asks for it or there is much of it.
 """
 
-from inf_middleware.wire.texts import Texts
+from inf_middleware.wire.texts import Group, Texts
 
-# As a number: to look for bytes in bytes takes eight times as long.
-_QUOTE = ord('"')
+# As numbers: to look for bytes in bytes takes eight times as long.
+_QUOTE, ESCAPE = b'"\\'
 
 # Texts that are kept unread, and the longest that is: to read many at a time takes hardly more than
 # to read one, and together they take 10 KB at the most.
@@ -19,13 +19,13 @@ KEPT_BYTES_MAX = 128
 class Alike:
     """What stands around the text of a piece of a stream, and where the texts of such pieces go.
 
-    There is one at a time for the texts of an answer: `before`, `after` and the choice that it is
-    of hold for all that are kept.
+    There is one at a time for the texts of an answer: `before`, `after` and the group that its text
+    is of hold for all that are kept.
     """
 
-    __slots__ = ("_after", "_before", "_head", "_kept", "_middle", "_tail", "_texts")
+    __slots__ = ("_after", "_before", "_head", "_kept", "_middle", "_since", "_tail", "_texts")
 
-    def __init__(self, before: bytes, after: bytes, index: int, texts: Texts) -> None:
+    def __init__(self, before: bytes, after: bytes, group: Group, texts: Texts) -> None:
         self._before = before
         self._after = after
         # Made once, for run for every chunk: `startswith` and `endswith` take longer.
@@ -33,7 +33,13 @@ class Alike:
         self._middle = slice(len(before), -len(after))
         self._tail = slice(-len(after), None)
         self._texts = texts
-        self._kept = texts.keeping((index,))
+        self._kept = texts.keeping(group)
+        self._since = texts.seen
+
+    def pays(self) -> bool:
+        """Tell whether pieces were taken since this was asked last, beside the latest one."""
+        since, self._since = self._since, self._texts.seen
+        return self._since - since > 1
 
     def takes(self, piece: bytes) -> bool:
         """Take the text of a piece that is alike; False where it is another, or has none."""
@@ -49,13 +55,13 @@ class Alike:
         return True
 
 
-def alike_of(piece: bytes, text: str, index: int, texts: Texts) -> Alike | None:
-    """Return what is alike, of a piece whose only text was decoded; None where it is not sure.
+def alike_of(piece: bytes, text: str, group: Group, texts: Texts) -> Alike | None:
+    """Return what is alike to a piece without an escape, whose only text was decoded.
 
-    Without an escape in the piece, a quoted text that stands in it once is that text.
+    None where it is not sure: a quoted text that stands in such a piece once is that text.
     """
     quoted = b'"%s"' % text.encode()
     before, found, after = piece.partition(quoted)
-    if b"\\" in piece or not found or quoted in after:
+    if not found or quoted in after:
         return None
-    return Alike(before + b'"', b'"' + after, index, texts)
+    return Alike(before + b'"', b'"' + after, group, texts)

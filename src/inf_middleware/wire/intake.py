@@ -17,9 +17,9 @@ from inf_middleware.wire.sse import Frame, SSEReader
 # batch stay below.
 JSON_BYTES_MAX = 64 * 1024 * 1024
 
-# How often the pieces of a stream may turn out to be alike to another than before. Some servers
-# make each one different, and learning from it costs as much as half of reading it.
-ALIKE_MAX = 64
+# How many pieces of a stream in a row may be learned from in vain. Some servers make each one
+# different, and learning from it costs as much as half of reading it.
+ALIKE_MAX = 16
 
 _LINES = (
     b"application/x-ndjson",
@@ -70,15 +70,21 @@ class Intake:
         """Read a piece that is just one event, the common case; None where it must be fed."""
         if self._cutter is None or self._decoder is not None or not self._readable:
             return None
-        data = self._cutter.data_of(piece)
+        data, event = self._cutter.data_of(piece), None
         if data is None:
-            return None
-        seen = self._reader.event(data, None)
-        if self._reader.last_text is None:
+            named = self._cutter.named_of(piece) if type(self._cutter) is SSEReader else None
+            if named is None:
+                return None
+            event, data = named
+        seen = self._reader.event(data, event)
+        alike = self.alike
+        if alike is not None and alike.pays():
+            self._learns = ALIKE_MAX
+        if seen or not self._learns:  # what a report tells holds only until there is more text
             self.alike = None
-        elif self._learns:
+        else:
             self._learns -= 1
-            self.alike = self._reader.alike(piece) or self.alike
+            self.alike = self._reader.alike(piece, data, event) or alike
         return seen
 
     def feed(self, piece: bytes) -> list[Frame]:

@@ -6,19 +6,19 @@ Nothing that a server sends makes it raise: the worst case is a fact not known.
 from typing import Any
 
 from inf_middleware.domain.usage import Usage
-from inf_middleware.wire.alike import Alike, alike_of
+from inf_middleware.wire.alike import ESCAPE, Alike, alike_of
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
-from inf_middleware.wire.choices import choices_of, is_empty, number_of
-from inf_middleware.wire.form import BY_INDEX, Answers
+from inf_middleware.wire.choices import choices_of, group_of, is_empty, number_of, only_text
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.outline import Outline
 from inf_middleware.wire.paths import Tree, find
 from inf_middleware.wire.plain import PlainDecoder
 from inf_middleware.wire.reports import WHOLE, Reports
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
-from inf_middleware.wire.texts import CHOICES_MAX, Texts, piece_of
+from inf_middleware.wire.texts import CHOICES_MAX, Group, Texts, piece_of
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
@@ -31,26 +31,11 @@ class AnswerReader:
 
     `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
     `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `last_text`: the text of the last event, and its choice, where that event
-    says nothing else. `unread_bytes` of the answer could not be read. `outline`: of its parts,
-    where its dialect has them.
+    of the whole answer. `unread_bytes` of it could not be read. `outline`: of its parts, where its
+    dialect has them.
     """
 
-    # What holds until something else is seen: of nearly all bodies the report tells all, and no
-    # more is made for them.
-    outline: Outline | None = None
-    usage_final = False
-    model: str | None = None
-    response_id: str | None = None
-    failed = False
-    deferred = False
-    has_output = False
-    last_text: tuple[str, int] | None = None
-    unread_bytes = 0
-    _told: Usage | None = None  # by a body of which nothing else was read
-    _unread: bytes | None = None  # a body of whose output nothing was asked yet
-    _plain: PlainDecoder | None = None  # once the names are known, which it skips
-    _is_begun = False
+    # Made once there is more to take than a body whose report tells all, as that of nearly all.
     _finished: set[int]
     _reports: Reports
     _texts: Texts
@@ -59,8 +44,18 @@ class AnswerReader:
         self._form = form
         self._choices = choices
         self._prompts = prompts
-        if form.parts is not None:
-            self.outline = Outline(form.parts)
+        self._is_begun = False
+        self._told: Usage | None = None  # by a body of which nothing else was read
+        self._unread: bytes | None = None  # a body of whose output nothing was asked yet
+        self._plain: PlainDecoder | None = None  # once the names are known, which it skips
+        self.outline = Outline(form.parts) if form.parts is not None else None
+        self.usage_final = False
+        self.model: str | None = None
+        self.response_id: str | None = None
+        self.failed = False
+        self.deferred = False
+        self.has_output = False
+        self.unread_bytes = 0
 
     def _begin(self) -> None:
         """Be ready to take reports and texts."""
@@ -129,7 +124,6 @@ class AnswerReader:
             return Seen.END
         if not self._is_begun:
             self._begin()
-        self.last_text = None
         if event is None and self._plain is not None and self._take_plain(data, self._plain):
             return Seen.NOTHING
         try:
@@ -142,10 +136,22 @@ class AnswerReader:
             self.failed = True
         return Seen.NOTHING
 
-    def alike(self, piece: bytes) -> Alike | None:
-        """Return what is alike to a piece that held just the last event; None where unsure."""
-        last = self.last_text
-        return None if last is None else alike_of(piece, *last, self._texts)
+    def alike(self, piece: bytes, data: bytes, event: bytes | None) -> Alike | None:
+        """Return what is alike to a piece that held just the last event; None where unsure.
+
+        That event must have been `Seen.NOTHING`: what it says beside its text may be said again.
+        """
+        try:
+            value = None if ESCAPE in piece else _decode(data)
+        except _ODD:
+            return None
+        if type(value) is not dict:
+            return None
+        kind = _kind_of(value, event)
+        text = only_text(value, kind, self._form)
+        if text is None or (self.outline is not None and self.outline.heeds(kind)):
+            return None
+        return alike_of(piece, *text, self._texts)
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
@@ -228,8 +234,6 @@ class AnswerReader:
         if took:
             self.has_output = True
             self._reports.stale.add(index)
-            if piece is not None:
-                self.last_text = piece, index
         return True
 
     def _take_reported(self, body: bytes) -> bool:
@@ -286,9 +290,7 @@ class AnswerReader:
     def _take_event(self, value: dict[str, Any], event: bytes | None) -> int:
         # Run for every chunk: what is usually absent is asked for as cheaply as can be.
         form = self._form
-        kind = value.get("type")
-        if type(kind) is not str:
-            kind = event.decode("latin-1") if event else ""
+        kind = _kind_of(value, event)
         if self.response_id is None or self.model is None:
             self._take_names(value)
         if value.get("error") or (kind and kind in form.fails):
@@ -311,7 +313,7 @@ class AnswerReader:
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
         form = self._form
-        group = self._group_of(choice)
+        group = group_of(choice, form)
         if form.each:
             index = group[0]
             if choice.get(form.finish) is not None:
@@ -325,18 +327,10 @@ class AnswerReader:
         elif source:
             self._take_text(choice, form.delta_tree, index, group)
 
-    def _take_text(
-        self, source: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
-    ) -> None:
+    def _take_text(self, source: dict[str, Any], tree: Tree, index: int, group: Group) -> None:
         if self._texts.take(source, tree, group):
             self.has_output = True
             self._reports.stale.add(index)
-
-    def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:
-        paths = self._form.group
-        if paths == BY_INDEX:
-            return (number_of(choice.get("index")),)
-        return tuple([number_of(find(choice, path)) for path in paths])
 
     def _take_report(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> int:
         form = self._form
@@ -376,3 +370,10 @@ class AnswerReader:
                 break
         if self.response_id is not None and self.model is not None:
             self._plain = self._form.plain
+
+
+def _kind_of(value: dict[str, Any], event: bytes | None) -> str:
+    kind = value.get("type")
+    if type(kind) is str:
+        return kind
+    return event.decode("latin-1") if event else ""

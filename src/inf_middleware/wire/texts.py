@@ -1,7 +1,7 @@
 """The output text of one answer, kept for counting, within a bound."""
 
 from io import StringIO
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,9 @@ TEXT_BYTES_MAX = 4 * 1024 * 1024
 # those beyond goes into one.
 CHOICES_MAX = 4096
 
+# The numbers that tell texts apart which grow side by side.
+Group: TypeAlias = tuple[int, ...]
+
 _decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
@@ -27,14 +30,14 @@ class Texts:
     def __init__(self, *, cumulative: bool) -> None:
         self._cumulative = cumulative
         # Joined as they come: a piece of a few letters takes ten times their memory by itself.
-        self._groups: dict[tuple[int, ...], StringIO] = {}
+        self._groups: dict[Group, StringIO] = {}
         self._size = 0
         self._seen = 0
         self._overflow_bytes = 0
         self._kept: list[bytes] = []  # as they stand in JSON, to be read when somebody asks
-        self._kept_of: tuple[int, ...] = ()
+        self._kept_of: Group = ()
 
-    def take(self, source: dict[str, Any], tree: Tree, group: tuple[int, ...]) -> bool:
+    def take(self, source: dict[str, Any], tree: Tree, group: Group) -> bool:
         """Take what of a value is text; tell whether there was any."""
         before = self._seen
         found: list[Any] = []
@@ -79,34 +82,10 @@ class Texts:
         self.read_kept()
         return [text.getvalue() for group, text in self._groups.items() if group[0] == number]
 
-    def add(self, text: str, group: tuple[int, ...]) -> None:
-        """Take a text that is not empty."""
-        self.read_kept()
-        self._add(text, group, 1)
-
-    def keeping(self, group: tuple[int, ...]) -> list[bytes]:
-        """Return where texts of a group may be left as they stand in JSON, between their quotes.
-
-        None of them is empty or has a quote. Only the latest group that was asked for is kept.
-        """
-        self.read_kept()
-        self._kept_of = group
-        return self._kept
-
-    def read_kept(self) -> None:
-        """Read what was left to be read: before another text comes, and where there is much."""
+    def add(self, text: str, group: Group, pieces: int = 1) -> None:
+        """Take a text that is not empty, of so many pieces."""
         if self._kept:
-            kept = self._kept.copy()
-            self._kept.clear()
-            texts = _texts_of(kept)
-            joined = "".join(texts)
-            if not self._cumulative and self._size + len(joined) <= TEXT_BYTES_MAX:
-                self._add(joined, self._kept_of, len(texts))
-            else:
-                for text in texts:
-                    self._add(text, self._kept_of, 1)
-
-    def _add(self, text: str, group: tuple[int, ...], pieces: int) -> None:
+            self.read_kept()
         self._seen += pieces
         kept = self._groups.get(group)
         if kept is None:
@@ -124,6 +103,28 @@ class Texts:
             self._overflow_bytes = max(self._overflow_bytes, len(text))
         else:
             self._overflow_bytes += len(text)
+
+    def keeping(self, group: Group) -> list[bytes]:
+        """Return where texts of a group may be left as they stand in JSON, between their quotes.
+
+        None of them is empty or has a quote. Only the latest group that was asked for is kept.
+        """
+        self.read_kept()
+        self._kept_of = group
+        return self._kept
+
+    def read_kept(self) -> None:
+        """Read what was left to be read: before another text comes, and where there is much."""
+        if self._kept:
+            kept = self._kept.copy()
+            self._kept.clear()
+            texts = _texts_of(kept)
+            joined = "".join(texts)
+            if not self._cumulative and self._size + len(joined) <= TEXT_BYTES_MAX:
+                self.add(joined, self._kept_of, len(texts))
+            else:
+                for text in texts:
+                    self.add(text, self._kept_of)
 
 
 def _texts_of(kept: list[bytes]) -> list[str]:
