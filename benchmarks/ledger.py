@@ -37,7 +37,7 @@ PROCESSES = (2, 4)
 CALLS = 100  # held back, of each round
 # Settled before the calls that are held back: SQLite's log has then come to its end, as that of a
 # server that runs for an hour has, and is written over; a log that grows costs each fsync twice.
-SETTLED_BEFORE = 20_000
+SETTLED_BEFORE = 25_000
 EVENTS = 2_000  # made to see what making them costs
 CHAT = {"model": "inf-chat-v1", "messages": [{"role": "user", "content": "tea?"}], "max_tokens": 5}
 ANSWER = {"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}}

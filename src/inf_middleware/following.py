@@ -53,6 +53,11 @@ class Following:
         self._told: set[str] = set()
         self._of_loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
 
+    @property
+    def follows(self) -> bool:
+        """Whether there is any file to look at."""
+        return bool(self._files)
+
     def touch(self) -> Awaitable[None] | None:
         """Tell that a request has come; return what it must wait for, if anything."""
         if not self._files:

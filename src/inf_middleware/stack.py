@@ -139,7 +139,7 @@ class Stack:
         worker = Worker(
             with_metrics(self._app, self._option),
             parts,
-            touch=following.touch if self._sampler is None else self._touching(following),
+            touch=self._touching(following),
             around=Around(
                 parts=parts,
                 store=self._store,
@@ -157,10 +157,13 @@ class Stack:
 
     def _touching(self, following: Following) -> Callable[[], Awaitable[None] | None]:
         sampler = self._sampler
-        assert sampler is not None
+        if sampler is None:
+            return following.touch
+        if not following.follows:
+            return sampler.start  # where no lifespan has
 
         def touch() -> Awaitable[None] | None:
-            sampler.start()  # where no lifespan has
+            sampler.start()
             return following.touch()
 
         return touch

@@ -272,11 +272,11 @@ def test_no_cell_of_an_export_is_a_formula(sign: str, uri: str) -> None:
     [
         ("UPDATE balance SET balance_nano = balance_nano + 1", "balances are the sums"),
         ("UPDATE balance SET recharged_nano = 7", "recharges, which decide the level"),
-        ("DELETE FROM outbox WHERE seq = 1", "each record has one event"),
-        ("DROP TRIGGER posting_is_not_deleted; DELETE FROM posting WHERE seq = 1", "one posting"),
+        ("DELETE FROM event WHERE seq = 1", "each record has one event"),
+        ("DROP TRIGGER transfer_is_not_deleted; DELETE FROM transfer WHERE seq = 1", "one posting"),
         (
             (
-                "DROP TRIGGER posting_is_not_changed; UPDATE posting SET credit = 'account:x'"
+                "DROP TRIGGER transfer_is_not_changed; UPDATE transfer SET credit = 'account:x'"
                 " WHERE seq = 1"
             ),
             "two sides",
@@ -287,14 +287,25 @@ def test_no_cell_of_an_export_is_a_formula(sign: str, uri: str) -> None:
         ),
         ("INSERT INTO sink_cursor VALUES ('mine', 99)", "ahead of the ledger"),
         ("INSERT INTO dead_letter VALUES ('mine', 'x', 'no')", "what a sink refused"),
-        ("INSERT INTO outbox (id, body) VALUES ('x', x'7b7d')", "each record has one event"),
+        ("INSERT INTO event VALUES (99, x'7b7d')", "each record has one event"),
+        ("INSERT INTO transfer VALUES (99, 'account:acme', 'a', 5, 'CNY')", "one posting"),
         (
-            "DROP TRIGGER posting_is_not_changed; UPDATE posting SET amount_nano = 5 WHERE seq = 1",
+            (
+                "DROP TRIGGER transfer_is_not_changed;"
+                " UPDATE transfer SET amount_nano = 5 WHERE seq = 1"
+            ),
             "one posting",
         ),
         (
             (
-                "DROP TRIGGER outbox_is_not_changed; UPDATE outbox SET body = CAST(replace("
+                "DROP TRIGGER transfer_is_not_changed;"
+                " UPDATE transfer SET currency = 'USD' WHERE seq = 1"
+            ),
+            "one posting",
+        ),
+        (
+            (
+                "DROP TRIGGER event_is_not_changed; UPDATE event SET body = CAST(replace("
                 'CAST(body AS TEXT), \'"amount_nano":"\', \'"amount_nano":"9\') AS BLOB)'
                 " WHERE seq = 1"
             ),

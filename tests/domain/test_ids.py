@@ -20,6 +20,11 @@ def test_request_ids_sort_by_time_and_do_not_repeat() -> None:
     assert len(set(ids)) == len(ids)
 
 
+def test_all_of_an_id_but_its_moment_is_random() -> None:
+    made = [uuid.UUID(uuid7(0)).int & (1 << 62) - 1 for _ in range(1_000)]
+    assert all(0 < sum(number >> bit & 1 for number in made) < 1_000 for bit in range(62))
+
+
 def test_a_process_and_its_fork_do_not_make_the_same_ids() -> None:
     here, there = [uuid7(0)], multiprocessing.get_context("fork").SimpleQueue()  # as of a server
     child = multiprocessing.get_context("fork").Process(

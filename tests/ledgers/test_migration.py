@@ -2,14 +2,17 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from inf_middleware import open_ledger
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers import reconcile
 from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect, connect_to_read
 from inf_middleware.ledgers.filesystem import network_filesystem
+from tests.events import event_of
 from tests.kit import reading
 
 
@@ -19,6 +22,10 @@ def old_ledger(path: Path, version: int = 1) -> Path:
     with reading(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as db:
         db.execute(dumped.read_text("utf-8"))
     return path
+
+
+def rows_of(db: apsw.Connection, table: str) -> list[Any]:
+    return sorted(db.execute(f"SELECT * FROM {table}"))  # noqa: S608 - names of ours
 
 
 def test_an_old_file_opens_with_its_history_and_its_balances(tmp_path: Path) -> None:
@@ -88,16 +95,135 @@ def test_a_migration_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         assert not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'account'").fetchall()
 
 
-def test_workers_of_the_old_version_still_settle_into_a_migrated_file(tmp_path: Path) -> None:
-    path = old_ledger(tmp_path / "old.db")
-    connect(path).close()
-    with reading(path) as db:  # what version 0.1.0 writes: it knows nothing of balances
-        db.execute(
-            "INSERT INTO posting (request_id, debit, credit, amount_nano, currency)"
-            " VALUES ('x', 'account:acme', 'revenue:usage', 5, 'CNY')"
-        )
-        owed = db.execute("SELECT balance_nano FROM balance WHERE account = 'acme'").fetchone()
-    assert owed == (-3 * 12_000_000 - 5,)
+# What versions up to 3 write beside the record, one statement each.
+WRITTEN_BEFORE = (
+    "INSERT INTO posting VALUES (9, 'x', 'account:acme', 'revenue:usage', 5, 'CNY')",
+    "INSERT INTO outbox (id, body) VALUES ('x', x'7b7d') ON CONFLICT (id) DO NOTHING",
+)
+
+
+@pytest.mark.parametrize("statement", WRITTEN_BEFORE)
+def test_workers_of_an_old_version_write_no_bill_into_a_migrated_file_and_know_it(
+    statement: str, tmp_path: Path
+) -> None:
+    path = old_ledger(tmp_path / "old.db", 3)
+    with reading(path) as db:
+        db.execute(f"SAVEPOINT unchanged; {statement}; ROLLBACK TO unchanged; RELEASE unchanged")
+        connect(path).close()
+        with pytest.raises(apsw.SQLError, match="a view"):
+            db.execute(statement)
+
+
+def test_workers_of_an_old_version_still_read_a_migrated_file(tmp_path: Path) -> None:
+    path = old_ledger(tmp_path / "old.db", 3)
+    asked = (  # what the relay, a voided hold and reports of version 3 ask
+        "SELECT seq, body FROM outbox WHERE seq > 1 ORDER BY seq LIMIT 500",
+        "SELECT body FROM request JOIN outbox ON outbox.id = request.request_id ORDER BY body",
+        "SELECT id, body FROM outbox ORDER BY id",
+        "SELECT request_id, debit, credit, amount_nano, currency FROM posting ORDER BY seq",
+        "SELECT * FROM inf_usage ORDER BY request_id",
+        "SELECT * FROM inf_account ORDER BY account",
+    )
+    with reading(path) as db:
+        before = [db.execute(sql).fetchall() for sql in asked]
+        connect(path).close()
+        assert [db.execute(sql).fetchall() for sql in asked] == before
+
+
+# What version 3 does every some thousand records.
+SORTED = (
+    "INSERT INTO account_request SELECT account, settled_at, seq FROM request WHERE seq <= 4;"
+    " UPDATE meta SET sorted_seq = 4"
+)
+
+
+@pytest.mark.parametrize("sort", [SORTED, ""], ids=["sorted", "unsorted"])
+def test_a_migrated_file_goes_on_where_its_sinks_were(sort: str, tmp_path: Path) -> None:
+    path = old_ledger(tmp_path / "old.db", 3)
+    kept = ("sink_cursor", "sink_attempt", "replay", "dead_letter")
+    with reading(path) as db:
+        db.execute(sort)
+        places = dict(db.execute("SELECT id, seq FROM outbox"))
+        assert sorted(places.values()) == [1, 2, 5, 6, 7]  # told again, some had no event
+        before = [rows_of(db, table) for table in kept]
+    again = event_of(5)
+
+    async def go() -> None:
+        async with await open_ledger(f"sqlite:///{path}") as book:
+            assert [seq for seq, _ in await book.ledger.pending("mine", 9)] == [5, 6, 7]
+            report = await book.ledger.read(reconcile.checks)
+            assert [check.check for check in report if not check.ok] == [
+                "no sink is behind by more than a day"
+            ]
+            await book.ledger.settle(again)
+            await book.ledger.settle(again)
+            assert [seq for seq, _ in await book.ledger.pending("mine", 9)] == [5, 6, 7, 8]
+
+    asyncio.run(go())
+    with reading(path) as db:
+        assert dict(db.execute("SELECT request_id, seq FROM request WHERE seq < 8")) == places
+        assert [rows_of(db, table) for table in kept] == before
+        assert rows_of(db, "request_by_account") == rows_of(db, "request_by_time")
+        assert rows_of(db, "request_by_account") == rows_of(db, "request")
+        assert db.execute(
+            "SELECT request.seq, transfer.amount_nano FROM request LEFT JOIN transfer USING (seq)"
+            " ORDER BY request.seq"
+        ).fetchall() == [
+            (1, 1_000_000_000),
+            (2, 1_200_000),
+            (5, 1_210_000),
+            (6, None),
+            (7, 1_230_000),
+            (8, int(again.amount_nano)),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("harm", "check", "difference"),
+    [
+        (
+            "INSERT INTO posting VALUES (9, 'x', 'account:x', 'revenue:usage', 5, 'CNY')",
+            "each record above 0 has one posting of its amount, and no other has one",
+            "place -9: no record, posting 5",
+        ),
+        (
+            "INSERT INTO outbox VALUES (3, 'x', x'7b7d')",
+            "each record has one event, and each event a record",
+            "place 3: no record",
+        ),
+        (
+            "DELETE FROM outbox WHERE seq = 6",
+            "each record has one event, and each event a record",
+            "{2}: no event",
+        ),
+        (  # whose place is that of another's event: it gets out of the way
+            "DELETE FROM outbox WHERE seq = 5; INSERT INTO outbox VALUES (3, 'x', x'7b7d')",
+            "each record has one event, and each event a record",
+            "{1}: no event",
+        ),
+    ],
+)
+def test_what_was_wrong_with_an_old_file_is_still_told_of_the_new_one(
+    harm: str, check: str, difference: str, tmp_path: Path
+) -> None:
+    path = old_ledger(tmp_path / "old.db", 3)
+    with reading(path) as db:
+        ids = [row[0] for row in db.execute("SELECT request_id FROM request ORDER BY seq")][1:]
+        db.execute(harm)
+
+    async def go() -> dict[str, tuple[str, ...]]:
+        async with await open_ledger(f"sqlite:///{path}") as book:
+            await book.ledger.settle(event_of(5, account="later"))  # goes on all the same
+            found = await book.ledger.read(reconcile.checks)
+        return {one.check: one.differences for one in found if not one.ok}
+
+    found = asyncio.run(go())
+    assert difference.format(*ids) in found[check]
+    with reading(path) as db:
+        assert db.execute(
+            "SELECT count(*) FROM request JOIN outbox ON outbox.id = request.request_id"
+            " JOIN posting ON posting.request_id = request.request_id WHERE account = 'later'"
+        ).fetchall() == [(1,)]
 
 
 MOUNTS = """\

@@ -1,4 +1,4 @@
-"""The records of an account: found without looking at those of others, the latest included."""
+"""The records of an account, or of some time: found without looking at others, latest included."""
 
 import contextlib
 from collections.abc import Iterator
@@ -50,9 +50,11 @@ def test_each_record_is_found_by_its_account_sorted_or_not(db: apsw.Connection) 
     for number in range(6):
         settle(db, number * batch, batch)
         seen.append(unsorted(db))
-        assert db.execute("SELECT * FROM request_by_account ORDER BY seq").fetchall() == (
-            db.execute("SELECT * FROM request ORDER BY seq").fetchall()
-        )
+        for view in ("request_by_account", "request_by_time"):
+            found = f"SELECT * FROM {view} ORDER BY seq"  # noqa: S608 - names of ours
+            assert db.execute(found).fetchall() == (
+                db.execute("SELECT * FROM request ORDER BY seq").fetchall()
+            )
     settle(db, 0, 10)  # told again
     assert seen == [batch, 2 * batch, 3 * batch, 4 * batch, 0, batch]
     for account in range(ACCOUNTS):
@@ -78,6 +80,30 @@ def test_a_report_on_an_account_looks_at_no_more_of_others_than_what_is_unsorted
     steps: Any, db: apsw.Connection
 ) -> None:
     settle(db, 0, 20)
+    plans = plans_of(steps, db)
+    assert plans
+    for plan in plans:
+        assert any("account_request USING PRIMARY KEY (account=?" in step for step in plan)
+        through_view = any(step.startswith("CO-ROUTINE request_by_account") for step in plan)
+        scans = {step for step in plan if step.startswith("SCAN")} - {"SCAN meta", "SCAN charges"}
+        # Under its name the view is meant: what it has found.
+        assert not scans or (through_view and scans <= {"SCAN request", "SCAN request_by_account"})
+
+
+def test_a_report_on_a_month_looks_at_no_more_of_others_than_what_is_unsorted(
+    db: apsw.Connection,
+) -> None:
+    settle(db, 0, 20)
+    period = reports.Period("2026-11", "2026-12")
+    plans = plans_of(lambda: reports.usage(["model"], account=None, period=period), db)
+    (plan,) = plans
+    assert sum("time_request USING PRIMARY KEY (settled_at>?" in step for step in plan) >= 1
+    scans = {step for step in plan if step.startswith("SCAN")}
+    assert scans <= {"SCAN meta", "SCAN charges"}
+
+
+def plans_of(steps: Any, db: apsw.Connection) -> list[list[str]]:
+    """Run steps, and return how SQLite does each of them."""
     plans: list[list[str]] = []
 
     def planned(ask: Ask) -> list[Any]:
@@ -90,11 +116,4 @@ def test_a_report_on_an_account_looks_at_no_more_of_others_than_what_is_unsorted
         rows = None
         while True:
             rows = planned(asking.send(rows))
-    assert plans
-    for plan in plans:
-        assert any("account_request USING PRIMARY KEY (account=?" in step for step in plan)
-        through_view = any(step.startswith("CO-ROUTINE request_by_account") for step in plan)
-        scans = {step for step in plan if step.startswith("SCAN")} - {"SCAN meta", "SCAN charges"}
-        # Under its name the view is meant: what it has found.
-        assert not scans or (through_view and scans <= {"SCAN request", "SCAN request_by_account"})
-        assert not any("request_settled" in step for step in plan)
+    return plans

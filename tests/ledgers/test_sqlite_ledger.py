@@ -177,10 +177,10 @@ def test_settings_make_committed_mean_durable(tmp_path: Path) -> None:
     [
         "UPDATE request SET amount_nano = 0",
         "DELETE FROM request",
-        "UPDATE posting SET amount_nano = 1",
-        "DELETE FROM posting",
-        "UPDATE outbox SET body = x'00'",
-        "INSERT INTO posting SELECT 9, 'x', 'a', 'b', 0, 'CNY'",
+        "UPDATE transfer SET amount_nano = 1",
+        "DELETE FROM transfer",
+        "UPDATE event SET body = x'00'",
+        "INSERT INTO transfer SELECT 9, 'a', 'b', 0, 'CNY'",
     ],
 )
 def test_history_is_append_only(statement: str, tmp_path: Path) -> None:

@@ -63,6 +63,28 @@ FAULTS = [
         CHAT + "test_a_recorded_stream_gives_its_usage_and_text",
     ),
     Fault(
+        "alike: what stands between is not looked at",
+        "wire/alike.py",
+        "if not text or _QUOTE in text:",
+        "if not text:",
+        "tests/wire/test_alike.py::"
+        "test_whoever_asks_at_any_moment_is_told_what_reading_each_piece_would_tell",
+    ),
+    Fault(
+        "alike: texts that were kept come after later ones",
+        "wire/texts.py",
+        "        if self._kept:\n            self.read_kept()\n        self._seen += pieces",
+        "        self._seen += pieces",
+        "tests/wire/test_alike.py::test_texts_are_the_same_whether_pieces_are_alike_or_not",
+    ),
+    Fault(
+        "bodies: a report in another place is not looked for",
+        "wire/told.py",
+        "for other in usage if other is not at}",
+        "for other in usage if other is at and not at}",
+        "tests/wire/test_told.py::test_a_report_in_another_place_is_looked_for",
+    ),
+    Fault(
         "forwarded: the leftmost address is believed",
         "wire/forwarded.py",
         "for name, value in reversed(told):",

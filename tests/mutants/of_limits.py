@@ -49,8 +49,8 @@ FAULTS = [
     Fault(
         "script: a lost lease frees its slot twice",
         "stores/lua/settle.lua",
-        "    if is_lost == 1 then\n      held = 0\n    else\n",
-        "    if is_lost == 2 then\n      held = 0\n    else\n",
+        "      if is_lost == 1 then\n        held = 0\n      else\n",
+        "      if is_lost == 2 then\n        held = 0\n      else\n",
         CONTRACT + "test_a_lost_lease_is_not_taken_back_and_gives_nothing_back_twice[redis]",
     ),
     Fault(

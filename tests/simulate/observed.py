@@ -67,8 +67,8 @@ class ObservedMemory(MemoryStore):
                 raise Broken(f"{admission.call_id} is lost to one and held to the other")
         return lost
 
-    async def settle(self, admission: Admission, tokens: int | None) -> None:
-        await super().settle(admission, tokens)
+    def settle_now(self, admission: Admission, tokens: int | None) -> None:
+        super().settle_now(admission, tokens)
         self.model.settle(self._machine.now_us, admission.account_id, admission.call_id, tokens)
         self._compare(admission.account_id)
 

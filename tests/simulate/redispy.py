@@ -39,24 +39,22 @@ class Server:
         self.lose = 0
         self.reset = 0
         self.failed_over = 0  # how often it has lost its last writes
-        self.watch: Callable[[str, Any, Any, Any], None] = lambda *_: None
+        self.watch: Callable[[Any, Any, Any], None] = lambda *_: None
         self._replica = self._server[b"save"]()
 
-    def run(self, text: str, sha: str, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+    def run(self, text: str, sha: str, keys: Sequence[Any], arguments: Sequence[Any]) -> bytes:
         """Run a script now."""
         reply = self.run_at(self._machine.now_us, text, sha, keys, arguments)
-        self.watch(sha, keys, arguments, reply)
+        self.watch(keys, arguments, reply)
         return reply
 
     def run_at(
         self, now_us: int, text: str, sha: str, keys: Sequence[Any], arguments: Sequence[Any]
-    ) -> Any:
+    ) -> bytes:
         """Run a script at a moment."""
         given = [self._table(keys), self._table(arguments)]
-        reply = self._server[b"run"](sha.encode(), text.encode(), now_us, *given)
-        if isinstance(reply, bytes):
-            return reply
-        return int(reply) if isinstance(reply, int | float) else [int(n) for n in reply.values()]
+        reply: bytes = self._server[b"run"](sha.encode(), text.encode(), now_us, *given)
+        return reply
 
     def save(self) -> Any:
         """Return what the server knows now."""
@@ -90,20 +88,15 @@ class Client:
         self._texts = texts  # by their sha: those that were sent whole
 
     async def evalsha(self, sha: str, count: int, *given: Any) -> Any:
-        return await self._send([("", sha, given[:count], given[count:])])
+        return await self._send("", sha, given[:count], given[count:])
 
     async def eval(self, text: str, count: int, *given: Any) -> Any:
         sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        return await self._send([(text, sha, given[:count], given[count:])])
-
-    def pipeline(self, *, transaction: bool) -> "Pipeline":
-        assert not transaction
-        return Pipeline(self)
+        return await self._send(text, sha, given[:count], given[count:])
 
     async def aclose(self) -> None: ...
 
-    async def send(self, commands: list[Any]) -> list[Any]:
-        """Send commands, as one message; errors come back in the place of replies."""
+    async def _send(self, text: str, sha: str, keys: Any, arguments: Any) -> bytes:
         server, rng = self._server, self._machine.rng
         await asyncio.sleep((rng.randint(*NETWORK_US) + server.slow_us) / 2e6)
         if server.down:
@@ -113,47 +106,21 @@ class Client:
             server.reset -= 1
             if rng.random() < 0.5:
                 raise LostConnection("Connection reset by peer")
-        replies: list[Any] = []
-        for text, sha, keys, arguments in commands:
-            if text:
-                self._texts[sha] = text
-                server.known.add(sha)
-            if sha in server.known:
-                replies.append(server.run(self._texts[sha], sha, keys, arguments))
-            else:
-                replies.append(NoScriptError("NOSCRIPT No matching script"))
+        if text:
+            self._texts[sha] = text
+            server.known.add(sha)
+        reply = None
+        if sha in server.known:
+            reply = server.run(self._texts[sha], sha, keys, arguments)
         if reset:
             raise LostConnection("Connection reset by peer")
         if server.lose > 0:
             server.lose -= 1
             await asyncio.sleep(3_600)  # until its deadline
         await asyncio.sleep((rng.randint(*NETWORK_US) + server.slow_us) / 2e6)
-        return replies
-
-    async def _send(self, commands: list[Any]) -> Any:
-        reply = (await self.send(commands))[0]
-        if isinstance(reply, Exception):
-            raise reply
+        if reply is None:
+            raise NoScriptError("NOSCRIPT No matching script")
         return reply
-
-
-class Pipeline:
-    """Commands that are sent together."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._commands: list[Any] = []
-
-    def evalsha(self, sha: str, count: int, *given: Any) -> None:
-        self._commands.append(("", sha, given[:count], given[count:]))
-
-    def eval(self, text: str, count: int, *given: Any) -> None:
-        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        self._commands.append((text, sha, given[:count], given[count:]))
-
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
-        assert not raise_on_error
-        return await self._client.send(self._commands)
 
 
 class Bridge:

@@ -42,7 +42,8 @@ PAIRS = [(fault, state) for fault in FAULTS for state in STATES]
 # How likely something happens at a step: more where requests are for a short time only.
 _CHANCES = dict.fromkeys(STATES, 0.04)
 _CHANCES.update(dict.fromkeys(("working", "streaming", "waiting"), 0.01))
-_CHANCES.update(dict.fromkeys(("claiming", "holding", "extending", "closing"), 0.15))
+_CHANCES.update(dict.fromkeys(("claiming", "holding", "closing"), 0.15))
+_CHANCES["extending"] = 0.3  # the rarest: of prepaid streams that outlast what is held
 
 # How often what befalls one request befalls one of any state: those that last are else passed over
 # for others nearly always.

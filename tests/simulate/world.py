@@ -8,13 +8,14 @@ import logging
 import struct
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inf_middleware import CostLedger, TierLimiter, TokenMeter
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
-from inf_middleware.stores.scripts import load_script, text_of
+from inf_middleware.stores.scripts import Step, load_script
 from tests.simulate.asked import REQUEST, Asked
 from tests.simulate.audit import Auditor
 from tests.simulate.limits_model import Bounds, Broken, LimitsModel
@@ -104,7 +105,6 @@ class World:
         self.server = Server(machine)
         self.limits = LimitsModel()
         self._replica: Any = None
-        self._names = {load_script(name).sha: name for name in ("admit", "renew", "settle")}
         self.server.watch = self._served
         self.sinks = {"one": Sink(), "two": Sink()}
         self.requests: list[Asked] = []
@@ -134,9 +134,9 @@ class World:
 
     def running_at_server(self, key: str) -> int:
         """Return how many requests of an account are in progress, as the server says."""
-        show = load_script("show")
-        running: int = self.server.run_at(self.machine.now_us, show.text, show.sha, [key], [])[0]
-        return running
+        script, given = load_script(), bytes((Step.SHOW, 1))
+        reply = self.server.run_at(self.machine.now_us, script.text, script.sha, [key], [given])
+        return int(reply.split(b",")[0])
 
     def note(self, what: str) -> None:
         """Write down what happens, for a replay to be compared with."""
@@ -364,40 +364,48 @@ class World:
         self.server.fail_over()
         self.limits = copy.deepcopy(self._replica) if self._replica else LimitsModel()
 
-    def _served(self, sha: str, keys: Any, given: Any, reply: Any) -> None:
+    def _served(self, keys: Sequence[bytes], given: Sequence[bytes], reply: bytes) -> None:
         """Judge what the server did, by what it was asked."""
-        name = self._names.get(sha)
-        now = self.machine.now_us
-        if name == "admit":
-            call, lease, tokens, enforce, concurrency, rates, *rest = given
-            assert (len(keys), rates) == (1, 2)
-            by_metric = {rest[at]: rest[at + 1] for at in (0, 3)}
-            self.limits.admit(
-                now,
-                keys[0],
-                call,
-                tokens,
-                Bounds(concurrency, by_metric[1], by_metric[2]),
-                lease,
-                admitted=reply[0] != 0,
-                enforced=bool(enforce),
-                wait_us=0 if reply[0] else max(reply[5], reply[8]),
-                full=bool(reply[2]),
-            )
-        elif name == "renew":
-            lease, told = given
-            for place, (call, used) in enumerate(struct.iter_unpack("<8sQ", told)):
-                if self.limits.renew(now, keys[0], call, used, lease) != (
-                    text_of(reply)[place] == "1"
-                ):
-                    raise Broken(f"{call} is lost to one and held to the other")
-        elif name == "settle":
-            call, _, tokens = given
-            self.limits.settle(now, keys[0], call, None if tokens < 0 else tokens)
-        if name == "admit":
-            running, _, _ = self.limits.counts(keys[0], now)
-            if running != reply[1]:
-                raise Broken(f"{keys[0]}: {reply[1]} in progress, and not {running}")
+        for one, told in zip(given, reply.split(b";"), strict=True):
+            step, count = one[:2]
+            ours, keys = keys[:count], keys[count:]
+            if step == Step.ADMIT:
+                self._admitted(ours[0].decode(), one, [int(number) for number in told.split(b",")])
+            elif step == Step.RENEW:
+                self._renewed(ours[0].decode(), one, told.decode())
+            elif step == Step.SETTLE:
+                call, _, tokens, is_known = struct.unpack_from("<8sQQB", one, 2)
+                key = ours[0].decode()
+                self.limits.settle(self.machine.now_us, key, call, tokens if is_known else None)
+
+    def _admitted(self, key: str, given: bytes, reply: Sequence[int]) -> None:
+        call, lease, tokens, enforce, concurrency, rates, *rest = struct.unpack_from(
+            "<8sQQBQBBQQBQQ", given, 2
+        )
+        assert (given[1], rates) == (1, 2)
+        by_metric = {rest[at]: rest[at + 1] for at in (0, 3)}
+        self.limits.admit(
+            self.machine.now_us,
+            key,
+            call,
+            tokens,
+            Bounds(concurrency, by_metric[1], by_metric[2]),
+            lease,
+            admitted=reply[0] != 0,
+            enforced=bool(enforce),
+            wait_us=0 if reply[0] else max(reply[5], reply[8]),
+            full=bool(reply[2]),
+        )
+        running, _, _ = self.limits.counts(key, self.machine.now_us)
+        if running != reply[1]:
+            raise Broken(f"{key}: {reply[1]} in progress, and not {running}")
+
+    def _renewed(self, key: str, given: bytes, reply: str) -> None:
+        (lease,) = struct.unpack_from("<Q", given, 2)
+        calls = struct.iter_unpack("<8sQ", given[10:])
+        for (call, used), is_held in zip(calls, reply, strict=True):
+            if self.limits.renew(self.machine.now_us, key, call, used, lease) != (is_held == "1"):
+                raise Broken(f"{call} is lost to one and held to the other")
 
     def _keep(self, task: Any) -> None:
         self.tasks.add(task)

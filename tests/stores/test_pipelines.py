@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from inf_middleware import Tier, Tiers
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.domain.limits import Admission, Ask, Refusal
+from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
 from inf_middleware.stores.pipelines import IN_FLIGHT_MAX, PIPELINE_MAX
 from inf_middleware.stores.redis import RedisStore
+from tests.processes import wait_until
 from tests.redis_servers import RedisServer, redis_server
 from tests.tcp_proxy import proxying
 
@@ -58,6 +60,33 @@ def test_what_is_asked_in_one_turn_of_the_loop_goes_together(server: RedisServer
         # A server reads 16 KB at a time, and greets a connection or two, that of who counts too.
         assert between - before <= PIPELINE_MAX / 5
         assert after - between <= PIPELINE_MAX / 5
+        await store.aclose()
+
+    asyncio.run(go())
+
+
+def test_admissions_and_settlements_of_one_turn_are_one_command(server: RedisServer) -> None:
+    def commands() -> int:
+        with client(server) as asking:
+            stats: dict[str, dict[str, int]] = asking.info("commandstats")
+            return stats["cmdstat_evalsha"]["calls"]
+
+    async def go() -> None:
+        store = RedisStore(server.uri, timeout_s=5.0)
+        first = await store.admit(ask("first", "mixed"))
+        assert isinstance(first, Admission)
+        before = commands()
+        second, _, lost = await asyncio.gather(
+            store.admit(ask("second", "mixed")),
+            store.settle(first, 7),
+            store.renew([Held(first, 8)]),
+        )
+        assert commands() == before + 1
+        assert isinstance(second, Admission)
+        assert second.standings.concurrency.remaining == WIDE.concurrency - 2, "in their order"
+        assert lost == {"first"}
+        (shown,) = await store.show("mixed")
+        assert (shown.running, [one.used for one in shown.windows]) == (1, [2, 17])
         await store.aclose()
 
     asyncio.run(go())
@@ -126,6 +155,23 @@ def test_who_gives_up_takes_nothing_from_those_who_asked_in_the_same_turn(
     asyncio.run(go())
 
 
+def test_a_task_that_is_cancelled_before_it_begins_leaves_nobody_waiting(
+    server: RedisServer,
+) -> None:
+    async def go() -> None:
+        store = RedisStore(server.uri, timeout_s=5.0)
+        others = asyncio.all_tasks()
+        first = asyncio.ensure_future(store.admit(ask("first", "ended")))
+        await asyncio.sleep(0)  # it has asked, and nothing is sent yet
+        (sending,) = asyncio.all_tasks() - others - {first}
+        sending.cancel()
+        assert isinstance(await first, Admission)
+        assert isinstance(await store.admit(ask("second", "ended")), Admission)
+        await store.aclose()
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+
+
 def test_a_crowd_beyond_what_is_under_way_at_once_waits_for_one_deadline_alone(
     server: RedisServer,
 ) -> None:
@@ -157,6 +203,36 @@ def test_what_is_under_way_is_done_before_the_store_is_closed(server: RedisServe
         await asyncio.sleep(0)
         await store.aclose()
         assert all(isinstance(answer, Admission) for answer in await asyncio.gather(*tasks))
+        await store.aclose()
+
+    asyncio.run(go())
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Iterator[RedisServer]:
+    """One address for all slots, as services give that share keys out behind it."""
+    server = RedisServer(tmp_path / "redis", "--cluster-enabled", "yes")
+    try:
+        server.start()
+        server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        wait_until(lambda: b"cluster_state:ok" in server.ask("CLUSTER", "INFO"), "all slots served")
+        yield server
+    finally:
+        server.stop()
+
+
+def test_where_accounts_may_not_go_together_each_goes_alone(sharded: RedisServer) -> None:
+    async def go() -> None:
+        store = RedisStore(sharded.uri, timeout_s=5.0)
+        for turn in range(3):
+            asked = [ask(f"{turn}-{number}", f"account-{number}") for number in range(7)]
+            admitted = await asyncio.gather(*map(store.admit, asked))
+            held = [Held(one, 1) for one in admitted if isinstance(one, Admission)]
+            assert len(held) == len(asked)
+            assert await store.renew(held) == frozenset()
+            await asyncio.gather(*(store.settle(one.admission, 5) for one in held))
+        readings = [await store.read(one.account_id, one.groups) for one in asked]
+        assert {tuple(rate.total for rate in of[0].rates) for of in readings} == {(3, 15)}
         await store.aclose()
 
     asyncio.run(go())

@@ -188,9 +188,9 @@ def test_one_round_trip_to_admit_and_one_to_settle(server: RedisServer, counted:
     asyncio.run(go())
     calls = counted()
     sent = {name: calls.get(name, 0) for name in ("evalsha", "eval", "script|load")}
-    # A server that does not know the two scripts yet is told each once.
+    # A server that does not know the script yet is told it once.
     assert sent["evalsha"] == 20
-    assert sent["eval"] <= 2
+    assert sent["eval"] <= 1
     assert sent["script|load"] == 0
 
 
@@ -296,6 +296,37 @@ def test_a_server_that_does_not_answer_costs_no_more_than_the_deadline(
 
     with proxying(server.port) as proxy:
         asyncio.run(go(proxy.port, proxy))
+
+
+def test_a_look_at_all_keys_is_given_up_in_time(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inf_middleware.stores.scripts.KEYS_TIMEOUT_S", 0.3)
+
+    async def go(port: int, proxy: Any) -> None:
+        async with store_at(f"redis://127.0.0.1:{port}") as store:
+            assert await store.show("nobody") == []
+            proxy.partition()
+            with pytest.raises(LimitsUnavailable, match=r"no answer within 0\.3 s"):
+                await store.show("nobody")
+            proxy.heal()
+
+    with proxying(server.port) as proxy:
+        asyncio.run(asyncio.wait_for(go(proxy.port, proxy), 30))
+
+
+def test_a_socket_timeout_that_a_uri_names_holds_beside_the_deadline(server: RedisServer) -> None:
+    async def go(port: int, proxy: Any) -> None:
+        uri = f"redis://127.0.0.1:{port}?socket_timeout=0.05"
+        async with store_at(uri, timeout_s=30.0) as store:
+            assert isinstance(await store.admit(ask("x", "sockets")), Admission)
+            proxy.partition()
+            with pytest.raises(LimitsUnavailable, match="Timeout"):
+                await store.admit(ask("y", "sockets"))
+            proxy.heal()
+
+    with proxying(server.port) as proxy:
+        asyncio.run(asyncio.wait_for(go(proxy.port, proxy), 25))
 
 
 def test_an_answer_that_was_lost_is_asked_for_again_and_takes_nothing_twice(

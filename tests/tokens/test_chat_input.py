@@ -15,6 +15,7 @@ from inf_middleware.tokens.chat import (
     OPENAI_PROFILE,
     VIDEO_TOKENS,
     Profile,
+    bytes_bound,
     model_input,
 )
 from inf_middleware.tokens.counting import Counter
@@ -216,3 +217,44 @@ def test_deep_nesting_is_taken() -> None:
     assert chat_input([{"content": deep}]) == (["core"], 6)
     assert chat_input(deep)[1] >= 3
     assert chat_input([{"tool_calls": [{"function": {"arguments": deep}}]}])[0]
+
+
+MESSAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(["user", "tool"]) | SCALARS,
+        "content": st.text(max_size=8) | JSON,
+        "images": st.lists(st.just("aGk="), max_size=2) | st.none(),
+        "tool_calls": st.lists(st.fixed_dictionaries({"function": JSON}), max_size=2),
+        "output": JSON,
+        "name": st.text(max_size=4),
+    },
+)
+
+
+@given(
+    st.lists(MESSAGES, max_size=4) | JSON,
+    st.text(max_size=8) | JSON,
+    st.booleans(),
+)
+def test_no_input_is_larger_than_its_bound_whatever_shape_it_has(
+    messages: Any, system: Any, ascii_only: bool
+) -> None:
+    value = {"messages": messages, "system": system}
+    body = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    texts, flat = model_input([messages], [system])
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    for fields in ((("messages",), ("system",)), ((), ())):
+        bound = bytes_bound(body, OPENAI_PROFILE, *fields)
+        assert bound is None or size + flat <= bound
+
+
+def test_what_only_names_a_picture_in_its_text_is_bounded_and_a_picture_is_not() -> None:
+    def bound(content: Any, **more: Any) -> int | None:
+        body = json.dumps({"messages": [{"role": "user", "content": content, **more}]}).encode()
+        return bytes_bound(body, OPENAI_PROFILE, ("messages",), ())
+
+    assert bound("Draw an image, or play an audio file.") is not None
+    assert bound("Zeichne ein Bild über Bäume.") is not None
+    assert bound([{"type": "image_url", "image_url": {"url": PICTURE}}]) is None
+    assert bound("Look!", images=[PICTURE]) is None

@@ -130,3 +130,36 @@ def test_a_large_event_in_small_pieces_is_never_searched_twice() -> None:
         sse._BLANK_LINE = pattern
     assert [len(frame.data or b"") for frame in frames] == [1_600_000]
     assert searched < 1.1 * len(stream)
+
+
+NAMED = b"event: a\ndata: b\n\n"
+
+
+def test_a_named_event_that_comes_alone_and_whole_is_read_at_once() -> None:
+    reader = SSEReader()
+    assert reader.named_of(NAMED) is None  # a byte order mark may stand before the first
+    reader.feed(b": hello\n\n")
+    assert reader.named_of(NAMED) == (b"a", b"b")
+    assert [frame[1:] for frame in reader.feed(NAMED)] == [(b"b", b"a")]
+
+
+@pytest.mark.parametrize("before", [b"data: x\n", b"data: x\r\r"])
+def test_what_belongs_to_an_event_before_it_is_not(before: bytes) -> None:
+    reader = SSEReader()
+    reader.feed(b": hello\n\n" + before)
+    assert reader.named_of(NAMED) is None
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        *(b"", b"event: ", b"event: a\n\n", b"event: a\ndata: b", b"event: a\ndata: b\n"),
+        *(b"event: a\ndata: b\n\n\n", b"event: a\n\ndata: b\n\n", b"event:a\ndata: b\n\n"),
+        *(b"event: a\r\ndata: b\n\n", b"event: a\ndata: b\rdata: c\n\n", b"data: b\n\n"),
+        *(b"event: a\ndata: b\ndata: c\n\n", b"event: a\nid: 1\n\n", b"event: a\ndata: b\n\nd"),
+    ],
+)
+def test_other_chunks_are_fed(chunk: bytes) -> None:
+    reader = SSEReader()
+    reader.feed(b": hello\n\n")
+    assert reader.named_of(chunk) is None

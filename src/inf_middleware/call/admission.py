@@ -187,8 +187,8 @@ def try_reserve(call: Call, limiting: Limiting) -> bool:
     little = _little(call, limiting)
     if len(body) > little or not call.dialect.has_text:
         return False
-    counters = call.metering.counters
-    most = bytes_bound(body, counters.profile_of(call.model))
+    counters, dialect = call.metering.counters, call.dialect
+    most = bytes_bound(body, counters.profile_of(call.model), dialect.messages, dialect.texts)
     bound = None if most is None else counters.of(call.model).bounds(most)[1]
     if bound is None or bound > little:
         return False
@@ -243,10 +243,9 @@ def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refu
 
 def _reservation(call: Call, tokens: int, level_max: int) -> int:
     """Return how many tokens to ask for, with so many of input."""
-    found = call.price_list.find(call.model)
     left = None
-    if found is not None and found.price.context is not None:
-        left = max(found.price.context - tokens, 0)
+    if call.found is not None and call.found.price.context is not None:
+        left = max(call.found.price.context - tokens, 0)
     return min(tokens + reserved_output(call, left), level_max)
 
 

@@ -15,6 +15,8 @@ class Ahead:
     `first` is a message that was received already, and comes before all others.
     """
 
+    __slots__ = ("_ahead", "_first", "_receive")
+
     def __init__(self, receive: Receive, first: Message | None = None) -> None:
         self._receive = receive
         self._first = first

@@ -16,6 +16,8 @@ from inf_middleware.call.drain import drains
 from inf_middleware.call.observing import FirstOutput
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
+from inf_middleware.call.start import NAME, read_headers
+from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
@@ -31,8 +33,27 @@ class Answer:
     """Reads one answer for a call and forwards it.
 
     `strip` takes out the usage that we asked for; `settle` is awaited once before the end leaves
-    (None: somebody further out settles); `headers` are added to the start.
+    (None: somebody further out settles); `headers` are added to the start. `is_complete`: the end
+    of the body was seen.
     """
+
+    __slots__ = (
+        "_alike",
+        "_call",
+        "_ended",
+        "_ending",
+        "_headers",
+        "_held",
+        "_intake",
+        "_is_over",
+        "_is_stream",
+        "_length",
+        "_passed",
+        "_server_send",
+        "_settle",
+        "_strip",
+        "is_complete",
+    )
 
     def __init__(
         self,
@@ -52,55 +73,50 @@ class Answer:
         self._length: int | None = None
         self._passed = 0  # body bytes seen
         self._intake: Intake | None = None
+        self._alike: Alike | None = None  # what takes more text of a stream, and nothing else
         self._is_stream = False
-        self._closed = False  # the last body message was seen
+        self.is_complete = False  # the end of its body was seen
         self._ending = False  # the end of the stream was read
         self._ended = False
         self._is_over = False  # nothing more of the app's answer goes out
 
     async def send(self, message: Message) -> None:
         """Take one message from the app."""
+        alike = self._alike
+        if alike is not None:  # first and in place: so are nearly all chunks of a stream
+            body = message.get("body")
+            if type(body) is bytes and message.get("more_body") and alike.takes(body):
+                if not self._call.draining:
+                    try:
+                        await self._server_send(message)
+                    except OSError:
+                        if not self._drains():
+                            raise
+                return
         if self._is_over:
             if self._call.exhausted:
                 raise OSError("the stream was ended: the balance is used up")  # as of a client gone
             return
         kind = message["type"]
         if kind == "http.response.body":
-            intake = self._intake
-            if self._is_stream and intake is not None:
-                alike, body = intake.alike, message.get("body", b"")
-                out: Message | None = message
-                if (
-                    alike is None
-                    or type(body) is not bytes
-                    or not message.get("more_body", False)
-                    or not alike.takes(body)
-                ):
-                    out = self._read_stream(message, intake)
-                if self._call.hold is not None and out is not None and await self._is_unpaid():
-                    await self._cut(out, intake)
-                elif self._ending and not self._ended and not await self._end():
-                    await self._send_error_event()
-                elif out is not None and not self._call.draining:
-                    try:  # as in `_send`, but for its cost per chunk
-                        await self._server_send(out)
-                    except OSError:
-                        if not self._drains():
-                            raise
+            if self._is_stream and self._intake is not None:
+                await self._stream_body(message, self._intake)
             else:
                 await self._whole_body(message)
         elif kind == "http.response.start":
-            await self._start(message)
+            start = self._start(message)
+            if start is not None:
+                await self._send(start)
         else:
             await self._send_held()
             await self._send(message)
 
     async def finish(self) -> None:
-        """Send what is still held back, after an app that returned without the end of its body."""
+        """Send what is still held back of an answer that is not complete, after its app."""
         if self._held is not None:
             await self._send_held()
         self.read_what_came()
-        if self._intake is not None and self._is_stream and not self._closed:
+        if self._intake is not None and self._is_stream and not self.is_complete:
             out, _ = self._read_frames(self._intake.close(), self._intake)
             if self._strip and out:
                 body = b"".join(out)
@@ -128,40 +144,30 @@ class Answer:
         call.disconnected = True
         return self._settle is not None and drains.begin(call)
 
-    async def _start(self, message: Message) -> None:
+    def _start(self, message: Message) -> Message | None:
+        """Read the start of the answer; return what of it goes out now."""
         call = self._call
         status = message["status"]
         if call.status is None:  # what is further in sees what the app itself sent
             call.status = status
-        content_type = coding = b""
-        named = False
-        for name, value in message.get("headers", ()):
-            lower = name.lower()
-            if lower == b"content-type":
-                content_type = value.lower()
-            elif lower == b"content-encoding":
-                coding = value.strip().lower()
-            elif lower == b"content-length" and value.isdigit():
-                self._length = int(value)
-            elif lower == b"x-request-id":
-                named = True  # the app's own name for the request stays; `request-id` is ours
+        headers = message.get("headers", ())
+        content_type, coding, self._length, is_named = read_headers(headers)
         if status < 400:
             self._read_as(content_type, coding)
-        kept = message.get("headers", ())
         if self._strip and self._intake is not None and self._is_stream:
             changed = [b"content-length"]
             if self._intake.is_decoded:  # an event can be taken out of plain bytes only
                 changed.append(b"content-encoding")
-            kept = [header for header in kept if header[0].lower() not in changed]
+            headers = [header for header in headers if header[0].lower() not in changed]
             self._length = None
         ours = self._headers
-        if named:
-            ours = [header for header in ours if header[0] != b"x-request-id"]
-        start = {**message, "headers": [*kept, *ours]}
+        if is_named:  # the app's own name for the request stays; `request-id` is ours
+            ours = [header for header in ours if header[0] != NAME]
+        start = {**message, "headers": [*headers, *ours]}
         if self._is_stream or content_type.startswith(b"text/event-stream"):
-            await self._send(start)
-        else:
-            self._held = start
+            return start
+        self._held = start
+        return None
 
     def _read_as(self, content_type: bytes, coding: bytes) -> None:
         call = self._call
@@ -183,23 +189,60 @@ class Answer:
             self._call.first_output_ns = self._call.parts.now_ns()
 
     async def _whole_body(self, message: Message) -> None:
+        call, intake = self._call, self._intake
         body = message.get("body", b"")
         self._passed += len(body)
-        self._call.begun = self._call.begun or bool(body)
-        more = message.get("more_body", False)
-        complete = self._length is not None and self._passed >= self._length
-        if self._intake is not None and not self._ended:
-            self._intake.feed(bytes(body))
-        if (complete or not more) and not self._ended:
-            if self._intake is not None:
-                self._intake.close()
-            if not await self._end():
-                if self._held is not None:
-                    await self._send_unrecorded()
+        if body:
+            call.begun = True
+        if not self._ended:
+            complete = not message.get("more_body", False) or (
+                self._length is not None and self._passed >= self._length
+            )
+            if intake is not None:
+                intake.feed(bytes(body))
+                if complete:
+                    intake.close()
+            if complete:
+                self.is_complete = True
+                if not await self._end():
+                    if self._held is not None:
+                        await self._send_unrecorded()
+                    return
+        held, self._held = self._held, None
+        if call.draining:
+            return
+        try:
+            if held is not None:
+                await self._server_send(held)
+            await self._server_send(message)
+        except OSError:
+            if not self._drains():
+                raise
+
+    async def _stream_body(self, message: Message, intake: Intake) -> None:
+        call = self._call
+        self._alike = None
+        out: Message | None = message
+        # Where each chunk is asked of its hold, what is alike was not asked in `send`.
+        alike, body = intake.alike if call.hold is not None else None, message.get("body", b"")
+        if (
+            alike is None
+            or type(body) is not bytes
+            or not message.get("more_body", False)
+            or not alike.takes(body)
+        ):
+            out = self._read_stream(message, intake)
+        if call.hold is not None and out is not None and await self._is_unpaid():
+            await self._cut(out, intake)
+            return
+        if self._ending:
+            if not self._ended and not await self._end():
+                await self._send_error_event()
                 return
-        if self._held is not None:
-            await self._send_held()
-        await self._send(message)
+        elif call.hold is None and self._intake is not None:
+            self._alike = self._intake.alike
+        if out is not None:
+            await self._send(out)
 
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""
@@ -220,7 +263,7 @@ class Answer:
         changed = bool(strip) and (intake.is_pending or intake.is_decoded)
         frames = intake.feed(body)
         if not more:
-            self._closed = self._ending = True
+            self.is_complete = self._ending = True
             frames += intake.close()
         if not strip:
             for frame in frames:
@@ -246,7 +289,7 @@ class Answer:
         """End a stream that is not paid for any further, with what was made until then."""
         call = self._call
         plain = bool(self._strip) or not intake.is_decoded
-        call.exhausted = self._closed = True
+        call.exhausted = self.is_complete = True
         if not await self._end():
             await self._send_error_event()
             return

@@ -1,16 +1,22 @@
 """Whether a call can be billed at all: by its model, and by the ledger's health."""
 
+from collections.abc import Awaitable
+
 from inf_middleware.call.record import Billing, Call
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.wire import answers
 
 
-async def check_ledger(billing: Billing) -> None:
-    """Refuse a call that could not be recorded.
+def check_ledger(billing: Billing) -> Awaitable[None] | None:
+    """Return what refuses a call that could not be recorded; None where all is well.
 
     Raises:
-        Refuse: The ledger lost a bill, and cannot be written yet (503).
+        Refuse: When it is awaited: the ledger lost a bill, and cannot be written yet (503).
     """
+    return _check_ledger(billing) if billing.health.is_down or billing.lost else None
+
+
+async def _check_ledger(billing: Billing) -> None:
     if billing.health.is_down and not await billing.health.ready():
         raise Refuse(
             503,
@@ -30,7 +36,7 @@ def check_model(call: Call, billing: Billing) -> None:
     """
     if billing.serves is not None and call.model not in billing.serves:
         raise _model_not_found(call, "this server does not serve it")
-    if billing.unpriced == "refuse" and call.price_list.find(call.model) is None:
+    if billing.unpriced == "refuse" and call.found is None:
         raise _model_not_found(
             call,
             "it has no price here (operators: add it to `prices`, or set `unpriced`)",

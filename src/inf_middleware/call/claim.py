@@ -1,7 +1,7 @@
 """A client's `Idempotency-Key`: one answer per key is delivered and billed."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.record import Billing, Call, log
@@ -17,14 +17,12 @@ _HEADER = b"idempotency-key"
 KEY_CHARACTERS_MAX = 255
 
 
-def fingerprint_of(call: Call, headers: Iterable[tuple[bytes, bytes]], body: bytes | None) -> None:
-    """Note the fingerprint of a request that has a key."""
-    for name, _ in headers:
-        if name == _HEADER:
-            digest = hashlib.sha256(call.endpoint.encode("utf-8", "replace"))
-            digest.update(b"\0" + (body or b""))
-            call.fingerprint = digest.hexdigest()
-            return
+def fingerprint_of(call: Call, headers: Container[bytes], body: bytes | None) -> None:
+    """Note the fingerprint of a request that has a key; `headers` are their names."""
+    if _HEADER in headers:
+        digest = hashlib.sha256(call.endpoint.encode("utf-8", "replace"))
+        digest.update(b"\0" + (body or b""))
+        call.fingerprint = digest.hexdigest()
 
 
 async def take_claim(call: Call, headers: Iterable[tuple[bytes, bytes]]) -> None:

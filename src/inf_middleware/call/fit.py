@@ -1,5 +1,7 @@
 """What can never work is refused before the model server works: by context, and by features."""
 
+from collections.abc import Awaitable
+
 from inf_middleware.call.admission import count_input
 from inf_middleware.call.record import Call, Parts
 from inf_middleware.call.refuse import Refuse
@@ -10,25 +12,28 @@ from inf_middleware.domain.prices import Price
 _FOREIGN_MARGIN = 1.25
 
 
-async def refuse_misfit(call: Call, parts: Parts) -> None:
+def refuse_misfit(call: Call, parts: Parts) -> Awaitable[None] | None:
     """Refuse a call whose model cannot serve it, as far as the price list knows the model.
+
+    Returns what is to be awaited where that is not told by the lengths alone.
 
     Raises:
         Refuse: Input and declared cap certainly exceed the context, or a feature is missing (400).
     """
-    if call.request is None or call.body is None:
-        return
-    found = call.price_list.find(call.model)
-    if found is None:
-        return
+    request, body = call.request, call.body
+    if request is None or body is None:
+        return None
+    if call.found is None:
+        return None
+    price = call.found.price
     if parts.billing is not None and parts.billing.enforce_features:
-        _check_features(call, call.body, found.price)
-    context = found.price.context
-    if context is None or not call.dialect.generates:
-        return
+        _check_features(call, body, price)
+    if price.context is None or not call.dialect.generates:
+        return None
     # Every token has a byte in the body, so that most requests are decided here.
-    if len(call.body) + (call.request.output_cap or 0) > context:
-        await _check_context(call, call.body, context)
+    if len(body) + (request.output_cap or 0) <= price.context:
+        return None
+    return _check_context(call, body, price.context)
 
 
 def _check_features(call: Call, body: bytes, price: Price) -> None:

@@ -17,7 +17,7 @@ from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.limits import Admission, Standings
-from inf_middleware.domain.prices import Price, Prices
+from inf_middleware.domain.prices import Found, Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
 from inf_middleware.ports import (
@@ -174,6 +174,7 @@ class Call(msgspec.Struct, eq=False):
     asked: Asked = False  # the app was sent a body that asks for usage in the client's place
     account: Account | None = None
     tier: Tier | None = None
+    found: Found | None = None  # what the model costs, once it was looked up
     key_id: str | None = None
     named: bool = False  # the account comes from configured accounts
     input_texts: tuple[list[str], int] | None = None  # and tokens that are no text
@@ -208,6 +209,10 @@ class Call(msgspec.Struct, eq=False):
     def price_list(self) -> Prices:
         """The prices that hold for the caller."""
         return (self.account.prices if self.account else None) or self.prices
+
+    def look_up_price(self) -> None:
+        """Note what the model costs the caller, by the list in force when the call began."""
+        self.found = self.price_list.find_at(self.model, self.started_ns)
 
     @property
     def tokens_so_far(self) -> int:

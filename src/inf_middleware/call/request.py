@@ -1,6 +1,8 @@
 """What a call asks for: its body read and understood, and made to ask for usage."""
 
-from starlette.types import Receive, Scope
+from collections.abc import Mapping
+
+from starlette.types import Receive
 
 from inf_middleware.call.body import read_body
 from inf_middleware.call.record import Call
@@ -13,7 +15,7 @@ MODEL_CHARACTERS_MAX = 256
 
 
 async def read_request(
-    call: Call, scope: Scope, receive: Receive, body_bytes_max: int
+    call: Call, headers: Mapping[bytes, bytes], receive: Receive, body_bytes_max: int
 ) -> bytes | None:
     """Read the body and what it asks for; None where it passes unread.
 
@@ -22,7 +24,6 @@ async def read_request(
         ClientGone: The client left meanwhile.
     """
     dialect = call.dialect
-    headers = dict(scope["headers"])
     if not dialect.reads_body and not _is_json(headers):
         call.request = Request()
         return None
@@ -36,9 +37,9 @@ async def read_request(
             "invalid_request_body",
             "The request body is compressed; send it without content-encoding.",
         )
-    call.body = await read_body(headers.get(b"content-length"), receive, body_bytes_max)
+    body = call.body = await read_body(headers.get(b"content-length"), receive, body_bytes_max)
     call.is_read = True
-    understand(call, call.body)
+    understand(call, body)
     if call.model is not None and len(call.model) > MODEL_CHARACTERS_MAX:
         raise Refuse(
             400,
@@ -47,7 +48,7 @@ async def read_request(
             f" {MODEL_CHARACTERS_MAX}.",
             param="model",
         )
-    return call.body
+    return body
 
 
 def understand(call: Call, body: bytes) -> None:
@@ -57,21 +58,25 @@ def understand(call: Call, body: bytes) -> None:
         Refuse: It cannot be meant.
     """
     try:
-        call.dialect, call.request = call.dialect.read(body)
-        call.model = call.request.model
+        call.dialect, request = call.dialect.read(body)
     except InvalidRequest as error:
         raise Refuse(error.status, error.code, error.message) from error
+    call.request = request
+    call.model = request.model
 
 
 def asking(call: Call, body: bytes) -> bytes:
     """Return the body that the app is to see, and note on the call whether it asks for usage."""
     request = call.request
-    call.asked = request is not None and request.may_ask and call.metering.include_usage
+    if request is None or not request.may_ask:
+        call.asked = False
+        return body
+    call.asked = call.metering.include_usage
     if not call.asked:
         return body
     return call.dialect.asking_for_usage(body, continuous=call.asked == "continuous")
 
 
-def _is_json(headers: dict[bytes, bytes]) -> bool:
+def _is_json(headers: Mapping[bytes, bytes]) -> bool:
     content_type = headers.get(b"content-type", b"application/json")
     return b"json" in content_type.lower()

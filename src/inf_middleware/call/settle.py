@@ -5,7 +5,6 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -226,11 +225,9 @@ def outcome_of(call: Call) -> str:
 
 def price_of(call: Call, billing: Billing) -> Found | None:
     """Return the price a call is charged by; None where it has none."""
-    moment = datetime.fromtimestamp(call.started_ns / 1e9, UTC)
-    found = call.price_list.find(call.model, moment)
-    if found is None and not isinstance(billing.unpriced, str):
+    if call.found is None and not isinstance(billing.unpriced, str):
         return Found(billing.unpriced, f"unpriced/{billing.unpriced.model}")
-    return found
+    return call.found
 
 
 def event_of(

@@ -67,6 +67,8 @@ class Worker:
         # say is in force before they are reached.
         self._metering = parts.metering
         self._prices = parts.prices
+        # Whether it is its concern who calls.
+        self._identifies = bool(parts.names_accounts or parts.limiting or parts.billing)
         self._exempt = exempt
         self._websockets = websockets
         self._touch = touch
@@ -136,7 +138,8 @@ class Worker:
         answer = Answer(call, send, strip=call.asked, settle=settle, headers=_headers(call))
         try:
             await self._app(inner, replayed(call, body, ahead.receive), answer.send)
-            await answer.finish()
+            if not answer.is_complete:
+                await answer.finish()
         except BaseException as error:
             call.failure = error
             answer.read_what_came()
@@ -164,6 +167,7 @@ class Worker:
         call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
         call.request, call.model, call.billing = due.request, due.model, due.billing
         call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
+        call.look_up_price()
 
         async def settle_fetched(call: Call) -> bool:
             with anyio.CancelScope(shield=True):  # nobody would settle it again
@@ -193,7 +197,8 @@ class Worker:
                 limit = self._parts.body_bytes_max + _ASKING_BYTES
                 await read_body(None, ahead.receive, limit)
                 scope = with_length(scope, len(body))
-            await self._identify(call, scope)
+            if self._identifies:
+                await self._identify(call, scope)
             await self._take_part(call, scope, ahead)
         except Refuse as refuse:
             call.refused = True
@@ -221,9 +226,11 @@ class Worker:
     ) -> bytes | None:
         """Do all that comes before the app; return the body it is to see, None where unread."""
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
-        await self._identify(call, scope)
-        body = await read_request(call, scope, receive, self._parts.body_bytes_max)
-        fingerprint_of(call, scope["headers"], body)
+        if self._identifies:
+            await self._identify(call, scope)
+        headers = dict(scope["headers"])
+        body = await read_request(call, headers, receive, self._parts.body_bytes_max)
+        fingerprint_of(call, headers, body)
         await self._take_part(call, scope, ahead)
         return body if body is None else asking(call, body)
 
@@ -247,8 +254,7 @@ class Worker:
 
     async def _identify(self, call: Call, scope: Scope) -> None:
         parts = self._parts
-        concerned = parts.names_accounts or parts.limiting or parts.billing
-        if concerned and (call.account is None or (parts.names_accounts and not call.named)):
+        if call.account is None or (parts.names_accounts and not call.named):
             caller = known_caller(scope, parts) or await caller_of(scope, parts)
             call.account, call.tier, call.key_id = caller
             call.named = parts.names_accounts
@@ -259,8 +265,12 @@ class Worker:
         billing = parts.billing if call.billing is None else None
         if billing is not None:
             call.prices = parts.prices
+        call.look_up_price()
+        if billing is not None:
             check_model(call, billing)
-            await check_ledger(billing)
+            checking = check_ledger(billing)
+            if checking is not None:
+                await checking
             refuse_background(call, billing)
             call.billing = billing
             if call.fingerprint is not None:
@@ -268,7 +278,9 @@ class Worker:
         limiting = parts.limiting if call.limiting is None else None
         if limiting is not None and not try_reserve(call, limiting):
             await reserve(call, limiting)  # what no level holds is said of the level
-        await refuse_misfit(call, parts)
+        checking = refuse_misfit(call, parts)
+        if checking is not None:
+            await checking
         if limiting is not None and not try_admit(call, limiting):
             await admit(call, limiting, ahead)
         if call.billing is not None and call.billing.holds is not None:

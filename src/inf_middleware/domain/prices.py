@@ -96,14 +96,17 @@ class Price:
 
     def lines(self, usage: Usage) -> tuple[Line, ...]:
         """Price a usage as disjoint lines; lines of no tokens are left out."""
-        cached = usage.cached_input_tokens if self.cached_input_nano is not None else 0
-        cached = min(cached, usage.input_tokens)
-        lines = [
-            Line("input_tokens", usage.input_tokens - cached, self.input_nano),
-            Line("cached_input_tokens", cached, self.cached_input_nano or 0),
-            Line("output_tokens", usage.output_tokens, self.output_nano),
-        ]
-        return tuple([line for line in lines if line.quantity])
+        inputs, outputs, cached = usage.input_tokens, usage.output_tokens, 0
+        if self.cached_input_nano is not None:
+            cached = min(usage.cached_input_tokens, inputs)
+        lines = []
+        if inputs > cached:
+            lines.append(Line("input_tokens", inputs - cached, self.input_nano))
+        if cached:
+            lines.append(Line("cached_input_tokens", cached, self.cached_input_nano or 0))
+        if outputs:
+            lines.append(Line("output_tokens", outputs, self.output_nano))
+        return tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,11 @@ class Prices:
             ):
                 best = price
         return None if best is None else self._named(best)
+
+    def find_at(self, model: str | None, moment_ns: int) -> Found | None:
+        """Return the price of a model in force at a moment, in ns since the Unix epoch."""
+        undated = None if model is None else self._undated.get(model)
+        return undated or self.find(model, datetime.fromtimestamp(moment_ns / 1e9, UTC))
 
     def _named(self, price: Price) -> Found:
         dated = f"@{price.since:%Y-%m-%dT%H:%M:%SZ}" if price.since else ""

@@ -10,7 +10,7 @@ from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable
 from inf_middleware.ledgers.filesystem import network_filesystem
 
 # One file per version, `sqlite-N.sql`, run in order: a new ledger by all, an old one by the rest.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Before it two writing processes can corrupt a file: sqlite.org/wal.html, "The WAL-Reset Bug".
 SQLITE_MIN = (3, 51, 3)
@@ -54,6 +54,9 @@ def connect(path: Path) -> apsw.Connection:
         db.set_busy_handler(_wait)
         _configure(db, path)
         _migrate(db, path)
+        # From here on what would undo a statement of several rows stays in memory: it is a few
+        # pages, and cost a commit of 64 five writes to a file. Of a migration it may be gigabytes.
+        db.pragma("temp_store", "memory")
     except apsw.Error as error:
         db.close()
         raise LedgerUnavailable(f"the ledger {path} cannot be used: {error}") from error
@@ -119,9 +122,6 @@ def _configure(db: apsw.Connection, path: Path) -> None:
                 raise
             time.sleep(0.01)
     db.pragma("wal_autocheckpoint", _CHECKPOINT_PAGES)
-    # What would undo a statement of several rows stays in memory: it is a few pages, and cost a
-    # commit of 64 five writes to a temporary file.
-    db.pragma("temp_store", "memory")
     db.pragma("synchronous", "full")
     if (mode, db.pragma("synchronous")) != ("wal", 2):
         raise LedgerUnavailable(

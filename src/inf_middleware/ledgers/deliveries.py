@@ -149,8 +149,8 @@ def _state(sink: str, seq: int) -> Steps[SinkState]:
         "SELECT (SELECT count(*) FROM outbox"
         "  WHERE seq > ? AND seq <= (SELECT max(seq) FROM outbox)),"
         " (SELECT count(*) FROM dead_letter WHERE sink = ?),"
-        " (SELECT count(*) FROM outbox JOIN replay ON outbox.seq BETWEEN next_seq AND last_seq"
-        "  WHERE sink = ?)",
+        " (SELECT count(*) FROM replay CROSS JOIN outbox"
+        "  WHERE outbox.seq BETWEEN next_seq AND last_seq AND sink = ?)",
         (seq, sink, sink),
     )
     pending, dead, replaying = counts[0]

@@ -14,7 +14,7 @@ from inf_middleware.ledgers.rows import Rows
 from inf_middleware.ledgers.steps import Ask, Record, Steps, T
 
 # One file per version, `postgres-N.sql`, run in order; numbers are its own, and begin with 2.
-SCHEMA_VERSION, FIRST_VERSION = 4, 2
+SCHEMA_VERSION, FIRST_VERSION = 5, 2
 
 # All of a ledger's tables, views and functions are in it.
 SCHEMA = "inf_ledger"

@@ -32,18 +32,26 @@ _CHECKS: tuple[tuple[str, str], ...] = (
     (
         "each record above 0 has one posting of its amount, and no other has one",
         (
-            "SELECT coalesce(request.request_id, posting.request_id), 'record ' ||"
-            " coalesce(CAST(request.amount_nano AS TEXT), 'none') || ', posting ' ||"
-            " coalesce(CAST(posting.amount_nano AS TEXT), 'none')"
-            " FROM request FULL JOIN posting ON posting.request_id = request.request_id"
-            " WHERE coalesce(request.amount_nano, -1) <> coalesce(posting.amount_nano, 0)"
-            " OR (posting.amount_nano IS NOT NULL AND request.currency <> posting.currency)"
+            "SELECT request.request_id, 'record ' || CAST(request.amount_nano AS TEXT) || ' '"
+            "  || request.currency || ', posting ' || CAST(posting.amount_nano AS TEXT) || ' '"
+            "  || posting.currency"
+            " FROM request JOIN posting ON posting.request_id = request.request_id"
+            " WHERE request.amount_nano <> posting.amount_nano"
+            "  OR request.currency <> posting.currency UNION ALL"
+            " SELECT request_id, 'record ' || CAST(amount_nano AS TEXT) || ', no posting'"
+            " FROM request WHERE amount_nano > 0 AND NOT EXISTS"
+            "  (SELECT 1 FROM posting WHERE posting.request_id = request.request_id) UNION ALL"
+            " SELECT coalesce(request_id, 'place ' || CAST(seq AS TEXT)),"
+            "  'no record, posting ' || CAST(amount_nano AS TEXT)"
+            " FROM posting WHERE NOT EXISTS"
+            "  (SELECT 1 FROM request WHERE request.request_id = posting.request_id)"
         ),
     ),
     (
         "debits equal credits: each posting has two sides, of which one is an account's",
         (
-            "SELECT request_id, debit || ' to ' || credit FROM posting"
+            "SELECT coalesce(request_id, 'place ' || CAST(seq AS TEXT)),"
+            " debit || ' to ' || credit FROM posting"
             " WHERE (debit LIKE 'account:%') = (credit LIKE 'account:%')"
         ),
     ),
@@ -119,10 +127,10 @@ _CHECKS: tuple[tuple[str, str], ...] = (
     (
         "each record has one event, and each event a record",
         (
-            "SELECT coalesce(request.request_id, outbox.id), CASE WHEN outbox.id IS NULL"
-            "  THEN 'no event' ELSE 'no record' END"
-            " FROM request FULL JOIN outbox ON outbox.id = request.request_id"
-            " WHERE outbox.id IS NULL OR request.request_id IS NULL"
+            "SELECT request_id, 'no event' FROM request WHERE NOT EXISTS"
+            "  (SELECT 1 FROM outbox WHERE outbox.id = request.request_id) UNION ALL"
+            " SELECT coalesce(id, 'place ' || CAST(seq AS TEXT)), 'no record' FROM outbox"
+            " WHERE NOT EXISTS (SELECT 1 FROM request WHERE request.request_id = outbox.id)"
         ),
     ),
     (
@@ -135,8 +143,8 @@ _CHECKS: tuple[tuple[str, str], ...] = (
     (
         "what a sink refused is an event of this ledger",
         (
-            "SELECT dead_letter.sink, dead_letter.id FROM dead_letter"
-            " LEFT JOIN outbox ON outbox.id = dead_letter.id WHERE outbox.id IS NULL"
+            "SELECT sink, id FROM dead_letter WHERE NOT EXISTS"
+            " (SELECT 1 FROM outbox WHERE outbox.id = dead_letter.id)"
         ),
     ),
 )

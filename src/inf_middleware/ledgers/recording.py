@@ -20,32 +20,37 @@ _AT_ONCE = 8
 UNSORTED_MAX = 4_096
 
 
-def _insert_into(table: str, columns: Sequence[str], key: str) -> tuple[str, str]:
-    """Return what inserts several rows, and one; a repeated id changes nothing."""
+def _insert_into(table: str, columns: Sequence[str], end: str = "") -> tuple[str, str]:
+    """Return what inserts several rows, and one."""
     row = f"({', '.join('?' * len(columns))})"
     several, one = (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"
-        f" ON CONFLICT ({key}) DO NOTHING"
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}{end}"
         for count in (_AT_ONCE, 1)
     )
     return several, one
 
 
-_INSERT_REQUESTS = _insert_into("request", COLUMNS, "request_id")
-_INSERT_EVENTS = _insert_into("outbox", ("id", "body"), "id")
+# A repeated id changes nothing.
+_INSERT_REQUESTS = _insert_into(
+    "request", ("seq", *COLUMNS), " ON CONFLICT (request_id) DO NOTHING"
+)
+_INSERT_EVENTS = _insert_into("event", ("seq", "body"))
 
-_LAST = "SELECT coalesce(max(seq), 0), (SELECT sorted_seq FROM meta) FROM request"
+# The last place that is taken: by a record, unless somebody has changed the file by hand.
+_LAST = (
+    "SELECT max((SELECT coalesce(max(seq), 0) FROM request),"
+    " (SELECT coalesce(max(seq), 0) FROM event),"
+    " (SELECT coalesce(max(seq), 0) FROM transfer)), sorted_seq FROM meta"
+)
 
 # Of the records that are new: one that was written before stays as it is, amount included.
 _INSERT_CHARGES = (
-    "INSERT INTO posting (request_id, debit, credit, amount_nano, currency)"
-    f" SELECT request_id, 'account:' || account, '{EARNED}', amount_nano, currency"
+    "INSERT INTO transfer (seq, debit, credit, amount_nano, currency)"
+    f" SELECT seq, 'account:' || account, '{EARNED}', amount_nano, currency"
     " FROM request WHERE seq > ? AND kind = 'usage' AND amount_nano > 0 ORDER BY seq"
 )
 _INSERT_MOVEMENT = (
-    "INSERT INTO posting (request_id, debit, credit, amount_nano, currency)"
-    " SELECT request_id, ?, ?, amount_nano, currency FROM request"
-    " WHERE seq > ? AND request_id = ?"
+    "INSERT INTO transfer (seq, debit, credit, amount_nano, currency) VALUES (?, ?, ?, ?, ?)"
 )
 _KIND = COLUMNS.index("kind")
 
@@ -53,6 +58,9 @@ _SORT = (
     "INSERT INTO account_request (account, settled_at, seq)"
     " SELECT account, settled_at, seq FROM request WHERE seq > (SELECT sorted_seq FROM meta)"
     " ORDER BY account, settled_at, seq;"
+    " INSERT INTO time_request (settled_at, seq)"
+    " SELECT settled_at, seq FROM request WHERE seq > (SELECT sorted_seq FROM meta)"
+    " ORDER BY settled_at, seq;"
     " UPDATE meta SET sorted_seq = (SELECT max(seq) FROM request)"
 )
 
@@ -60,22 +68,25 @@ _SORT = (
 def record(db: apsw.Connection, rows: Sequence[Rows]) -> None:
     """Write records, postings and events inside whatever transaction is open."""
     ((last, is_sorted),) = db.execute(_LAST)
-    _insert(db, _INSERT_REQUESTS, [row.request for row in rows])
+    placed = list(enumerate(rows, last + 1))
+    if _insert(db, _INSERT_REQUESTS, [(seq, *row.request) for seq, row in placed]) < len(rows):
+        fresh = {seq for (seq,) in db.execute("SELECT seq FROM request WHERE seq > ?", (last,))}
+        placed = [(seq, row) for seq, row in placed if seq in fresh]
     db.execute(_INSERT_CHARGES, (last,))
-    for row in rows:
+    for seq, row in placed:
         if row.posting is not None and row.request[_KIND] != "usage":
-            request_id, debit, credit, *_ = row.posting
-            db.execute(_INSERT_MOVEMENT, (debit, credit, last, request_id))
-    _insert(db, _INSERT_EVENTS, [row.event for row in rows])
+            db.execute(_INSERT_MOVEMENT, (seq, *row.posting[1:]))
+    _insert(db, _INSERT_EVENTS, [(seq, row.event[1]) for seq, row in placed])
     if last + len(rows) - is_sorted > UNSORTED_MAX:
         db.execute(_SORT)
 
 
-def _insert(
-    db: apsw.Connection, statements: tuple[str, str], rows: Sequence[Sequence[Any]]
-) -> None:
+def _insert(db: apsw.Connection, statements: tuple[str, str], rows: Sequence[Sequence[Any]]) -> int:
+    """Insert rows; return how many of them are new."""
     several, one = statements
     whole = len(rows) - len(rows) % _AT_ONCE
+    before = db.total_changes()
     for start in range(0, whole, _AT_ONCE):
         db.execute(several, tuple(chain.from_iterable(rows[start : start + _AT_ONCE])))
     db.executemany(one, rows[whole:])
+    return db.total_changes() - before

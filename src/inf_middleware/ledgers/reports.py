@@ -70,7 +70,7 @@ def usage(
         columns[list(by).index("day")] = "substr(settled_at, 1, 16)"
     grouped = ", ".join([*columns, "currency"])
     where, params = _where(account, period)
-    charges = _CHARGES.format(records=_records_of(account))
+    charges = _CHARGES.format(records=_records_of(account, period))
     rows = yield Ask(
         f"SELECT {grouped}, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT),"
         " CAST(sum(output_tokens) AS BIGINT), CAST(sum(amount_nano) AS BIGINT),"
@@ -179,25 +179,26 @@ def show(request_id: str) -> Steps[Shown]:
         BookingRefused: There is none of that id.
     """
     rows = yield Ask(
-        "SELECT outbox.seq, outbox.body, posting.seq, request.account, request.currency"
+        "SELECT outbox.seq, outbox.body, request.account, request.currency"
         " FROM request JOIN outbox ON outbox.id = request.request_id"
-        " LEFT JOIN posting ON posting.request_id = request.request_id"
         " WHERE request.request_id = ?",
         (request_id,),
     )
     if not rows:
         raise BookingRefused(f"there is no request {request_id!r} in this ledger")
-    place, body, posted, account, currency = rows[0]
-    if posted is None:  # it moved nothing: the balance is that of the last record before it
+    place, body, account, currency = rows[0]
+    moved = yield Ask(
+        f"SELECT seq, {_MOVED} FROM posting WHERE request_id = ?", (*_sides(account), request_id)
+    )
+    if moved:
+        posted, own = moved[0]
+    else:  # it moved nothing: the balance is that of the last record before it
         last = yield Ask(
             "SELECT max(posting.seq) FROM posting JOIN outbox ON outbox.id = posting.request_id"
             " WHERE outbox.seq < ?",
             (place,),
         )
         posted, own = last[0][0] or 0, 0
-    else:
-        moved = yield Ask(f"SELECT {_MOVED} FROM posting WHERE seq = ?", (*_sides(account), posted))
-        own = moved[0][0]
     after = yield Ask(
         f"SELECT CAST(coalesce(sum({_MOVED}), 0) AS BIGINT) FROM posting"
         " JOIN request_by_account request ON request.request_id = posting.request_id"
@@ -231,18 +232,14 @@ def events(
     after: int, count_max: int, *, account: str | None, period: Period
 ) -> Steps[list[tuple[int, BillingEvent]]]:
     """Return the next events after a place in the outbox, for an export in pages."""
-    if account is None:
-        where, params = _where(account, period, "AND")
-        chosen = f" JOIN request ON request.request_id = outbox.id WHERE outbox.seq > ?{where}"
-    else:  # few of all: found first
-        where, params = _where(account, period)
-        chosen = (
-            " WHERE outbox.seq > ?"
-            f" AND outbox.id IN (SELECT request_id FROM request_by_account{where})"
-        )
+    # Of one account few of all are wanted: they are found first, for a place with a sign is no key.
+    place = "outbox.seq" if account is None else "+outbox.seq"
+    records = "request" if account is None else "request_by_account"
+    where, params = _where(account, period, "AND")
     rows = yield Ask(
-        f"SELECT outbox.seq, outbox.body FROM outbox{chosen}"
-        f" ORDER BY outbox.seq LIMIT {count_max:d}",
+        f"SELECT outbox.seq, outbox.body FROM outbox JOIN {records} request"
+        f" ON request.request_id = outbox.id WHERE {place} > ?{where}"
+        f" ORDER BY {place} LIMIT {count_max:d}",
         (after, *params),
     )
     return [(seq, BillingEvent.decode(bytes(body))) for seq, body in rows]
@@ -300,8 +297,10 @@ def _sides(account: str) -> tuple[str, str]:
     return f"account:{account}", f"account:{account}"
 
 
-def _records_of(account: str | None) -> str:
-    return "request" if account is None else "request_by_account"
+def _records_of(account: str | None, period: Period) -> str:
+    if account is not None:
+        return "request_by_account"
+    return "request" if period == Period() else "request_by_time"
 
 
 def _where(

@@ -293,12 +293,19 @@ def _transaction(db: apsw.Connection) -> Any:
 
 
 def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Answer]:
+    # Before the file is locked, so that other processes may write meanwhile; and not where it is
+    # handed over: the event loop has better things to do.
+    prepared = [_prepared(work) for work, _ in items]
     answers: list[Answer] = []
     settling: list[Rows] = []
     with _transaction(db):
-        for work, future in items:
-            if isinstance(work, BillingEvent):
-                answers.append((future, None, _add_rows(settling, work)))
+        for (_, future), work in zip(items, prepared, strict=True):
+            if isinstance(work, Rows):
+                settling.append(work)
+                answers.append((future, None, None))
+                continue
+            if isinstance(work, LedgerUnavailable):
+                answers.append((future, None, work))
                 continue
             if settling:
                 run(db, settle_all(settling))
@@ -312,13 +319,13 @@ def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Answer]:
     return answers
 
 
-def _add_rows(settling: list[Rows], event: BillingEvent) -> LedgerUnavailable | None:
-    # Here and not where it is handed over: the event loop has better things to do.
+def _prepared(work: BillingEvent | Work[Any]) -> Rows | LedgerUnavailable | Work[Any]:
+    if not isinstance(work, BillingEvent):
+        return work
     try:
-        settling.append(rows_of(event))
+        return rows_of(work)
     except (ValueError, TypeError, OverflowError) as error:
-        return LedgerUnavailable(f"{event.id} cannot be recorded: {error}")
-    return None
+        return LedgerUnavailable(f"{work.id} cannot be recorded: {error}")
 
 
 def _tell(

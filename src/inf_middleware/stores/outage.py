@@ -115,7 +115,7 @@ class OutageStore:
 
     async def settle(self, admission: Admission, tokens: int | None) -> None:
         """Settle with both; what the shared store does not take now is owed to it."""
-        await self._local.settle(admission, tokens)
+        self._local.settle_now(admission, tokens)
         self._alone.pop(admission.call_id, None)
         if admission.call_id not in self._known:
             return

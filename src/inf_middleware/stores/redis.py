@@ -1,11 +1,11 @@
-"""The limits of any number of processes, on one Redis: a script per step, on the server's clock."""
+"""The limits of any number of processes, on one Redis: one script, on the server's clock."""
 
 import hashlib
 import logging
 import os
-import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from struct import Struct
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -21,9 +21,9 @@ from inf_middleware.domain.limits import (
     answer_of,
     standings_of,
 )
-from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Metric
+from inf_middleware.domain.rates import LIMIT_MAX, MICROSECONDS, LimitGroup, Metric
 from inf_middleware.stores.pipelines import Call
-from inf_middleware.stores.scripts import Scripts, load_script, text_of
+from inf_middleware.stores.scripts import Scripts, Step
 
 _log = logging.getLogger("inf_middleware.limits")
 
@@ -33,11 +33,17 @@ _FORM = "inf1"
 # Names of keys that are kept made up, of the accounts that come most: some 300 bytes each.
 KEYS_KEPT = 4_096
 
-# What a renewal tells of a call: its id, the tokens used so far. Those of an account are one
-# argument: clients take half of a renewal's time for arguments of their own.
-_RENEWAL = struct.Struct("<8sQ")
-
 _METRICS: tuple[Metric, ...] = ("requests", "tokens")
+
+# What the steps are given, as their scripts read it: each begins with the step and its keys.
+_ADMIT, _GROUP, _RATE = Struct("<BB8sQQB"), Struct("<QB"), Struct("<BQQ")
+_SETTLE = Struct("<BB8sQQB")
+_LEASE = Struct("<BBQ")
+_RENEWED = Struct("<8sQ")
+_SHOW = bytes((Step.SHOW, 1))
+
+# Of tokens a caller or a model may tell any number: one that no limit reaches is as good.
+_TOKENS_MAX = 1_000 * LIMIT_MAX
 
 
 class ShownWindow(NamedTuple):
@@ -81,15 +87,12 @@ class RedisStore:
         clock: str | None = None,
     ) -> None:
         self.workers = 1
-        self._scripts = Scripts(storage, timeout_s=timeout_s)
+        self._scripts = Scripts(storage, timeout_s=timeout_s, clock=clock)
         self._prefix = f"{_FORM}:{quote(deployment, safe='')}"
         self._lease_us = round(lease_s * MICROSECONDS)
-        self._admit, self._renew, self._settle, self._workers, self._show, self._release = (
-            load_script(name, clock)
-            for name in ("admit", "renew", "settle", "workers", "show", "release")
-        )
-        self._process = (0, "")
-        self._key_of = lru_cache(KEYS_KEPT)(self._make_key)
+        self._process = (0, b"")
+        # Not of a method: what is dropped shall be free at once, not when a cycle is found.
+        self._key_of = lru_cache(KEYS_KEPT)(partial(_make_key, self._prefix))
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
@@ -97,19 +100,22 @@ class RedisStore:
         Raises:
             LimitsUnavailable: No answer; it may have been taken all the same, until settled.
         """
-        arguments: list[Any] = [_id8(ask.call_id), self._lease_us, ask.tokens, int(ask.enforce)]
-        for group in ask.groups:
-            arguments += (group.concurrency or 0, len(group.rates))
+        keys, groups = self._keys(ask), ask.groups
+        tokens = min(ask.tokens, _TOKENS_MAX)
+        given = _ADMIT.pack(
+            Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce
+        )
+        for group in groups:
+            given += _GROUP.pack(group.concurrency or 0, len(group.rates))
             for rate in group.rates:
                 metric = 1 if rate.metric == "requests" else 2
-                arguments += (metric, rate.limit, rate.window_us)
-        keys = self._keys(ask)
-        reply = await self._scripts.run(Call(self._admit, keys, arguments))
+                given += _RATE.pack(metric, rate.limit, rate.window_us)
+        reply = _numbers(await self._scripts.run(Call(keys, given)))
         if reply[-1]:
             _log.warning(
                 "the key %s in the limits' storage held what is not ours: it was replaced, and"
                 " what its account had used of its limits is forgotten",
-                keys[reply[-1] - 1],
+                keys[reply[-1] - 1].decode(),
             )
         readings = _readings(ask.groups, reply)
         if reply[0] == 1:
@@ -129,18 +135,24 @@ class RedisStore:
         Raises:
             LimitsUnavailable: No answer; some may have been renewed.
         """
-        together: dict[tuple[str, ...], list[Held]] = {}  # by their keys
+        together: dict[tuple[str, ...], list[Held]] = {}  # by what their keys are made of
         for one in held:
-            together.setdefault(self._keys(one.admission.ask), []).append(one)
-        calls = [Call(self._workers, (f"{self._prefix}:workers",), self._alive())]
-        for keys, ones in together.items():
-            told = [_RENEWAL.pack(_id8(one.admission.ask.call_id), one.used) for one in ones]
-            calls.append(Call(self._renew, keys, (self._lease_us, b"".join(told))))
-        self.workers, *replies = await self._scripts.run_all(calls)
+            ask = one.admission.ask
+            of = (ask.account_id, *[group.scope for group in ask.groups])
+            together.setdefault(of, []).append(one)
+        calls = [Call((f"{self._prefix}:workers".encode(),), self._alive())]
+        for ones in together.values():
+            keys = self._keys(ones[0].admission.ask)
+            given = [_LEASE.pack(Step.RENEW, len(keys), self._lease_us)]
+            for admission, used in ones:
+                given.append(_RENEWED.pack(_id8(admission.call_id), min(used, _TOKENS_MAX)))
+            calls.append(Call(keys, b"".join(given)))
+        workers, *replies = await self._scripts.run_all(calls)
+        self.workers = int(workers)
         return frozenset(
             one.admission.call_id
             for ones, reply in zip(together.values(), replies, strict=True)
-            for one, is_held in zip(ones, text_of(reply), strict=True)
+            for one, is_held in zip(ones, reply, strict=True)
             if is_held == "0"
         )
 
@@ -150,9 +162,17 @@ class RedisStore:
         Raises:
             LimitsUnavailable: No answer; to be tried again.
         """
-        used = -1 if tokens is None else tokens
-        arguments = (_id8(admission.call_id), self._lease_us, used)
-        await self._scripts.run(Call(self._settle, self._keys(admission.ask), arguments))
+        keys = self._keys(admission.ask)
+        used = min(tokens or 0, _TOKENS_MAX)
+        given = _SETTLE.pack(
+            Step.SETTLE,
+            len(keys),
+            _id8(admission.ask.call_id),
+            self._lease_us,
+            used,
+            tokens is not None,
+        )
+        await self._scripts.run(Call(keys, given))
 
     async def ping(self) -> None:
         """See whether the storage answers, and tell the other processes that this one lives.
@@ -169,14 +189,17 @@ class RedisStore:
             LimitsUnavailable: No answer.
         """
         keys = self._keys_of(account_id, groups)
-        replies = await self._scripts.run_all([Call(self._show, (key,), ()) for key in keys])
-        return [_as_shown(*one) for one in zip(groups, replies, strict=True)]
+        replies = await self._scripts.run_all([Call((key,), _SHOW) for key in keys])
+        return [
+            _as_shown(group, _numbers(reply)) for group, reply in zip(groups, replies, strict=True)
+        ]
 
     async def show(self, account_id: str) -> list[ShownGroup]:
         """Return how all limits of an account stand; looks at all keys."""
         shown = []
         for scope, key in await self._groups_of(account_id):
-            running, lost, *rest = await self._scripts.run(Call(self._show, (key,), ()))
+            reply = await self._scripts.run(Call((key.encode(),), _SHOW))
+            running, lost, *rest = _numbers(reply)
             windows = tuple(
                 ShownWindow(metric, window_us / MICROSECONDS, used, reset_us / MICROSECONDS)
                 for metric, window_us, used, reset_us in _windows(rest)
@@ -190,39 +213,46 @@ class RedisStore:
         Requests that still run go on, without a slot.
         """
         groups = await self._groups_of(account_id)
-        calls = [Call(self._release, (key,), (self._lease_us,)) for _, key in groups]
-        return max([await self._scripts.run(call) for call in calls], default=0)
+        given = _LEASE.pack(Step.RELEASE, 1, self._lease_us)
+        calls = [Call((key.encode(),), given) for _, key in groups]
+        return max([int(await self._scripts.run(call)) for call in calls], default=0)
 
     async def aclose(self) -> None:
         """Let go of connections."""
         await self._scripts.aclose()
 
-    def _keys(self, ask: Ask) -> tuple[str, ...]:
+    def _keys(self, ask: Ask) -> tuple[bytes, ...]:
         return self._keys_of(ask.account_id, ask.groups)
 
-    def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[str, ...]:
+    def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[bytes, ...]:
         return tuple([self._key_of(account_id, group.scope) for group in groups])
 
-    def _make_key(self, account_id: str, scope: str) -> str:
-        return f"{self._account(account_id)}:{quote(scope, safe='')}"
-
-    def _account(self, account_id: str) -> str:
-        name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
-        return f"{self._prefix}:{{{name}}}"
-
     async def _groups_of(self, account_id: str) -> list[tuple[str, str]]:
-        account = self._account(account_id)
+        account = _account(self._prefix, account_id)
         keys = await self._scripts.keys(f"{account}:*")
         return sorted((unquote(key.removeprefix(f"{account}:")), key) for key in keys)
 
-    def _alive(self) -> tuple[str, int]:
+    def _alive(self) -> bytes:
         if self._process[0] != os.getpid():
-            self._process = (os.getpid(), os.urandom(8).hex())
-        return self._process[1], self._lease_us
+            self._process = (os.getpid(), os.urandom(8).hex().encode())
+        return _LEASE.pack(Step.WORKERS, 1, self._lease_us) + self._process[1]
+
+
+def _account(prefix: str, account_id: str) -> str:
+    name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return f"{prefix}:{{{name}}}"
+
+
+def _make_key(prefix: str, account_id: str, scope: str) -> bytes:
+    return f"{_account(prefix, account_id)}:{quote(scope, safe='')}".encode()
 
 
 def _id8(call_id: str) -> bytes:
     return hashlib.blake2b(call_id.encode("utf-8", "replace"), digest_size=8).digest()
+
+
+def _numbers(reply: str) -> list[int]:
+    return [int(number) for number in reply.split(",")]
 
 
 def _readings(groups: Sequence[LimitGroup], reply: Sequence[int]) -> list[GroupReading]:

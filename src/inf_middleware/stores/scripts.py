@@ -1,4 +1,4 @@
-"""The scripts of the Redis store, and the storage of `limits` that runs them.
+"""The script of the Redis store, and the storage of `limits` that runs it.
 
 Goes in: a URI of `limits`, or one of its async Redis storages. Comes out: replies.
 """
@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
+from enum import IntEnum
 from importlib.resources import files
 from itertools import chain
 from typing import Any
@@ -15,7 +16,7 @@ from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
 from inf_middleware.domain.errors import ConfigError, LimitsUnavailable
-from inf_middleware.stores.pipelines import PIPELINE_MAX, Call, Pipelines, Script
+from inf_middleware.stores.pipelines import Call, Pipelines, Script
 
 SCHEMES = frozenset(
     family + place
@@ -27,12 +28,31 @@ SCHEMES = frozenset(
 # fifth slot that has moved, to read the map anew. At 0 it notes where the slot went.
 _OF_CLUSTERS = {"reinitialize_steps": 0}
 
+# Each command has a deadline of ours; redis-py's own of 5 s beside it takes a third of what a
+# command costs. One that a URI names holds all the same.
+_OF_ALL: dict[str, Any] = {"socket_timeout": None}
+
+# Some thirty million keys, even of a server far away.
+KEYS_TIMEOUT_S = 60.0
+
 _FOLDER = files("inf_middleware.stores") / "lua"
 
 
-def load_script(name: str, clock: str | None = None) -> Script:
-    """Read a script with what all of them share; `clock` is Lua in the place of clock.lua."""
-    parts = [(_FOLDER / f"{part}.lua").read_text("utf-8") for part in ("clock", "state", name)]
+class Step(IntEnum):
+    """What the script does for one who asks; in the order of run.lua."""
+
+    ADMIT = 1
+    RENEW = 2
+    SETTLE = 3
+    WORKERS = 4
+    SHOW = 5
+    RELEASE = 6
+
+
+def load_script(clock: str | None = None) -> Script:
+    """Read the script of all steps; `clock` is Lua in the place of clock.lua."""
+    names = ("clock", "state", *(step.name.lower() for step in Step), "run")
+    parts = [(_FOLDER / f"{name}.lua").read_text("utf-8") for name in names]
     if clock is not None:
         parts[0] = clock
     text = "\n".join(parts)
@@ -40,7 +60,7 @@ def load_script(name: str, clock: str | None = None) -> Script:
 
 
 class Scripts:
-    """Runs scripts over the connection of an async Redis storage of `limits`.
+    """Runs steps of the script over the connection of an async Redis storage of `limits`.
 
     Nothing is connected before the first run. A URI is opened once per event loop and process; a
     storage of the user's own is used as it is.
@@ -49,30 +69,31 @@ class Scripts:
         ConfigError: Another kind of storage, or a URI that `limits` does not take.
     """
 
-    def __init__(self, storage: Any, *, timeout_s: float) -> None:
+    def __init__(self, storage: Any, *, timeout_s: float, clock: str | None = None) -> None:
         check_storage(storage)
         self._given = storage
+        self._script = load_script(clock)
         self._timeout_s = timeout_s
         self._opened: dict[asyncio.AbstractEventLoop, Pipelines] = {}
 
-    async def run(self, call: Call) -> Any:
-        """Run one script, together with what else is asked in this turn of the event loop.
+    async def run(self, call: Call) -> str:
+        """Run one step, together with what else is asked in this turn of the event loop.
 
         Raises:
             LimitsUnavailable: No answer within the deadline, or an error in its place.
         """
-        (reply,) = await self._open().run([call])
+        (reply,) = await self._open().ask((call,))
         return reply
 
-    async def run_all(self, calls: Sequence[Call]) -> list[Any]:
-        """Run many scripts, in as few round trips as may be.
+    async def run_all(self, calls: Sequence[Call]) -> list[str]:
+        """Run many steps, in as few round trips as may be.
 
         Raises:
             LimitsUnavailable: One of them failed; others may have run.
         """
         pipelines = self._open()
-        starts = range(0, len(calls), PIPELINE_MAX)
-        parts = (pipelines.run(calls[start : start + PIPELINE_MAX]) for start in starts)
+        most = pipelines.calls_max
+        parts = (pipelines.ask(calls[at : at + most]) for at in range(0, len(calls), most))
         return list(chain.from_iterable(await asyncio.gather(*parts)))
 
     async def keys(self, pattern: str) -> list[str]:
@@ -80,9 +101,11 @@ class Scripts:
         storage = self._open().storage
         found = storage.bridge.get_connection().scan_iter(match=pattern, count=1000)
         try:
-            return [text_of(key) async for key in found]
+            async with asyncio.timeout(KEYS_TIMEOUT_S):
+                return [key.decode() if isinstance(key, bytes) else key async for key in found]
         except Exception as error:  # of whichever family
-            raise LimitsUnavailable(f"the limits' storage failed: {error}") from error
+            reason = str(error) or f"no answer within {KEYS_TIMEOUT_S:g} s"
+            raise LimitsUnavailable(f"the limits' storage failed: {reason}") from error
 
     async def aclose(self) -> None:
         """Close what was opened here for the running event loop."""
@@ -104,11 +127,13 @@ class Scripts:
                 del self._opened[other]
             storage = self._given
             if isinstance(storage, str):
-                options = _OF_CLUSTERS if "+cluster://" in storage else {}
+                options = _OF_ALL | (_OF_CLUSTERS if "+cluster://" in storage else {})
                 storage = storage_from_string(
                     f"async+{storage}", implementation="redispy", **options
                 )
-            opened = self._opened[loop] = Pipelines(storage, loop, timeout_s=self._timeout_s)
+            opened = self._opened[loop] = Pipelines(
+                storage, self._script, loop, timeout_s=self._timeout_s
+            )
         return opened
 
 
@@ -155,8 +180,3 @@ def _without_password(uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     credentials, at, place = rest.rpartition("@")
     return f"{scheme}{separator}{'…@' if at and credentials else ''}{place}"
-
-
-def text_of(reply: Any) -> str:
-    """Return a text that was answered: a storage of the user's own may have decoded it."""
-    return reply.decode() if isinstance(reply, bytes) else str(reply)

@@ -4,7 +4,9 @@ Pictures and sound count flat, never as the base64 text they are sent in; the tr
 in the server's own usage.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from keyword import iskeyword
 from typing import Any, NamedTuple
 
 import msgspec
@@ -89,17 +91,75 @@ def model_input(
     return [text for text in taken if text], flat
 
 
-def bytes_bound(body: bytes, profile: Profile) -> int | None:
+def bytes_bound(
+    body: bytes, profile: Profile, messages: tuple[str, ...] = (), texts: tuple[str, ...] = ()
+) -> int | None:
     """Return what input a body has at the most, in bytes, one for a token that is no text.
 
-    None where that cannot be told without reading it: pictures and the like may be in it.
+    `messages` and `texts` name the fields that hold all of it. None where it cannot be told without
+    reading them: pictures and the like may be in it.
     """
     if profile.per_message > _ADDED_MAX or profile.per_name > _ADDED_MAX:
         return None
-    for sign in _FLAT_SIGNS:
-        if sign in body:
-            return None
+    if not _is_plain(body, messages, texts):
+        for sign in _FLAT_SIGNS:
+            if sign in body:
+                return None
     return len(body) + profile.per_reply
+
+
+_NONE = msgspec.Raw(b"null")
+
+
+class _Message(msgspec.Struct, gc=False):
+    """What of a message may count flat, where it has a role (see `_take_message`)."""
+
+    role: msgspec.Raw
+    content: msgspec.Raw = _NONE
+    images: msgspec.Raw = _NONE
+
+
+def _is_plain(body: bytes, messages: tuple[str, ...], texts: tuple[str, ...]) -> bool:
+    """Tell whether a body is seen to hold no parts, but text as it stands: as nearly all do.
+
+    To skip over the text takes a sixth of looking for signs in it.
+    """
+    decode = _inputs_reader(messages, texts)
+    if decode is None:
+        return False
+    try:
+        value = decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
+    for name in texts:
+        if not _is_text(getattr(value, name)):
+            return False
+    for name in messages:
+        for message in getattr(value, name):
+            if message.images is not _NONE or not _is_text(message.content):
+                return False
+    return True
+
+
+def _is_text(raw: msgspec.Raw) -> bool:
+    return raw is _NONE or memoryview(raw)[0] == _QUOTE
+
+
+_QUOTE = ord('"')
+
+
+@lru_cache(maxsize=64)  # dialects are few
+def _inputs_reader(
+    messages: tuple[str, ...], texts: tuple[str, ...]
+) -> Callable[[bytes], Any] | None:
+    names = (*messages, *texts)
+    if not names or len(set(names)) < len(names):
+        return None
+    if not all(name.isidentifier() and not iskeyword(name) for name in names):
+        return None
+    fields: list[tuple[str, Any, Any]] = [(name, list[_Message], []) for name in messages]
+    fields += [(name, msgspec.Raw, _NONE) for name in texts]
+    return msgspec.json.Decoder(msgspec.defstruct("Inputs", fields, gc=False)).decode
 
 
 def _take_texts(given: object, texts: list[str], profile: Profile) -> int:

@@ -1,7 +1,7 @@
 """JSON bodies: read as laxly as servers do, so that what a server accepts is never unmetered."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from keyword import iskeyword
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -66,9 +66,6 @@ class Fields:
 # the rest is only skipped. Raises one of `ODD`.
 Head: TypeAlias = Callable[[bytes], dict[str, Any]]
 
-# The same, to what paths lead to in their order.
-Values: TypeAlias = Callable[[bytes], Sequence[Any]]
-
 
 def head_of(names: Iterable[str]) -> Head | None:
     """Return what reads fields, all in one go; None where a name cannot be one of a class."""
@@ -76,36 +73,59 @@ def head_of(names: Iterable[str]) -> Head | None:
     return None if read is None else lambda body: asdict(read(body))
 
 
-def values_of(paths: Sequence[str]) -> Values | None:
-    """Return what reads paths ("": None), all in one go; None where a name cannot be a class'."""
-    read = _struct_reader(path.partition(".")[0] for path in paths if path)
-    if read is None:
+def _struct_reader(names: Iterable[str]) -> Callable[[bytes], Any] | None:
+    wanted = sorted(set(names))
+    if not all(_is_name(name) for name in wanted):
         return None
-    pick = attrgetter(*(path.partition(".")[0] or _ABSENT for path in paths))
-    deep = [(place, path.partition(".")[2]) for place, path in enumerate(paths) if "." in path]
-    if not deep:
-        return lambda body: pick(read(body))
+    fields = [(name, Any, None) for name in wanted]
+    return msgspec.json.Decoder(msgspec.defstruct("Fields", fields, gc=False)).decode
 
-    def values(body: bytes) -> list[Any]:
-        found = list(pick(read(body)))
-        for place, rest in deep:
-            found[place] = find(found[place], rest)
-        return found
 
-    return values
+def typed_head(
+    kinds: Sequence[tuple[str, Any]],
+) -> tuple[Callable[[bytes], Hashable], Callable[[Any], Sequence[Any]]] | None:
+    """Return what reads paths ("": None), each of a kind, and what picks their values in order.
+
+    What is read of two bodies is equal where all values are. Raises one of `ODD` where one is of
+    another kind. None where a name cannot be one of a class.
+    """
+    tree: dict[str, Any] = {}
+    for path, kind in kinds:
+        *steps, name = path.split(".")
+        inner = tree
+        for step in steps:
+            inner = inner.setdefault(step, {})
+            if not isinstance(inner, dict):
+                return None
+        if path and inner.setdefault(name, kind) is not kind:
+            return None
+    try:
+        head = _struct_of(tree)
+    except ValueError:
+        return None
+    pick = attrgetter(*(path or _ABSENT for path, _ in kinds))
+    return msgspec.json.Decoder(head).decode, pick
 
 
 # Of the class itself, so that no body can say it.
 _ABSENT = "__absent__"
 
 
-def _struct_reader(names: Iterable[str]) -> Callable[[bytes], Any] | None:
-    wanted = sorted(set(names))
-    if not all(name.isidentifier() and not iskeyword(name) for name in wanted):
-        return None
-    fields = [(name, Any, None) for name in wanted]
-    struct = msgspec.defstruct("Fields", fields, gc=False, namespace={_ABSENT: None})
-    return msgspec.json.Decoder(struct).decode
+def _struct_of(tree: dict[str, Any]) -> Any:
+    fields: list[Any] = []
+    for name, kind in tree.items():
+        if not _is_name(name):
+            raise ValueError(name)
+        if isinstance(kind, dict):
+            inner = _struct_of(kind)
+            fields.append((name, inner, inner()))
+        else:
+            fields.append((name, kind | None, None))
+    return msgspec.defstruct("Head", fields, frozen=True, gc=False, namespace={_ABSENT: None})
+
+
+def _is_name(name: str) -> bool:
+    return name.isidentifier() and not iskeyword(name)
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What a dialect is: where model, input, caps, stream, usage and text sit in an API, as data."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from inf_middleware.domain.errors import ConfigError, InvalidRequest
-from inf_middleware.wire.body import ODD, Fields, Values, asking_for_usage, values_of, whole_number
+from inf_middleware.wire.body import ODD, Fields, asking_for_usage, typed_head, whole_number
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
 
@@ -16,6 +17,19 @@ ErrorForm = Literal["openai", "anthropic", "ollama"]
 # Anthropic's words for what OpenAI calls otherwise.
 # Source: docs.anthropic.com/en/api/errors (2026-11).
 _ANTHROPIC_TYPES = {"server_error": "api_error"}
+
+
+# Requests that each dialect keeps for those that ask for the same. What comes from callers and is
+# kept is short: others are read anew each time.
+REQUESTS_MAX = 512
+_Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, gc=False):
+    """What a stream is asked to be, of which only this is read."""
+
+    include_usage: bool | None = None
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -130,10 +144,10 @@ class Dialect:
         Raises:
             InvalidRequest: The body cannot be meant for this path.
         """
-        values = self._values
-        if values is not None:
+        if self._typed is not None:
+            head, request_of = self._typed
             try:
-                return self, self._request(*values(body))
+                return self, request_of(head(body))
             except ODD:
                 pass  # a server may still take it: it is read as laxly
         try:
@@ -153,9 +167,22 @@ class Dialect:
         return (*paths, self.background, options, self.tells_usage, *self.output_cap)
 
     @cached_property
-    def _values(self) -> Values | None:
-        """What reads all of `_asked` at once; None where that may be long."""
-        return None if self.variants or self.prompts else values_of(self._asked)
+    def _typed(self) -> tuple[Callable[[bytes], Hashable], Callable[[Hashable], Request]] | None:
+        """What reads `_asked` at once, where all is of its kind, and what makes that a request.
+
+        None where `prompts` are asked for, which may be long.
+        """
+        if self.variants or self.prompts:
+            return None
+        yes_or_no = (bool, bool, StreamOptions, bool)  # from `echo` on
+        numbers = [_Number for _ in self.output_cap]
+        kinds = (_Name, bool, _Number, None, _Number, *yes_or_no, *numbers)
+        typed = typed_head(tuple(zip(self._asked, kinds, strict=True)))
+        if typed is None:
+            return None
+        head, pick = typed
+        # Most callers ask the same again but for their messages.
+        return head, lru_cache(REQUESTS_MAX)(lambda asked: self._request(*pick(asked)))
 
     def read_request(self, body: bytes) -> Request:
         """Read a request's body.
@@ -185,6 +212,8 @@ class Dialect:
             if cap:
                 break
         prompts = 1 if prompt is None else _prompts(prompt)
+        if isinstance(options, StreamOptions):
+            options = {"include_usage": options.include_usage}
         wants = isinstance(options, dict) and options.get("include_usage") is True
         if self.tells_usage:
             wants = tells_usage is True

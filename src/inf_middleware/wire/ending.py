@@ -3,6 +3,7 @@
 Source: the dialects' own sources; the shapes are those that their clients were seen to take.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -183,7 +184,7 @@ def _ollama(cut: _Cut, empty: dict[str, Any]) -> bytes:
         "prompt_eval_count": cut.used.input_tokens,
         "eval_count": cut.used.output_tokens,
     }
-    return msgspec.json.encode(last) + b"\n"
+    return _json(last) + b"\n"
 
 
 def _tgi(cut: _Cut) -> bytes:
@@ -201,7 +202,7 @@ def _tgi(cut: _Cut) -> bytes:
         "generated_text": "".join(cut.reader.texts()),
         "details": details if cut.request.wants_usage else None,
     }
-    return b"data:" + msgspec.json.encode(last) + b"\n\n"
+    return b"data:" + _json(last) + b"\n\n"
 
 
 def _llama_cpp(cut: _Cut) -> bytes:
@@ -239,14 +240,20 @@ def _sglang(cut: _Cut) -> bytes:
 _DONE = b"data: [DONE]\n\n"
 
 
+def _json(value: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeError:  # half of a character, in a name that the server gave
+        return json.dumps(value).encode()
+
+
 def _unnamed(events: Iterable[dict[str, Any]]) -> bytes:
-    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
+    return b"".join(b"data: " + _json(event) + b"\n\n" for event in events)
 
 
 def _named(events: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(
-        b"event: %s\ndata: %s\n\n" % (event["type"].encode(), msgspec.json.encode(event))
-        for event in events
+        b"event: %s\ndata: %s\n\n" % (event["type"].encode(), _json(event)) for event in events
     )
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from inf_middleware.wire.body import Head, head_of
 from inf_middleware.wire.paths import Tree, tree_of
 from inf_middleware.wire.plain import PlainDecoder, plain_decoder
+from inf_middleware.wire.told import ToldReader, told_reader
 from inf_middleware.wire.usage import UsageAt
 
 # The number that tells choices apart nearly everywhere.
@@ -108,6 +109,13 @@ class Answers:
         return plain_decoder(
             self.each, self.finish, head or self.delta[0], self.usage_heads[0], is_text=not head
         )
+
+    @cached_property
+    def told(self) -> ToldReader | None:
+        """What reads of a whole body what nearly all tell; None where there is output to read."""
+        if not self.text:
+            return None
+        return told_reader(self.usage, self.id, self.model, self.unfinished)
 
     @cached_property
     def report(self) -> Head | None:

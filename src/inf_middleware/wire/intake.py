@@ -3,7 +3,10 @@
 Sans-IO and bounded: `feed` takes bytes in any cut, `read` the frames that are forwarded.
 """
 
-from inf_middleware.wire.alike import Alike, alike_of
+from functools import lru_cache
+from typing import Literal
+
+from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.encodings import Decoder, decoder_of
 from inf_middleware.wire.ndjson import NDJSONReader
 from inf_middleware.wire.reader import AnswerReader
@@ -14,9 +17,9 @@ from inf_middleware.wire.sse import Frame, SSEReader
 # batch stay below.
 JSON_BYTES_MAX = 64 * 1024 * 1024
 
-# How often the pieces of a stream may turn out to be alike to another than before. Some servers
-# make each one different, and learning from it costs as much as half of reading it.
-ALIKE_MAX = 64
+# How many pieces of a stream in a row may be learned from in vain. Some servers make each one
+# different, and learning from it costs as much as half of reading it.
+ALIKE_MAX = 16
 
 _LINES = (
     b"application/x-ndjson",
@@ -35,6 +38,10 @@ class Intake:
     """
 
     alike: Alike | None = None
+    is_stream = False
+    is_decoded = False
+    _size = 0
+    _learns = ALIKE_MAX
 
     def __init__(
         self,
@@ -49,10 +56,10 @@ class Intake:
         self._decoder = decoder
         self._readable = is_readable
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._learns = ALIKE_MAX
-        self.is_stream = cutter is not None
-        self.is_decoded = decoder is not None
+        if cutter is not None:
+            self.is_stream = True
+        if decoder is not None:
+            self.is_decoded = True
 
     @property
     def is_pending(self) -> bool:
@@ -63,21 +70,27 @@ class Intake:
         """Read a piece that is just one event, the common case; None where it must be fed."""
         if self._cutter is None or self._decoder is not None or not self._readable:
             return None
-        data = self._cutter.data_of(piece)
+        data, event = self._cutter.data_of(piece), None
         if data is None:
-            return None
-        seen = self._reader.event(data, None)
-        last = self._reader.last_text
-        if last is None:
+            named = self._cutter.named_of(piece) if type(self._cutter) is SSEReader else None
+            if named is None:
+                return None
+            event, data = named
+        seen = self._reader.event(data, event)
+        alike = self.alike
+        if alike is not None and alike.pays():
+            self._learns = ALIKE_MAX
+        if seen or not self._learns:  # what a report tells holds only until there is more text
             self.alike = None
-        elif self._learns:
+        else:
             self._learns -= 1
-            self.alike = alike_of(piece, *last, self._reader.text) or self.alike
+            self.alike = self._reader.alike(piece, data, event) or alike
         return seen
 
     def feed(self, piece: bytes) -> list[Frame]:
         """Take the next bytes; return the frames of a stream that are whole now."""
-        self.alike = None
+        if self._cutter is not None:
+            self.alike = None
         if self._decoder is not None and self._readable:
             try:
                 piece = self._decoder(piece)
@@ -124,14 +137,21 @@ class Intake:
 
 def intake_of(reader: AnswerReader, content_type: bytes, coding: bytes) -> Intake | None:
     """Return what takes an answer by its headers, in lower case; None where it holds no facts."""
-    decoder = decoder_of(coding) if coding not in (b"", b"identity") else None
-    readable = decoder is not None or coding in (b"", b"identity")
-    if content_type.startswith(b"text/event-stream"):
-        cutter: SSEReader | NDJSONReader | None = SSEReader()
-    elif content_type.startswith(_LINES):
-        cutter = NDJSONReader()
-    elif b"json" in content_type or not content_type:
-        cutter = None
-    else:
+    cutter = _cutter_of(content_type)
+    if cutter is None:
         return None
-    return Intake(reader, cutter, decoder, is_readable=readable)
+    decoder, readable = None, True
+    if coding not in (b"", b"identity"):
+        decoder = decoder_of(coding)
+        readable = decoder is not None
+    return Intake(reader, cutter() if cutter else None, decoder, is_readable=readable)
+
+
+@lru_cache(maxsize=256)  # an app's types are few
+def _cutter_of(content_type: bytes) -> type[SSEReader | NDJSONReader] | Literal[False] | None:
+    """Return what cuts an answer of a type into frames: False where it is one whole."""
+    if content_type.startswith(b"text/event-stream"):
+        return SSEReader
+    if content_type.startswith(_LINES):
+        return NDJSONReader
+    return False if b"json" in content_type or not content_type else None

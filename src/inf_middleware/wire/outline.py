@@ -38,6 +38,11 @@ class Outline:
         """The parts that are not closed: the event that would close each, and its number."""
         return [key for key, part in self.parts.items() if part.is_open]
 
+    def heeds(self, kind: str) -> bool:
+        """Whether events of a type change anything here."""
+        at = self._at
+        return bool(at.sequence) or kind in at.closed_by or kind in at.closing
+
     def note(self, kind: str, value: dict[str, Any]) -> None:
         """Take note of an event."""
         at = self._at

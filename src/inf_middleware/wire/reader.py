@@ -6,18 +6,19 @@ Nothing that a server sends makes it raise: the worst case is a fact not known.
 from typing import Any
 
 from inf_middleware.domain.usage import Usage
+from inf_middleware.wire.alike import ESCAPE, Alike, alike_of
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
-from inf_middleware.wire.choices import choices_of, is_empty, number_of
-from inf_middleware.wire.form import BY_INDEX, Answers
+from inf_middleware.wire.choices import choices_of, group_of, is_empty, number_of, only_text
+from inf_middleware.wire.form import Answers
 from inf_middleware.wire.outline import Outline
 from inf_middleware.wire.paths import Tree, find
 from inf_middleware.wire.plain import PlainDecoder
 from inf_middleware.wire.reports import WHOLE, Reports
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
-from inf_middleware.wire.texts import CHOICES_MAX, Texts, piece_of
+from inf_middleware.wire.texts import CHOICES_MAX, Group, Texts, piece_of
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
@@ -30,76 +31,72 @@ class AnswerReader:
 
     `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
     `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `last_text`: the text of the last event, and its choice, where that event
-    says nothing else; `text` takes that of an event that says the same but for its text.
-    `unread_bytes` of the answer could not be read. `outline`: of its parts,
-    where its dialect has them.
+    of the whole answer. `unread_bytes` of it could not be read. `outline`: of its parts, where its
+    dialect has them.
     """
 
-    __slots__ = (
-        "_choices",
-        "_finished",
-        "_form",
-        "_plain",
-        "_reports",
-        "_texts",
-        "_unread",
-        "deferred",
-        "failed",
-        "has_output",
-        "last_text",
-        "model",
-        "outline",
-        "response_id",
-        "text",
-        "unread_bytes",
-        "usage_final",
-    )
+    # Made once there is more to take than a body whose report tells all, as that of nearly all.
+    _finished: set[int]
+    _reports: Reports
+    _texts: Texts
 
     def __init__(self, form: Answers, choices: int = 1, prompts: int = 1) -> None:
         self._form = form
         self._choices = choices
-        self._finished: set[int] = set()
-        self._reports = Reports(choices, prompts)
-        self._texts = Texts(cumulative=form.cumulative)
+        self._prompts = prompts
+        self._is_begun = False
+        self._told: Usage | None = None  # by a body of which nothing else was read
+        self._unread: bytes | None = None  # a body of whose output nothing was asked yet
+        self._plain: PlainDecoder | None = None  # once the names are known, which it skips
+        self.outline = Outline(form.parts) if form.parts is not None else None
         self.usage_final = False
         self.model: str | None = None
         self.response_id: str | None = None
         self.failed = False
         self.deferred = False
-        self.outline = Outline(form.parts) if form.parts else None
         self.has_output = False
-        self._plain: PlainDecoder | None = None  # once the names are known, which it skips
-        self.last_text: tuple[str, int] | None = None
-        self.text = self._texts.add
         self.unread_bytes = 0
-        self._unread: bytes | None = None  # a body of whose output nothing was asked yet
+
+    def _begin(self) -> None:
+        """Be ready to take reports and texts."""
+        self._is_begun = True
+        self._finished = set()
+        self._reports = Reports(self._choices, self._prompts)
+        self._texts = Texts(cumulative=self._form.cumulative)
 
     @property
     def usage(self) -> Usage | None:
         """The latest report, None where nothing was told."""
-        return self._reports.usage
+        if self._told is not None:
+            return self._told
+        return self._reports.usage if self._is_begun else None
 
     @property
     def tells_input(self) -> bool:
         """Whether the report tells the input of all prompts."""
-        return self._reports.tells_input
+        return self._told is not None or (self._is_begun and self._reports.tells_input)
 
     @property
     def tells_output(self) -> bool:
         """Whether the report contains all the output that was seen."""
-        return self._reports.tells_output
+        return self._told is not None or (self._is_begun and self._reports.tells_output)
 
     @property
     def usage_covers(self) -> bool:
         """Whether the report is of all that was seen, so that nothing need be counted."""
-        if not self._form.text:
-            return bool(self._reports)
-        return self._reports.covers
+        if self._told is not None:
+            return True
+        if not self._is_begun:
+            return False
+        return self._reports.covers if self._form.text else bool(self._reports)
 
     @property
     def output_so_far(self) -> int:
         """A lower estimate of the output in tokens, without counting text."""
+        if self._told is not None:
+            return self._told.output_tokens
+        if not self._is_begun:
+            return 0
         told = self._reports.output
         pieces = self._texts.seen
         return max(told, pieces) if self._reports.stale else told or pieces
@@ -107,24 +104,26 @@ class AnswerReader:
     @property
     def text_overflow_bytes(self) -> int:
         """Bytes of output that came after more text than is kept."""
-        return self._texts.overflow_bytes
+        return self._texts.overflow_bytes if self._is_begun else 0
 
     @property
     def unfinished(self) -> list[int]:
         """The choices that have not been told to be finished."""
-        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
+        finished = self._finished if self._is_begun else ()
+        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in finished]
 
     @property
     def text_characters(self) -> int:
         """How much output text was seen."""
         self._read_output()
-        return self._texts.characters
+        return self._texts.characters if self._is_begun else 0
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
-        self.last_text = None
+        if not self._is_begun:
+            self._begin()
         if event is None and self._plain is not None and self._take_plain(data, self._plain):
             return Seen.NOTHING
         try:
@@ -137,14 +136,38 @@ class AnswerReader:
             self.failed = True
         return Seen.NOTHING
 
+    def alike(self, piece: bytes, data: bytes, event: bytes | None) -> Alike | None:
+        """Return what is alike to a piece that held just the last event; None where unsure.
+
+        That event must have been `Seen.NOTHING`: what it says beside its text may be said again.
+        """
+        try:
+            value = None if ESCAPE in piece else _decode(data)
+        except _ODD:
+            return None
+        if type(value) is not dict:
+            return None
+        kind = _kind_of(value, event)
+        text = only_text(value, kind, self._form)
+        if text is None or (self.outline is not None and self.outline.heeds(kind)):
+            return None
+        return alike_of(piece, *text, self._texts)
+
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
-        if self._take_reported(body):
+        told = None if self._is_begun or self._form.told is None else self._form.told(body)
+        if told is not None:
+            self._told, self.response_id, self.model = told
+            self.has_output = self.usage_final = True
+            self._unread = body
+        elif self._take_reported(body):
             self._unread = body
         else:
             self._read_whole(body)
 
     def _read_whole(self, body: bytes) -> None:
+        if not self._is_begun:
+            self._begin()
         value = read_parts(body, self._form.fields)
         if isinstance(value, dict):
             self._take_whole(value, WHOLE)
@@ -161,6 +184,9 @@ class AnswerReader:
     def unread(self, size: int) -> None:
         """Note bytes of the answer that could not be read: only their number is known."""
         if self._form.text and size:
+            self._read_output()
+            if not self._is_begun:
+                self._begin()
             self.has_output = True
             self._reports.stale.add(0)
             self.unread_bytes += size
@@ -168,12 +194,12 @@ class AnswerReader:
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
         self._read_output()
-        return self._texts.joined()
+        return self._texts.joined() if self._is_begun else []
 
     def texts_of(self, number: int) -> list[str]:
         """Return the texts of one part."""
         self._read_output()
-        return self._texts.of(number)
+        return self._texts.of(number) if self._is_begun else []
 
     def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
         """Take an event that holds nothing but a piece of text; False where it is another."""
@@ -208,8 +234,6 @@ class AnswerReader:
         if took:
             self.has_output = True
             self._reports.stale.add(index)
-            if piece is not None:
-                self.last_text = piece, index
         return True
 
     def _take_reported(self, body: bytes) -> bool:
@@ -224,6 +248,8 @@ class AnswerReader:
             value = read(body)
         except _ODD:
             return False
+        if not self._is_begun:
+            self._begin()
         self._take_facts(value)
         if self.failed or self.deferred or not self._take_usage(value, WHOLE):
             return False
@@ -232,7 +258,7 @@ class AnswerReader:
 
     def _read_output(self) -> None:
         if self._unread is not None:
-            body, self._unread = self._unread, None
+            body, self._unread, self._told = self._unread, None, None
             self._read_whole(body)
 
     def _take_stream(self, body: bytes) -> None:
@@ -264,9 +290,7 @@ class AnswerReader:
     def _take_event(self, value: dict[str, Any], event: bytes | None) -> int:
         # Run for every chunk: what is usually absent is asked for as cheaply as can be.
         form = self._form
-        kind = value.get("type")
-        if type(kind) is not str:
-            kind = event.decode("latin-1") if event else ""
+        kind = _kind_of(value, event)
         if self.response_id is None or self.model is None:
             self._take_names(value)
         if value.get("error") or (kind and kind in form.fails):
@@ -289,7 +313,7 @@ class AnswerReader:
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
         form = self._form
-        group = self._group_of(choice)
+        group = group_of(choice, form)
         if form.each:
             index = group[0]
             if choice.get(form.finish) is not None:
@@ -303,18 +327,10 @@ class AnswerReader:
         elif source:
             self._take_text(choice, form.delta_tree, index, group)
 
-    def _take_text(
-        self, source: dict[str, Any], tree: Tree, index: int, group: tuple[int, ...]
-    ) -> None:
+    def _take_text(self, source: dict[str, Any], tree: Tree, index: int, group: Group) -> None:
         if self._texts.take(source, tree, group):
             self.has_output = True
             self._reports.stale.add(index)
-
-    def _group_of(self, choice: dict[str, Any]) -> tuple[int, ...]:
-        paths = self._form.group
-        if paths == BY_INDEX:
-            return (number_of(choice.get("index")),)
-        return tuple([number_of(find(choice, path)) for path in paths])
 
     def _take_report(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> int:
         form = self._form
@@ -354,3 +370,10 @@ class AnswerReader:
                 break
         if self.response_id is not None and self.model is not None:
             self._plain = self._form.plain
+
+
+def _kind_of(value: dict[str, Any], event: bytes | None) -> str:
+    kind = value.get("type")
+    if type(kind) is str:
+        return kind
+    return event.decode("latin-1") if event else ""

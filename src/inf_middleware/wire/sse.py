@@ -76,6 +76,21 @@ class SSEReader:
             return chunk[6:-2]
         return None
 
+    def named_of(self, chunk: bytes) -> tuple[bytes, bytes] | None:
+        """Return `event` and data of a chunk that is just one event with both; else None."""
+        if chunk[:7] != b"event: " or self._pieces or not self._started:
+            return None
+        end = chunk.find(_LF)
+        if (
+            chunk[end + 1 : end + 7] == b"data: "
+            and chunk.find(_LF, end + 1) == len(chunk) - 2
+            and chunk[-1] == _LF
+            and not (self._after_cr or self.overflowed)
+            and _CR not in chunk
+        ):
+            return chunk[7:end], chunk[end + 7 : -2]
+        return None
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next bytes; return the events that are whole now."""
         if self.overflowed or not chunk:

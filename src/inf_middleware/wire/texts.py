@@ -1,10 +1,11 @@
 """The output text of one answer, kept for counting, within a bound."""
 
 from io import StringIO
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
+from inf_middleware.wire.body import ODD, read_value
 from inf_middleware.wire.paths import Tree, collect
 
 # Output text kept for counting, of one answer: eight times the longest output known. What is
@@ -15,26 +16,30 @@ TEXT_BYTES_MAX = 4 * 1024 * 1024
 # those beyond goes into one.
 CHOICES_MAX = 4096
 
+# The numbers that tell texts apart which grow side by side.
+Group: TypeAlias = tuple[int, ...]
+
+_decode_texts = msgspec.json.Decoder(list[str]).decode
+
 
 class Texts:
-    """Texts that grow side by side, in pieces; each piece of `cumulative` ones repeats the last.
+    """Texts that grow side by side, in pieces; each piece of `cumulative` ones repeats the last."""
 
-    `seen`: how many pieces came. `overflow_bytes` of text came after more than is kept.
-    """
-
-    __slots__ = ("_cumulative", "_groups", "_size", "overflow_bytes", "seen")
+    __slots__ = ("_cumulative", "_groups", "_kept", "_kept_of", "_overflow_bytes", "_seen", "_size")
 
     def __init__(self, *, cumulative: bool) -> None:
         self._cumulative = cumulative
         # Joined as they come: a piece of a few letters takes ten times their memory by itself.
-        self._groups: dict[tuple[int, ...], StringIO] = {}
+        self._groups: dict[Group, StringIO] = {}
         self._size = 0
-        self.seen = 0
-        self.overflow_bytes = 0
+        self._seen = 0
+        self._overflow_bytes = 0
+        self._kept: list[bytes] = []  # as they stand in JSON, to be read when somebody asks
+        self._kept_of: Group = ()
 
-    def take(self, source: dict[str, Any], tree: Tree, group: tuple[int, ...]) -> bool:
+    def take(self, source: dict[str, Any], tree: Tree, group: Group) -> bool:
         """Take what of a value is text; tell whether there was any."""
-        before = self.seen
+        before = self._seen
         found: list[Any] = []
         collect(source, tree, found)
         for value in found:
@@ -47,24 +52,41 @@ class Texts:
                         self.add(text, group)
             elif isinstance(value, dict):
                 self.add(_compact(value), group)
-        return self.seen > before
+        return self._seen > before
+
+    @property
+    def seen(self) -> int:
+        """How many pieces came."""
+        self.read_kept()
+        return self._seen
+
+    @property
+    def overflow_bytes(self) -> int:
+        """How much text came after more than is kept."""
+        self.read_kept()
+        return self._overflow_bytes
 
     @property
     def characters(self) -> int:
         """How much text was seen."""
-        return self._size + self.overflow_bytes
+        self.read_kept()
+        return self._size + self._overflow_bytes
 
     def joined(self) -> list[str]:
         """Return the texts."""
+        self.read_kept()
         return [text.getvalue() for text in self._groups.values()]
 
     def of(self, number: int) -> list[str]:
         """Return the texts whose first number this is, in the order in which they began."""
+        self.read_kept()
         return [text.getvalue() for group, text in self._groups.items() if group[0] == number]
 
-    def add(self, text: str, group: tuple[int, ...]) -> None:
-        """Take a text that is not empty."""
-        self.seen += 1
+    def add(self, text: str, group: Group, pieces: int = 1) -> None:
+        """Take a text that is not empty, of so many pieces."""
+        if self._kept:
+            self.read_kept()
+        self._seen += pieces
         kept = self._groups.get(group)
         if kept is None:
             if len(self._groups) >= CHOICES_MAX:
@@ -78,9 +100,42 @@ class Texts:
             self._size = size
             kept.write(text)
         elif self._cumulative:
-            self.overflow_bytes = max(self.overflow_bytes, len(text))
+            self._overflow_bytes = max(self._overflow_bytes, len(text))
         else:
-            self.overflow_bytes += len(text)
+            self._overflow_bytes += len(text)
+
+    def keeping(self, group: Group) -> list[bytes]:
+        """Return where texts of a group may be left as they stand in JSON, between their quotes.
+
+        None of them is empty or has a quote. Only the latest group that was asked for is kept.
+        """
+        self.read_kept()
+        self._kept_of = group
+        return self._kept
+
+    def read_kept(self) -> None:
+        """Read what was left to be read: before another text comes, and where there is much."""
+        if self._kept:
+            kept = self._kept.copy()
+            self._kept.clear()
+            texts = _texts_of(kept)
+            joined = "".join(texts)
+            if not self._cumulative and self._size + len(joined) <= TEXT_BYTES_MAX:
+                self.add(joined, self._kept_of, len(texts))
+            else:
+                for text in texts:
+                    self.add(text, self._kept_of)
+
+
+def _texts_of(kept: list[bytes]) -> list[str]:
+    """Return texts from how they stand in JSON, without those that cannot stand there."""
+    try:
+        # One that escapes the quote behind it turns texts and commas around, to the end, where a
+        # quote is left over: that is no JSON.
+        return _decode_texts(b'["' + b'","'.join(kept) + b'"]')
+    except ODD:
+        read = [read_value(b'"' + text + b'"') for text in kept]
+        return [text for text in read if isinstance(text, str)]
 
 
 def piece_of(source: dict[str, Any], tree: Tree) -> str | None:

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from inf_middleware.domain.usage import Usage, token_count
 from inf_middleware.wire.paths import find, steps_of
 
 INPUT, OUTPUT = "input", "output"
-_WHOLES = frozenset((INPUT, OUTPUT))
+WHOLES = frozenset((INPUT, OUTPUT))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +30,18 @@ class UsageAt:
     reasoning: str | tuple[str, ...] = ""
 
     def read(self, value: object) -> dict[str, int]:
-        """Return the counts that a report tells; empty where it tells neither input nor output.
+        """Return the counts that a report tells; empty where it tells neither input nor output."""
+        report = find(value, self.at)
+        return self.counts(report) if isinstance(report, dict) else {}
+
+    def counts(self, report: dict[str, Any]) -> dict[str, int]:
+        """Return the counts of the object that reports, as `read` does.
 
         Nothing read and nothing written is what servers say that do not count (LitServe 0.2.19,
         whose API yields no counts): no answer comes from no tokens at all.
         """
-        report = find(value, self.at)
-        if not isinstance(report, dict):
-            return {}
         told: dict[str, int] = {}
-        for name, head, rest in self._ways:
+        for name, head, rest in self.ways:
             value = report.get(head)
             if value is None:
                 continue
@@ -50,7 +53,7 @@ class UsageAt:
         return told if OUTPUT in told else {}
 
     @cached_property
-    def _ways(self) -> tuple[tuple[str, str, str], ...]:
+    def ways(self) -> tuple[tuple[str, str, str], ...]:
         """The counts by name, each with the paths to it in their order: the first step, the rest.
 
         A first step with alternatives is taken for each of them, in their order.
@@ -77,7 +80,7 @@ class UsageAt:
         for path in self.beside_input:
             inputs += told.get(path, 0)
         outputs = told.get(OUTPUT, 0)
-        if told.keys() <= _WHOLES:  # no parts are told
+        if told.keys() <= WHOLES:  # no parts are told
             return Usage(inputs, outputs)
         return Usage(
             input_tokens=inputs,

@@ -1,18 +1,20 @@
 -- Ends all leases of a group now, each with what it is known to have used.
 --
--- KEYS[1]   its state
--- ARGV[1]   length of a lease, microseconds
+-- keys[1]   its state
+-- given     length of a lease 8
 --
 -- Returns   how many were held
 
-local state = enter(KEYS[1], clock())
-local held = state.running
-for i = 0, state.n - 1 do
-  local call, is_lost, ends, admitted, reserved, taken, used = lease_at(state, i)
-  if is_lost == 0 then
-    put_lease(state, i, pack(LEASE, call, 0, state.now, admitted, reserved, taken, used))
+local function release(keys, now, given, at)
+  local state = enter(keys[1], now)
+  local held = state.running
+  for i = 0, state.n - 1 do
+    local call, is_lost, ends, admitted, reserved, taken, used = lease_at(state, i)
+    if is_lost == 0 then
+      put_lease(state, i, pack(LEASE, call, 0, state.now, admitted, reserved, taken, used))
+    end
   end
+  end_leases(state)
+  save(keys[1], state, (read('<I8', given, at)))
+  return format('%d', held)
 end
-end_leases(state)
-save(KEYS[1], state, tonumber(ARGV[1]))
-return held

@@ -1,16 +1,16 @@
 -- Shows how a group stands; changes nothing.
 --
--- KEYS[1]   its state
+-- keys[1]   its state
 --
 -- Returns   requests in progress, lost leases that are still remembered, and for each window:
 --           metric, length, sum, time until it is empty
 
-local state = enter(KEYS[1], clock())
-local reply = { state.running, state.n - state.running }
-for _, window in ipairs(state.windows) do
-  reply[#reply + 1] = window.metric
-  reply[#reply + 1] = window.length
-  reply[#reply + 1] = window.total
-  reply[#reply + 1] = reset(window, state.now)
+local function show(keys, now)
+  local state = enter(keys[1], now)
+  local reply = { format('%d,%d', state.running, state.n - state.running) }
+  for _, window in ipairs(state.windows) do
+    local left = reset(window, state.now)
+    reply[#reply + 1] = format('%d,%d,%d,%d', window.metric, window.length, window.total, left)
+  end
+  return table.concat(reply, ',')
 end
-return reply

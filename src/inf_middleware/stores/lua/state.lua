@@ -1,4 +1,4 @@
--- What the scripts share: the counters of one group of limits of one account, as one string.
+-- What the steps share: the counters of one group of limits of one account, as one string.
 --
 --   header   latest moment 7, earliest end of a lease 7, requests in progress 4, number of
 --            leases 4, number of windows 1
@@ -11,7 +11,7 @@
 -- `counters.py`, which say why.
 
 local read, pack = struct.unpack, struct.pack
-local floor, min, max, sub = math.floor, math.min, math.max, string.sub
+local floor, min, max, sub, format = math.floor, math.min, math.max, string.sub, string.format
 
 local HEADER, HEADER_BYTES = '<I7I7I4I4I1', 23
 local LEASE, LEASE_BYTES = '<c8I1I7I7I5I5I5', 38
@@ -247,7 +247,7 @@ local function end_leases(state)
   state.earliest = earliest
 end
 
--- What every call at a moment begins with.
+-- What every step begins with.
 local function enter(key, now)
   local state = load(key, now)
   for _, window in ipairs(state.windows) do leave(window, state.now) end

@@ -1,0 +1,29 @@
+"""The start of an answer: what its headers tell of how to read the rest."""
+
+from collections.abc import Iterable
+
+# The name of the request, where the app has given it one.
+NAME = b"x-request-id"
+
+_TYPE, _CODING, _LENGTH = b"content-type", b"content-encoding", b"content-length"
+_TELLING = {name: name for name in (_TYPE, _CODING, _LENGTH, NAME)}
+
+
+def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes, int | None, bool]:
+    """Return content type and coding, in lower case, the length, and whether the app names it."""
+    content_type = coding = b""
+    length: int | None = None
+    is_named = False
+    for name, value in headers:
+        told = _TELLING.get(name) or _TELLING.get(name.lower())
+        if told is None:
+            continue
+        if told == _TYPE:
+            content_type = value.lower()
+        elif told == _CODING:
+            coding = value.strip().lower()
+        elif told == NAME:
+            is_named = True
+        elif value.isdigit():
+            length = int(value)
+    return content_type, coding, length, is_named
