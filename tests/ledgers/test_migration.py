@@ -1,6 +1,7 @@
 """An old file opens: brought forward whole, or left as it is."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 
 from inf_middleware import open_ledger
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers import reconcile
+from inf_middleware.ledgers import reconcile, writer
 from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect, connect_to_read
 from inf_middleware.ledgers.filesystem import network_filesystem
+from inf_middleware.ledgers.rows import COLUMNS, Rows
+from inf_middleware.ledgers.spool import SpoolingLedger
+from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.events import event_of
 from tests.kit import reading
+from tests.ledgers.test_spool import handed_over
 
 
 def old_ledger(path: Path, version: int = 1) -> Path:
@@ -112,6 +117,47 @@ def test_workers_of_an_old_version_write_no_bill_into_a_migrated_file_and_know_i
         connect(path).close()
         with pytest.raises(apsw.SQLError, match="a view"):
             db.execute(statement)
+
+
+def record_of_version_3(db: apsw.Connection, rows: Sequence[Rows]) -> None:
+    """Write bills as version 3 did."""
+    places = ", ".join("?" * len(COLUMNS))
+    db.executemany(
+        f"INSERT INTO request ({', '.join(COLUMNS)}) VALUES ({places})"  # noqa: S608 - ours
+        " ON CONFLICT (request_id) DO NOTHING",
+        [row.request for row in rows],
+    )
+    db.executemany(WRITTEN_BEFORE[1].replace("'x', x'7b7d'", "?, ?"), [row.event for row in rows])
+
+
+def test_a_bill_of_a_worker_of_an_old_version_waits_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = old_ledger(tmp_path / "old.db", 3)
+    bill = event_of(5)
+
+    async def by_the_old() -> None:
+        ledger = SpoolingLedger(SqliteLedger(path), tmp_path / "spool")
+        with pytest.raises(LedgerUnavailable):
+            await ledger.settle(bill)
+        await ledger.keep(bill)
+        await ledger.aclose()
+
+    async def by_the_new() -> None:
+        ledger = SpoolingLedger(SqliteLedger(path), tmp_path / "spool")
+        await ledger.settle(event_of(6))
+        await handed_over(path, 7)
+        await ledger.aclose()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "record", record_of_version_3)
+        asyncio.run(by_the_old())
+    with reading(path) as db:
+        found = "SELECT count(*) FROM request JOIN outbox ON id = request_id WHERE id = ?"
+        assert db.execute(found, (bill.id,)).fetchall() == [(0,)]
+        assert db.execute("SELECT count(*) FROM request").fetchall() == [(5,)]
+        asyncio.run(by_the_new())
+        assert db.execute(found, (bill.id,)).fetchall() == [(1,)]
 
 
 def test_workers_of_an_old_version_still_read_a_migrated_file(tmp_path: Path) -> None:

@@ -121,6 +121,19 @@ def test_further_rates_bind_in_the_same_step(driver: Driver) -> None:
     driver.admitted(tier, 0)
 
 
+def test_of_two_rates_over_one_time_the_tighter_holds_and_nothing_counts_twice(
+    driver: Driver,
+) -> None:
+    tier = Tier("Twice", 10, 4, 1_000, requests=["3/minute"], tokens=["2000/minute", "500/minute"])
+    held = driver.admitted(tier, 100)
+    assert (held.standings.requests.limit, held.standings.requests.remaining) == (3, 2)
+    assert (held.standings.tokens.limit, held.standings.tokens.remaining) == (500, 400)
+    driver.settle(held, 40)
+    assert driver.admitted(tier, 400).standings.tokens.remaining == 60
+    assert driver.admitted(tier, 60).standings.requests.remaining == 0
+    assert driver.refused(tier, 0).limit == 3
+
+
 def test_a_rate_that_is_shorter_than_a_lease_lets_go_while_its_requests_still_run(
     driver: Driver,
 ) -> None:

@@ -67,3 +67,12 @@ def test_a_request_is_read_leniently(body: bytes) -> None:
     assert UNKNOWN.read_request(body) == Request()
     assert UNKNOWN.read_request(b'{"model": "m", "stream": true}') == Request("m", stream=True)
     assert UNKNOWN.input_of(body) == Input()
+
+
+def test_paths_that_callers_make_up_are_not_kept_for_ever() -> None:
+    dialects = Dialects()
+    for number in range(2_000):
+        assert dialects.of(f"/made-up/{number}") is UNKNOWN
+        assert dialects.of(f"/{'x' * number}/v1/messages/").name == "anthropic.messages"
+    assert len(dialects._known) <= 256
+    assert max(map(len, dialects._known)) <= 256

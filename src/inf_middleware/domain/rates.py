@@ -66,12 +66,20 @@ class LimitGroup:
     """Limits of an account whose counters live together.
 
     `scope` is "" for the account's own, else the model pattern that has limits of its own.
-    `concurrency` is None where this group does not limit it.
+    `concurrency` is None where this group does not limit it. Of several rates of one metric over
+    one time only the tightest is kept: they have one window, which counts everything once.
     """
 
     scope: str
     concurrency: int | None
     rates: tuple[Rate, ...]
+
+    def __post_init__(self) -> None:
+        kept: dict[tuple[Metric, int], Rate] = {}
+        for rate in self.rates:
+            of = (rate.metric, rate.window_us)
+            kept[of] = min(kept.get(of, rate), rate, key=lambda one: one.limit)
+        object.__setattr__(self, "rates", tuple(kept.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,11 @@ KNOWN: tuple[Dialect, ...] = (
 )
 
 
+# Paths whose dialect is kept in mind, and how long one of them may be: callers may ask for any.
+PATHS_MAX = 256
+PATH_CHARACTERS_MAX = 256
+
+
 class Dialects:
     """Finds the dialect of a path by its end, under any mount, trailing slashes or not.
 
@@ -48,10 +53,18 @@ class Dialects:
     def __init__(self, more: Iterable[Dialect] = ()) -> None:
         ends = [(path.rstrip("/"), one) for one in (*more, *KNOWN) for path in one.paths]
         self._by_end = sorted(ends, key=lambda end: -len(end[0]))
+        self._known: dict[str, Dialect] = {}
 
     def of(self, path: str) -> Dialect:
         """Return the dialect of a path; one that knows nothing but usage where no other claims."""
-        path = path.rstrip("/")
+        known = self._known.get(path)
+        if known is None:
+            known = self._look_up(path.rstrip("/"))
+            if len(self._known) < PATHS_MAX and len(path) <= PATH_CHARACTERS_MAX:
+                self._known[path] = known
+        return known
+
+    def _look_up(self, path: str) -> Dialect:
         for end, dialect in self._by_end:
             if path.endswith(end):
                 return dialect
