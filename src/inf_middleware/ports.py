@@ -214,11 +214,12 @@ class Holds(Protocol):
     """Holds money for running calls; settling a call's event in the ledger ends its hold."""
 
     async def hold(
-        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int, spare_nano: int = 0
     ) -> int | None:
         """Hold an amount durably; return None, or what is available where that is less.
 
         `event` is the call's bill as it stands: what is charged should this process be gone.
+        `spare_nano` is no part of what is available.
 
         Raises:
             LedgerUnavailable: The ledger could not decide.

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from inf_middleware import Account, CostLedger, Price, TierLimiter
+from inf_middleware import Account, CostLedger, Price, Tier, TierLimiter, Tiers
 from inf_middleware.call.hold import SLICE_TOKENS
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.money import decimal_string
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.sqlite import SqliteLedger
+from inf_middleware.ledgers.steps import Ask
 from inf_middleware.stores.memory import MemoryStore
 from tests.apps import JsonApp, StreamApp, completion, delta, event, read_all, usage_chunk, usage_of
 from tests.driver import Answered, post
@@ -161,6 +164,76 @@ def test_of_racing_calls_just_those_that_are_paid_for_are_served(tmp_path: Path)
     assert statuses.count(402) == 30
 
 
+LONG = {**CHAT, "messages": [{"role": "user", "content": "The quick brown fox. " * 40}]}
+
+
+class HeldFor:
+    """An app that sees what is held while it works, behind a limiter that admits by bounds."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.held: list[int] = []
+        self.shop = Shop(self._model, tmp_path)
+        self.shop.app = TierLimiter(self.shop.app, tiers=Tiers([Tier("One", 10**4, 10**6, 10**9)]))
+
+    async def _model(self, scope: Any, receive: Any, send: Any) -> None:
+        self.held.append((await self.shop.standing())[1] // TOKEN)
+        await JsonApp(completion(usage=usage_of(201, 5)))(scope, receive, send)
+
+    def run(self, balance_tokens: int, calls: int = 1) -> list[Answered]:
+        async def go(shop: Shop) -> list[Answered]:
+            asked = {**LONG, "max_tokens": 50}
+            answers = await asyncio.gather(*(shop.post(asked) for _ in range(calls)))
+            served = [answered for answered in answers if answered.status == 200]
+            left = balance_tokens - len(served) * 206
+            assert await shop.standing() == (left * TOKEN, 0)
+            return list(answers)
+
+        answers: list[Answered] = self.shop.run(go, balance_tokens)
+        return answers
+
+
+def test_where_the_balance_is_plenty_more_may_be_held_than_the_input_has_and_is_not_paid(
+    tmp_path: Path,
+) -> None:
+    plenty, scarce = HeldFor(tmp_path / "plenty"), HeldFor(tmp_path / "scarce")
+    for made, balance in ((plenty, 10**5 - 1), (scarce, 10**3)):
+        made.shop.path.parent.mkdir()
+        (answered,) = made.run(balance)
+        assert answered.status == 200
+    size = len(json.dumps(LONG))
+    ((exact,), (bound,)) = scarce.held, plenty.held
+    assert 200 < exact < 300
+    assert size / 2 < bound < size + 200
+
+
+def test_who_has_less_is_asked_for_what_the_input_has_and_told_so(tmp_path: Path) -> None:
+    few = HeldFor(tmp_path)
+    statuses = [answered.status for answered in few.run(280)]
+    assert statuses == [200]
+    (exact,) = few.held
+    (tmp_path / "none").mkdir()
+    none = HeldFor(tmp_path / "none")
+    (refused,) = none.run(exact - 1)
+    assert refused.status == 402
+    told = f"{decimal_string((exact - 1) * TOKEN)} CNY are available"
+    assert (
+        f"{told}, and {decimal_string(exact * TOKEN)} CNY are needed"
+        in (error_of(refused)["message"])
+    )
+
+
+def test_of_racing_calls_with_much_input_just_those_that_are_paid_for_are_served(
+    tmp_path: Path,
+) -> None:
+    one = HeldFor(tmp_path)
+    one.run(1_000)
+    (exact,) = one.held
+    (tmp_path / "many").mkdir()
+    many = HeldFor(tmp_path / "many")
+    statuses = [answered.status for answered in many.run(10 * exact, 40)]
+    assert (statuses.count(200), statuses.count(402)) == (10, 30)
+
+
 def test_a_credit_limit_lets_a_balance_go_below_nothing(tmp_path: Path) -> None:
     accounts = {"sk-one": Account("acme", credit_limit="0.002")}
     shop = Shop(JsonApp(completion(usage=usage_of(13, 100))), tmp_path, accounts=accounts)
@@ -240,6 +313,36 @@ def test_a_stream_holds_one_slice_and_one_more_when_half_is_used(tmp_path: Path)
     assert model.held[-1] > 600
     (call,) = shop.calls
     assert (call["outcome"], call["output_tokens"], call["overdrawn_nano"]) == ("complete", 600, 0)
+
+
+def test_a_checkpoint_of_a_stream_tells_the_input_that_was_counted(tmp_path: Path) -> None:
+    _, model = streaming(tmp_path, 600)
+    seen: list[tuple[int, int]] = []
+
+    def checkpoints() -> Any:
+        return (yield Ask("SELECT checkpoint FROM hold"))
+
+    async def telling(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            await send(message)
+            for (checkpoint,) in await shop.ledger.read(checkpoints):
+                bill = BillingEvent.decode(bytes(checkpoint))
+                seen.append((bill.input_tokens, bill.output_tokens))
+
+        await model(scope, receive, sending)
+
+    shop = model.shop[0] = Shop(telling, tmp_path)
+    shop.app = TierLimiter(shop.app, tiers=Tiers([Tier("One", 10**4, 10**6, 10**9)]))
+
+    async def go(shop: Shop) -> Answered:
+        return await shop.post({**LONG, "stream": True, "max_tokens": 5000})
+
+    shop.run(go, balance_tokens=900_000)
+    (call,) = shop.calls
+    inputs, outputs = zip(*seen, strict=True)
+    assert set(inputs) == {0, call["input_tokens"]}
+    assert outputs[0] == 0
+    assert max(outputs) > SLICE_TOKENS
 
 
 def test_a_stream_that_cannot_be_paid_further_ends_cleanly(tmp_path: Path) -> None:

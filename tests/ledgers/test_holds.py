@@ -61,6 +61,17 @@ def test_what_does_not_cover_says_what_is_there_and_takes_nothing(opened: Opened
     opened.run(go)
 
 
+def test_what_is_to_be_spared_is_no_part_of_what_is_available(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "0.025", reference="r")
+        assert await book.ledger.hold(bill(1, 0), FEN, FEN, 5 * FEN // 2) is None
+        assert await book.ledger.hold(bill(2, 0), FEN, FEN, 2 * FEN) == FEN // 2
+        assert await book.ledger.hold(bill(3, 0), FEN, FEN) is None
+        assert await standing(book) == (5 * FEN // 2, 2 * FEN)
+
+    opened.run(go)
+
+
 def test_a_credit_limit_is_how_far_below_nothing_a_balance_may_go(opened: Opened) -> None:
     async def go(book: LedgerBook) -> None:
         assert await book.ledger.hold(bill(1, 0), FEN, FEN) is None

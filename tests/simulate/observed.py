@@ -150,11 +150,11 @@ class ObservedLedger(SqliteLedger):
         return future  # type: ignore[no-any-return]
 
     async def hold(
-        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int, spare_nano: int = 0
     ) -> int | None:
         request = _request()
         request.state = "holding"
-        available = await super().hold(event, amount_nano, credit_limit_nano)
+        available = await super().hold(event, amount_nano, credit_limit_nano, spare_nano)
         request.held = available is None
         return available
 

@@ -12,7 +12,7 @@ from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.call.settle import event_of, price_of, release
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.domain.money import decimal_string
+from inf_middleware.domain.money import AMOUNT_NANO_MAX, decimal_string
 from inf_middleware.domain.prices import Price
 from inf_middleware.domain.usage import Usage
 from inf_middleware.ports import Holds
@@ -22,6 +22,12 @@ from inf_middleware.wire.reader import AnswerReader
 # Output tokens that are held at a time: some seconds of a stream, so that one ledger commit pays
 # for many tokens, and the most that a killed worker gives away.
 SLICE_TOKENS = 256
+
+# Where this many times what a call needs is there, its input is held for by the bound that it was
+# admitted with, which may be four times of what it has, and is not counted before the app works:
+# that would be a fifth of what is done for a call. So many at once, twice the concurrency of the
+# highest level, take nothing from one another; who has less pays for what was counted alone.
+PLENTY = 100
 
 # Of input that cannot be counted only the bytes are known; English and code run near this.
 _BYTES_PER_TOKEN = 4
@@ -39,7 +45,8 @@ async def take_hold(call: Call) -> None:
     found = price_of(call, billing)
     if found is None:
         return
-    hold = Hold(call, billing, holds, found.price, await _input_of(call))
+    hold = Hold(call, billing, holds, found.price)
+    await hold.reckon()
     if not hold.amount_nano:
         return
     call.hold = hold  # before it is there: whatever happens from here on, it has to be ended
@@ -98,33 +105,55 @@ async def _input_of(call: Call) -> int:
     return len(call.body or b"") // _BYTES_PER_TOKEN
 
 
+def _bound_of(call: Call) -> int | None:
+    """Return the most tokens that a call's input can have; None where it is, or has to be, counted.
+
+    What would have been refused may have been admitted with less than its bound.
+    """
+    if call.input_tokens is not None or call.would_refuse is not None:
+        return None
+    return call.input_reserved if call.dialect.has_text else None
+
+
 class Hold:
     """What one call holds; a stream asks it before each piece whether it is covered."""
 
-    def __init__(
-        self, call: Call, billing: Billing, holds: Holds, price: Price, input_tokens: int
-    ) -> None:
+    def __init__(self, call: Call, billing: Billing, holds: Holds, price: Price) -> None:
+        self.amount_nano = 0
         self._call = call
         self._billing = billing
         self._holds = holds
         self._price = price
-        self._input_tokens = input_tokens
+        self._bound: int | None = None
         self._most = reserved_output(call)  # what all output together may come to
         stream = call.request is not None and call.request.stream
         self._held = min(SLICE_TOKENS, self._most) if stream else self._most
-        self.amount_nano = self._input_tokens * price.input_nano + self._cost(self._held)
         self._extending: asyncio.Task[bool] | None = None
         self._short = False  # more was not to be had: it is tried again when nothing is left
         self._exact = 0  # tokens that were counted, in so many characters of each choice
         self._counted: list[int] = []
         self._characters = 0
 
+    async def reckon(self) -> None:
+        """Find what is needed at first."""
+        self._bound = _bound_of(self._call)
+        self._need(await _input_of(self._call) if self._bound is None else self._bound)
+
     async def take(self) -> int | None:
         """Hold what is needed at first; return None, or what is available where that is less."""
         account = self._call.account
         assert account is not None
+        credit_nano = account.credit_limit_nano
         event = event_of(self._call, self._billing, Usage(basis="counted"), "worker_lost")
-        return await self._holds.hold(event, self.amount_nano, account.credit_limit_nano)
+        if self._bound is not None:
+            spare_nano = min((PLENTY - 1) * self.amount_nano, AMOUNT_NANO_MAX - self.amount_nano)
+            if await self._holds.hold(event, self.amount_nano, credit_nano, spare_nano) is None:
+                return None
+            self._need(await _input_of(self._call))
+        return await self._holds.hold(event, self.amount_nano, credit_nano)
+
+    def _need(self, input_tokens: int) -> None:
+        self.amount_nano = input_tokens * self._price.input_nano + self._cost(self._held)
 
     async def covers(self, reader: AnswerReader) -> bool:
         """Tell whether the output so far is paid for and more may follow, holding more if need be.
@@ -177,7 +206,7 @@ class Hold:
         event = event_of(
             self._call,
             self._billing,
-            Usage(self._input_tokens, produced, basis="counted"),
+            Usage(await _input_of(self._call), produced, basis="counted"),
             "worker_lost",
         )
         try:

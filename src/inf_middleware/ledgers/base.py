@@ -88,12 +88,15 @@ class LedgerBase(ABC):
         """Finish what was handed over, and close; the next use opens anew."""
 
     async def hold(
-        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int, spare_nano: int = 0
     ) -> int | None:
-        """Hold an amount for a call; return None, or what is available where that is less."""
+        """Hold an amount for a call; return None, or what is available where that is less.
+
+        `spare_nano` is no part of what is available.
+        """
         owner, now_ms = self._heart.owner(), self._heart.now_ms  # told only once it is connected
         return await self.transact(
-            lambda: holds.hold(event, amount_nano, credit_limit_nano, owner, now_ms())
+            lambda: holds.hold(event, amount_nano, credit_limit_nano, owner, now_ms(), spare_nano)
         )
 
     async def extend(self, event: BillingEvent, amount_nano: int) -> int | None:

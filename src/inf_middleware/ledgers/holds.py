@@ -24,7 +24,12 @@ _REAPED_MAX = 200
 
 
 def hold(
-    event: BillingEvent, amount_nano: int, credit_limit_nano: int, owner: str, now_ms: int
+    event: BillingEvent,
+    amount_nano: int,
+    credit_limit_nano: int,
+    owner: str,
+    now_ms: int,
+    spare_nano: int = 0,
 ) -> Steps[int | None]:
     """Hold an amount for a call; return None, or what is available where that is less.
 
@@ -36,7 +41,8 @@ def hold(
         " ON CONFLICT (account, currency) DO NOTHING",
         (event.account, event.currency),
     )
-    available = yield from _take(event.account, event.currency, amount_nano, credit_limit_nano)
+    floor_nano = credit_limit_nano - spare_nano
+    available = yield from _take(event.account, event.currency, amount_nano, floor_nano)
     if available is not None:
         return available
     yield Ask(

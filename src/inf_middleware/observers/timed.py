@@ -96,11 +96,11 @@ class TimedHolds:
         self._observer = observer
 
     async def hold(
-        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int, spare_nano: int = 0
     ) -> int | None:
         """Hold an amount."""
         with _Timer(self._observer, "ledger", "hold"):
-            return await self._holds.hold(event, amount_nano, credit_limit_nano)
+            return await self._holds.hold(event, amount_nano, credit_limit_nano, spare_nano)
 
     async def extend(self, event: BillingEvent, amount_nano: int) -> int | None:
         """Hold more."""
