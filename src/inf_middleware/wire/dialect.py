@@ -23,7 +23,7 @@ _ANTHROPIC_TYPES = {"server_error": "api_error"}
 # kept is short: others are read anew each time.
 REQUESTS_MAX = 512
 _Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
-_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, gc=False):
