@@ -138,8 +138,8 @@ FAULTS = [
     Fault(
         "admission: the output is not reserved",
         "call/admission.py",
-        "return min(tokens + reserved_output(call, left), level_max)",
-        "return min(tokens, level_max)",
+        "tokens = min(inputs + reserved_output(call, left), limits.tokens_max)",
+        "tokens = min(inputs, limits.tokens_max)",
         "tests/call/test_metering_options.py::test_the_assumed_output_is_reserved",
     ),
     Fault(

@@ -79,7 +79,11 @@ def _ask_of(call: Call, limiting: Limiting) -> Ask:
     assert call.tier is not None
     limits = call.tier.limits_for(call.model)
     # Without a request nothing is known before the answer; it is recorded at settlement.
-    tokens = _reservation(call, call.input_reserved or 0, limits.tokens_max)
+    inputs = call.input_reserved or 0
+    left = None
+    if call.found is not None and call.found.price.context is not None:
+        left = max(call.found.price.context - inputs, 0)
+    tokens = min(inputs + reserved_output(call, left), limits.tokens_max)
     return Ask(call.id, call.account.id, limits.groups, tokens, limiting.enforce)
 
 
@@ -182,24 +186,19 @@ def try_reserve(call: Call, limiting: Limiting) -> bool:
     body = call.body
     if call.request is None or call.input_reserved is not None:
         return True
-    if body is None or call.input_tokens is not None or len(body) <= COUNTED_BODY_BYTES_MAX:
+    if body is None or call.input_tokens is not None or not limiting.enforce:
         return False
-    little = _little(call, limiting)
-    if len(body) > little or not call.dialect.has_text:
-        return False
+    assert call.tier is not None
+    little = call.tier.limits_for(call.model).tokens_little
     counters, dialect = call.metering.counters, call.dialect
+    if not COUNTED_BODY_BYTES_MAX < len(body) <= little or not dialect.has_text:
+        return False
     most = bytes_bound(body, counters.profile_of(call.model), dialect.messages, dialect.texts)
     bound = None if most is None else counters.of(call.model).bounds(most)[1]
     if bound is None or bound > little:
         return False
     call.input_reserved = bound
     return True
-
-
-def _little(call: Call, limiting: Limiting) -> int:
-    assert call.tier is not None
-    limits = call.tier.limits_for(call.model)
-    return limits.tokens_max // (2 * limits.concurrency) if limiting.enforce else 0
 
 
 async def reserve(call: Call, limiting: Limiting) -> None:
@@ -209,12 +208,13 @@ async def reserve(call: Call, limiting: Limiting) -> None:
         Refuse: The level can never hold them (400).
     """
     assert call.tier is not None
-    level_max = call.tier.limits_for(call.model).tokens_max
+    limits = call.tier.limits_for(call.model)
+    level_max = limits.tokens_max
     texts, overhead = await _input_of(call)
     # The bounds spare counting what cannot fit, and what is so little that its bound will do.
     fewest, most = call.metering.counters.of(call.model).bounds(utf8_bytes(texts))
     fewest += overhead
-    little = _little(call, limiting)
+    little = limits.tokens_little if limiting.enforce else 0
     if fewest > level_max:
         tokens = fewest
     elif most is not None and INLINE_BYTES_MAX < most <= little and call.input_tokens is None:
@@ -239,14 +239,6 @@ def _never_fits(call: Call, tokens: int, level_max: int, *, exact: bool) -> Refu
         " Shorten the input, or raise the level.",
         param=call.dialect.input_name,
     )
-
-
-def _reservation(call: Call, tokens: int, level_max: int) -> int:
-    """Return how many tokens to ask for, with so many of input."""
-    left = None
-    if call.found is not None and call.found.price.context is not None:
-        left = max(call.found.price.context - tokens, 0)
-    return min(tokens + reserved_output(call, left), level_max)
 
 
 def reserved_output(call: Call, output_max: int | None = None) -> int:

@@ -86,20 +86,20 @@ class LimitGroup:
 class Limits:
     """All that limits requests of one model, in the groups that count them.
 
-    `tokens_max` is the most tokens one request can ever be admitted with, and `concurrency` the
-    most requests in progress.
+    `tokens_max` is the most tokens one request can ever be admitted with. As many requests as may
+    be in progress, with `tokens_little` each, leave half of that free.
     """
 
     groups: tuple[LimitGroup, ...]
     tokens_max: int = field(init=False, repr=False, compare=False)
-    concurrency: int = field(init=False, repr=False, compare=False)
+    tokens_little: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rates = [rate for group in self.groups for rate in group.rates]
-        tokens = [rate.limit for rate in rates if rate.metric == "tokens"]
-        most = [group.concurrency for group in self.groups if group.concurrency is not None]
-        object.__setattr__(self, "tokens_max", min(tokens, default=LIMIT_MAX))
-        object.__setattr__(self, "concurrency", min(most, default=LIMIT_MAX))
+        most = min([rate.limit for rate in rates if rate.metric == "tokens"], default=LIMIT_MAX)
+        slots = [group.concurrency for group in self.groups if group.concurrency is not None]
+        object.__setattr__(self, "tokens_max", most)
+        object.__setattr__(self, "tokens_little", most // (2 * min(slots, default=1)))
 
 
 def check_limit(value: object, what: str) -> int:
