@@ -7,7 +7,7 @@ import msgspec
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Line
 
-_encoder = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
 
 
 class EventLine(msgspec.Struct, frozen=True):
@@ -19,13 +19,8 @@ class EventLine(msgspec.Struct, frozen=True):
     amount_nano: str
 
 
-_CLOUDEVENT = (
-    b'{"specversion":"1.0","id":%b,"source":%b,"type":%b,"subject":%b,"time":%b,'
-    b'"datacontenttype":"application/json","data":%b}}'
-)
-
-# How the last field of an event begins: it is no part of the data.
-_SOURCE = b',"source":'
+# How the last field of an event begins, which is no part of the data, and how both end.
+_SOURCE, _END = b',"source":', b"}}"
 
 # Where an event that was read back keeps its encoded form (in its dict, beside the fields).
 _STORED = "_stored"
@@ -93,19 +88,19 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         stored: bytes | None = self.__dict__.get(_STORED)
         if stored is not None:
             return stored
-        # Written around the event's own JSON, without the source at its end: in half the time of
-        # another record that is made of its fields.
-        encode = _encoder.encode
-        source = encode(self.source)
-        data = encode(self)[: -len(_SOURCE) - len(source) - 1]
-        return _CLOUDEVENT % (
-            encode(self.request_id),
-            source,
-            encode(f"inf-middleware.{self.kind}.v1"),
-            encode(self.account),
-            encode(self.settled_at),
-            data,
+        whole = _encode(
+            _CloudEvent(
+                "1.0",
+                self.request_id,
+                self.source,
+                f"inf-middleware.{self.kind}.v1",
+                self.account,
+                self.settled_at,
+                "application/json",
+                self,
+            )
         )
+        return whole[: -len(_SOURCE) - len(_encode(self.source)) - len(_END)] + _END
 
     @classmethod
     def decode(cls, body: bytes) -> "BillingEvent":
@@ -114,6 +109,17 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         event = msgspec.convert({**envelope.data, "source": envelope.source}, cls)
         event.__dict__[_STORED] = body
         return event
+
+
+class _CloudEvent(msgspec.Struct):
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: BillingEvent
 
 
 class _Envelope(msgspec.Struct):

@@ -71,9 +71,10 @@ def rows_of(event: BillingEvent) -> Rows:
     Raises:
         ValueError: An amount is not a number from 0 to 64 bits.
     """
+    request_id = event.request_id
     amount, overdrawn = int(event.amount_nano), int(event.overdrawn_nano)
     if not 0 <= amount <= INTEGER_MAX or not 0 <= overdrawn <= INTEGER_MAX:
-        raise ValueError(f"the amount {event.amount_nano} of {event.id} does not fit 64 bits")
+        raise ValueError(f"the amount {event.amount_nano} of {request_id} does not fit 64 bits")
     request = (
         *_values_of(event),
         amount,
@@ -88,8 +89,8 @@ def rows_of(event: BillingEvent) -> Rows:
         if event.kind != "usage":
             house, gives = HOUSE[event.metadata["operation"]]
             debit, credit = (house, debit) if gives else (debit, house)
-        posting = (event.id, debit, credit, amount, event.currency)
+        posting = (request_id, debit, credit, amount, event.currency)
     state = None
     if event.idempotency_key is not None:
         state = "complete" if event.outcome == "complete" else "partial"
-    return Rows(request, posting, (event.id, event.encode()), state)
+    return Rows(request, posting, (request_id, event.encode()), state)
