@@ -302,6 +302,14 @@ def test_what_is_kept_unread_is_bounded() -> None:
     assert reader.output_so_far == 1_001
 
 
+def test_what_is_kept_comes_before_what_is_read_after_it() -> None:
+    taken, reader = intake()
+    pieces = [chunk(text) for text in ("first ", "second ", "third ", "fourth ")]
+    for piece in (*pieces, chunk("last", service_tier="default")):
+        read(taken, piece)
+    assert reader.texts() == ["first second third fourth last"]
+
+
 def test_of_pieces_that_each_repeat_the_last_only_one_is_kept() -> None:
     reader = AnswerReader(replace(CHAT.answers, cumulative=True))
     taken = intake_of(reader, b"text/event-stream", b"")
