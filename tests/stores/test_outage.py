@@ -257,6 +257,7 @@ def test_it_is_looked_for_on_the_next_event_loop_where_one_ended_in_an_outage(
 
 def test_an_admission_whose_answer_was_lost_keeps_no_slot(run: Any) -> None:
     async def test(rig: Rig) -> None:
+        await rig.store.renew(())  # the server knows the script: else it is asked to send it
         await asyncio.to_thread(rig.proxy.partition, "answers")
         with pytest.raises(LimitsUnavailable):
             await rig.store.admit(ask("lost", 1_000))
