@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inf_middleware.wire.alike import KEPT_MAX, alike_of
+from inf_middleware.wire.alike import KEPT_MAX, Within, alike_of
 from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import (
     KNOWN,
@@ -308,6 +308,18 @@ def test_what_is_kept_comes_before_what_is_read_after_it() -> None:
     for piece in (*pieces, chunk("last", service_tier="default")):
         read(taken, piece)
     assert reader.texts() == ["first second third fourth last"]
+
+
+@given(st.integers(0, 200), st.lists(WORDS, max_size=40))
+def test_of_what_is_alike_no_more_is_taken_than_is_paid_for(most: int, words: list[str]) -> None:
+    taken, reader = intake()
+    for piece in (chunk("first"), chunk("second")):
+        read(taken, piece)
+    assert taken.alike is not None
+    within, before = Within(taken.alike, most), reader.text_characters
+    for word in words:
+        within.takes(chunk(word))
+    assert len("".join(reader.texts())[before:].encode("utf-8", "replace")) <= most
 
 
 def test_of_pieces_that_each_repeat_the_last_only_one_is_kept() -> None:

@@ -17,7 +17,7 @@ from inf_middleware.call.observing import FirstOutput
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.start import NAME, read_headers
-from inf_middleware.wire.alike import Alike
+from inf_middleware.wire.alike import Alike, Within
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
@@ -73,7 +73,9 @@ class Answer:
         self._length: int | None = None
         self._passed = 0  # body bytes seen
         self._intake: Intake | None = None
-        self._alike: Alike | None = None  # what takes more text of a stream, and nothing else
+        self._alike: Alike | Within | None = (
+            None  # what takes more text of a stream, and nothing else
+        )
         self._is_stream = False
         self.is_complete = False  # the end of its body was seen
         self._ending = False  # the end of the stream was read
@@ -223,7 +225,7 @@ class Answer:
         call = self._call
         self._alike = None
         out: Message | None = message
-        # Where each chunk is asked of its hold, what is alike was not asked in `send`.
+        # Where a hold has to be asked again, what is alike was not asked in `send`.
         alike, body = intake.alike if call.hold is not None else None, message.get("body", b"")
         if (
             alike is None
@@ -239,10 +241,18 @@ class Answer:
             if not self._ended and not await self._end():
                 await self._send_error_event()
                 return
-        elif call.hold is None and self._intake is not None:
-            self._alike = self._intake.alike
+        else:
+            self._alike = self._alike_within()
         if out is not None:
             await self._send(out)
+
+    def _alike_within(self) -> Alike | Within | None:
+        """Return what takes further text, as far as that is paid for."""
+        alike, hold = None if self._intake is None else self._intake.alike, self._call.hold
+        if alike is None or self._settle is None or hold is None:
+            return alike
+        room, hold.room = hold.room, 0  # once: it is told anew when it is asked
+        return Within(alike, room) if room > 0 else None
 
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""

@@ -29,6 +29,9 @@ SLICE_TOKENS = 256
 # highest level, take nothing from one another; who has less pays for what was counted alone.
 PLENTY = 100
 
+# Where all output there may be is held for: more bytes than any answer has.
+_NO_END = 2**62
+
 # Of input that cannot be counted only the bytes are known; English and code run near this.
 _BYTES_PER_TOKEN = 4
 
@@ -120,6 +123,7 @@ class Hold:
 
     def __init__(self, call: Call, billing: Billing, holds: Holds, price: Price) -> None:
         self.amount_nano = 0
+        self.room = 0
         self._call = call
         self._billing = billing
         self._holds = holds
@@ -161,17 +165,19 @@ class Hold:
         It waits only when nothing is left of what is held.
         """
         if self._held >= self._most:
+            self.room = _NO_END
             return True
         # A token has at least one character, nearly always: counting begins where that is too much.
         unseen = reader.text_characters - self._characters
-        if max(reader.output_so_far, self._exact + unseen) <= self._held - SLICE_TOKENS // 2:
+        self.room = self._free(max(reader.output_so_far, self._exact + unseen))
+        if self.room >= 0:
             return True
         produced = await self._count(reader)
+        self.room = self._free(produced)
         if self._extending is not None and self._extending.done():
             self._short = not self._extending.result()
             self._extending = None
-        ahead = produced > self._held - SLICE_TOKENS // 2
-        if ahead and self._extending is None and not self._short:
+        if self.room < 0 and self._extending is None and not self._short:
             self._extending = asyncio.create_task(self._extend(produced))
         while produced >= self._held:
             if self._extending is None:
@@ -187,6 +193,10 @@ class Hold:
         if self._extending is not None:
             await asyncio.wait([self._extending])
             self._extending = None
+
+    def _free(self, produced: int) -> int:
+        """Return how many tokens may follow before more is to be held."""
+        return self._held - SLICE_TOKENS // 2 - produced
 
     async def _count(self, reader: AnswerReader) -> int:
         if reader.tells_output and reader.usage is not None:

@@ -139,7 +139,12 @@ class Parts:
 
 
 class Held(Protocol):
-    """What a prepaid call holds, as its answer and its settlement see it."""
+    """What a prepaid call holds, as its answer and its settlement see it.
+
+    `room`: bytes of text that may follow what was covered last before it has to be asked again.
+    """
+
+    room: int
 
     async def covers(self, reader: AnswerReader) -> bool:
         """Tell whether the output so far is paid for and more may follow."""

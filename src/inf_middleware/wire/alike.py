@@ -23,9 +23,20 @@ class Alike:
     is of hold for all that are kept.
     """
 
-    __slots__ = ("_after", "_before", "_head", "_kept", "_middle", "_since", "_tail", "_texts")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_head",
+        "_kept",
+        "_middle",
+        "_since",
+        "_tail",
+        "_texts",
+        "around",
+    )
 
     def __init__(self, before: bytes, after: bytes, group: Group, texts: Texts) -> None:
+        self.around = len(before) + len(after)  # bytes of a piece that are not its text
         self._before = before
         self._after = after
         # Made once, for run for every chunk: `startswith` and `endswith` take longer.
@@ -53,6 +64,21 @@ class Alike:
         if len(kept) >= KEPT_MAX or len(text) > KEPT_BYTES_MAX:
             self._texts.read_kept()
         return True
+
+
+class Within:
+    """Takes the texts of pieces that are alike until they have so many bytes together."""
+
+    __slots__ = ("_alike", "_left")
+
+    def __init__(self, alike: Alike, bytes_max: int) -> None:
+        self._alike = alike
+        self._left = bytes_max
+
+    def takes(self, piece: bytes) -> bool:
+        """Take the text of a piece; False where it is another, has none, or would be too much."""
+        self._left -= len(piece) - self._alike.around
+        return self._left >= 0 and self._alike.takes(piece)
 
 
 def alike_of(piece: bytes, text: str, group: Group, texts: Texts) -> Alike | None:
