@@ -167,18 +167,16 @@ class Hold:
         if self._held >= self._most:
             self.room = _NO_END
             return True
-        # A token has at least one character, nearly always: counting begins where that is too much.
-        unseen = reader.text_characters - self._characters
-        self.room = self._free(max(reader.output_so_far, self._exact + unseen))
-        if self.room >= 0:
-            return True
-        produced = await self._count(reader)
-        self.room = self._free(produced)
         if self._extending is not None and self._extending.done():
             self._short = not self._extending.result()
             self._extending = None
-        if self.room < 0 and self._extending is None and not self._short:
-            self._extending = asyncio.create_task(self._extend(produced))
+        # A token has at least one character, nearly always: counting begins where that is too much.
+        unseen = reader.text_characters - self._characters
+        produced = max(reader.output_so_far, self._exact + unseen)
+        if produced > self._enough:
+            produced = await self._count(reader)
+            if produced > self._enough and self._extending is None and not self._short:
+                self._extending = asyncio.create_task(self._extend(produced))
         while produced >= self._held:
             if self._extending is None:
                 self._extending = asyncio.create_task(self._extend(produced))
@@ -186,17 +184,23 @@ class Hold:
             self._extending = None
             if not extended:
                 return False
+        self.room = self._enough - produced
         return True
+
+    @property
+    def _enough(self) -> int:
+        """The tokens that may be made before there is something to do.
+
+        Half of the last slice; all but one where more is on its way, or was not to be had.
+        """
+        waits = self._extending is not None or self._short
+        return self._held - (1 if waits else SLICE_TOKENS // 2)
 
     async def settled(self) -> None:
         """Let what is still under way end, so that a settlement is the last word."""
         if self._extending is not None:
             await asyncio.wait([self._extending])
             self._extending = None
-
-    def _free(self, produced: int) -> int:
-        """Return how many tokens may follow before more is to be held."""
-        return self._held - SLICE_TOKENS // 2 - produced
 
     async def _count(self, reader: AnswerReader) -> int:
         if reader.tells_output and reader.usage is not None:
