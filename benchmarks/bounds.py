@@ -102,33 +102,35 @@ def account_bytes(accounts: int = 500, spread: int = 20) -> tuple[float, float]:
     return asyncio.run(_account_bytes(accounts, spread))
 
 
-async def _memory_us(stores: dict[int, MemoryStore], calls: int, rounds: int) -> dict[int, float]:
-    numbers = itertools.count()
-    found: dict[int, list[float]] = {accounts: [] for accounts in stores}
+async def _requests_us(stores: dict[int, MemoryStore], calls: int, rounds: int) -> dict[int, float]:
+    body, numbers = asked(stream=False), itertools.count()
+    apps = {}
     for accounts, store in stores.items():
         for account in range(accounts):
             answer = await store.admit(_ask(next(numbers), f"account-{account}"))
             assert isinstance(answer, Admission)
             await store.settle(answer, 700)
+        # Those of a minute are a small part of all: as in life, most accounts are at rest.
+        keys = [f"sk-{number % accounts}" for number in range(calls)]
+        known = {key: Account(key.replace("sk", "account"), tier=LEVEL) for key in keys}
+        apps[accounts] = keys, TierLimiter(bare(), accounts=known, storage=store)
     gc.collect()
     gc.freeze()
+    found: dict[int, list[float]] = {accounts: [] for accounts in stores}
     for _ in range(rounds):
-        for accounts, store in stores.items():
-            # Those of a minute are a small part of all: as in life, most accounts are at rest.
-            asks = [_ask(next(numbers), f"account-{n % accounts}") for n in range(calls)]
+        for accounts, (keys, app) in apps.items():
             began = time.thread_time()
-            for ask in asks:
-                answer = await store.admit(ask)
-                await store.settle(answer, 700)  # type: ignore[arg-type]
+            for key in keys:
+                await call(app, body, key)
             found[accounts].append((time.thread_time() - began) / calls * 1e6)
     gc.unfreeze()
     return {accounts: statistics.median(times) for accounts, times in found.items()}
 
 
 def accounts_us(accounts: Sequence[int], calls: int = 2_000, rounds: int = 9) -> dict[int, float]:
-    """Return the µs of an admission and its settlement in process, by number of accounts."""
+    """Return the µs of a request that is limited in process, by number of accounts."""
     stores = {number: MemoryStore() for number in accounts}
-    return asyncio.run(_memory_us(stores, calls, rounds))
+    return uvloop.run(_requests_us(stores, calls, rounds))
 
 
 async def _stall(rounds: int, prompts: int) -> tuple[float, float, float]:

@@ -20,6 +20,11 @@ from benchmarks.subjects import Places, Subject
 
 AT_ONCE = 64
 
+
+def _bearer(key: str) -> tuple[bytes, bytes]:
+    return b"authorization", b"Bearer " + key.encode()
+
+
 _HEADERS = [
     (b"host", b"127.0.0.1:8000"),
     (b"accept", b"application/json"),
@@ -27,13 +32,14 @@ _HEADERS = [
     (b"connection", b"keep-alive"),
     (b"user-agent", b"OpenAI/Python 2.0.0"),
     (b"x-stainless-lang", b"python"),
-    (b"authorization", b"Bearer " + KEY.encode()),
+    _bearer(KEY),
     (b"content-type", b"application/json"),
 ]
 
 
-def scope_of(body: bytes) -> dict[str, Any]:
+def scope_of(body: bytes, key: str = KEY) -> dict[str, Any]:
     """Return what uvicorn's httptools server makes of a request, in all that matters here."""
+    headers = _HEADERS if key is KEY else [*_HEADERS[:-2], _bearer(key), _HEADERS[-1]]
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -44,14 +50,14 @@ def scope_of(body: bytes) -> dict[str, Any]:
         "raw_path": PATH.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [*_HEADERS, (b"content-length", b"%d" % len(body))],
+        "headers": [*headers, (b"content-length", b"%d" % len(body))],
         "client": ("127.0.0.1", 50_000),
         "server": ("127.0.0.1", 8_000),
         "state": {},
     }
 
 
-async def call(app: ASGIApp, body: bytes) -> None:
+async def call(app: ASGIApp, body: bytes, key: str = KEY) -> None:
     """Send one request, and see that it is answered with 200."""
     read = False
     status = 0
@@ -69,7 +75,7 @@ async def call(app: ASGIApp, body: bytes) -> None:
         if message["type"] == "http.response.start":
             status = message["status"]
 
-    await app(scope_of(body), receive, send)
+    await app(scope_of(body, key), receive, send)
     assert status == 200, status
 
 

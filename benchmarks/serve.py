@@ -5,6 +5,7 @@
 The port is inherited by forked processes with `WORKERS=n` in the environment.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -18,7 +19,12 @@ def app() -> object:
     """Make the subject that the arguments name; each worker process makes its own."""
     name, _, folder, *servers = sys.argv[1:]
     places = Places(Path(folder), *servers)
-    return next(subject for subject in SUBJECTS if subject.name == name).make(places)
+    subject = next(subject for subject in SUBJECTS if subject.name == name)
+    made = subject.make(places)
+    if subject.is_frozen:
+        gc.collect()
+        gc.freeze()
+    return made
 
 
 def main() -> None:

@@ -27,12 +27,16 @@ class Places:
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing to measure, against `base`; `needs` names what must be there."""
+    """One thing to measure, against `base`; `needs` names what must be there.
+
+    `is_frozen`: its server has the garbage collector leave alone what was made at start.
+    """
 
     name: str
     make: Callable[[Places], ASGIApp]
     base: str = "bare app"
     needs: tuple[str, ...] = ()
+    is_frozen: bool = False
 
 
 class _PureAsgi:
@@ -137,9 +141,9 @@ def account(**more: Any) -> dict[str, Account]:
     return {KEY: Account("acme", tier=LEVEL, **more)}
 
 
-def _gate(storage: str, ledger: str, mode: str) -> Callable[[Places], ASGIApp]:
+def _gate(storage: str, ledger: str, mode: str, suffix: str = "") -> Callable[[Places], ASGIApp]:
     def make(places: Places) -> ASGIApp:
-        file = f"sqlite:///{places.folder}/{storage}-{mode}.db"
+        file = f"sqlite:///{places.folder}/{storage}-{mode}{suffix}.db"
         return Gate(
             bare(),
             accounts=account(credit_limit="1000000000"),
@@ -159,6 +163,7 @@ METER = "TokenMeter"
 LIMITER = "TierLimiter, memory"
 LEDGER = "CostLedger, SQLite"
 ALL = "all three, memory + SQLite"
+ALL_FROZEN = "all three, memory + SQLite, frozen"
 ALL_REDIS = "all three, Redis + SQLite"
 PREPAID = "all three, Redis + SQLite prepaid"
 ALL_POSTGRES = "all three, Redis + PostgreSQL"
@@ -185,6 +190,13 @@ SUBJECTS = (
         ),
     ),
     Subject(ALL, _gate("memory", "sqlite", "postpaid")),
+    Subject("bare app, frozen", lambda _: bare(), is_frozen=True),
+    Subject(
+        ALL_FROZEN,
+        _gate("memory", "sqlite", "postpaid", "-frozen"),
+        "bare app, frozen",
+        is_frozen=True,
+    ),
     Subject(ALL_REDIS, _gate("redis", "sqlite", "postpaid"), needs=("redis",)),
     Subject(PREPAID, _gate("redis", "sqlite", "prepaid"), needs=("redis",)),
     Subject(ALL_POSTGRES, _gate("redis", "postgres", "postpaid"), needs=("redis", "postgres")),
