@@ -183,7 +183,7 @@ def bounded(places: Places, *, rounds: int) -> tuple[list[Row], list[Table], str
     active, idle = bounds.account_bytes()
     rows.append(below("memory of an idle account in process", idle, 0, "bytes", 0))
     rows.append(below("memory of an account with 20 calls a minute", active, 4096, "bytes", 0))
-    busy, _ = bounds.account_bytes(accounts=50, spread=240)
+    busy, _ = bounds.account_bytes(spread=240)
     rows.append(below("memory of an account with 240 calls a minute", busy, 4096, "bytes", 0))
     middle, least, quiet = bounds.stall_ms(rounds)
     rows.append(

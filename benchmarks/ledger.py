@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -241,6 +242,13 @@ def compare(ledgers: Mapping[str, str], folder: str) -> None:
         print(f"| {name} | {ms:.2f} | {in_fsyncs:.1f} |")
 
 
+def bytes_each(path: Path) -> float:
+    """Return what a settlement takes of an SQLite file: record, posting, event, indices."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        ((count,),) = db.execute("SELECT count(*) FROM request")
+    return path.stat().st_size / count
+
+
 def main() -> None:
     """Measure each ledger that is named; else SQLite, and PostgreSQL where there is one."""
     with (
@@ -253,6 +261,9 @@ def main() -> None:
             if Path(program_of_postgres("initdb")).is_file():
                 ledgers["postgresql"] = stack.enter_context(serving_postgres()).uri()
         compare(ledgers, folder)
+        file = Path(folder) / "ledger.db"
+        if file.exists():
+            print(f"\nA settlement takes {bytes_each(file):,.0f} bytes of the SQLite file.")
 
 
 if __name__ == "__main__":
