@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -131,10 +132,13 @@ class Running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_TIMEOUT_S)
         self.kill()
-        for left in started:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(left, signal.SIGKILL)
-            os.close(left)
+        _kill_all(started)
+
+    def kill_all(self) -> None:
+        """Kill -9 of it and of all that it has started, and see them gone: their port is free."""
+        started = _descendants(self.pid)
+        self.kill()
+        _kill_all(started)
 
 
 def processes_of(pid: int) -> list[int]:
@@ -158,6 +162,15 @@ def _descendants(pid: int) -> list[int]:
             found.append(os.pidfd_open(child))
             found += _descendants(child)
     return found
+
+
+def _kill_all(processes: list[int]) -> None:
+    for left in processes:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(left, signal.SIGKILL)
+    for left in processes:
+        select.select([left], [], [], _STOP_TIMEOUT_S)  # until it has ended
+        os.close(left)
 
 
 def _command_of(pid: int) -> bytes:

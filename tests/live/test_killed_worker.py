@@ -129,11 +129,7 @@ class Server:
 
     def kill(self) -> None:
         """Kill -9 all of it: nobody is there any more who could end anything well."""
-        children = self._running.children
-        self._running.kill()
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self._running.kill_all()
 
 
 async def kill_one_worker(server: Server, clients: Clients, rng: random.Random) -> None:
