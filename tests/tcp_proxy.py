@@ -126,7 +126,8 @@ class TcpProxy:
 def _reset(writer: asyncio.StreamWriter) -> None:
     # Without it the other side would see a polite end, not an accident.
     found = writer.get_extra_info("socket")
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with contextlib.suppress(OSError):  # its client has left: it is closed already
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
