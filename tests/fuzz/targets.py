@@ -152,7 +152,8 @@ def facts(reader: AnswerReader) -> dict[str, Any]:
 def _take(intake: Intake, pieces: list[bytes]) -> bytes:
     out = b""
     for piece in pieces:
-        taken = intake.alike is not None and intake.alike.takes(piece)
+        alike = intake.alike
+        taken = alike is not None and (alike.takes(piece) or alike.takes_anew(piece))
         if taken or intake.read_one(piece) is not None:
             out += piece
             continue

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inf_middleware.wire.alike import KEPT_MAX, Within, alike_of
+from inf_middleware.wire.alike import KEPT_BYTES_MAX, alike_of
 from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import (
     KNOWN,
@@ -24,7 +24,7 @@ from inf_middleware.wire.form import Answers
 from inf_middleware.wire.intake import Intake, intake_of
 from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.seen import Seen
-from inf_middleware.wire.texts import Texts
+from inf_middleware.wire.texts import PACKED_BYTES_MAX, Texts
 from inf_middleware.wire.usage import OPENAI_USAGE
 
 # What could be taken for something else: signs of JSON, of events, and names that stand around.
@@ -82,7 +82,7 @@ SHORT = st.sampled_from([b"a", b"b c", b"\\n"])
 
 
 def read(taken: Intake, piece: bytes) -> None:
-    if taken.alike is not None and taken.alike.takes(piece):
+    if taken.alike is not None and (taken.alike.takes(piece) or taken.alike.takes_anew(piece)):
         return
     if taken.read_one(piece) is None:
         for frame in taken.feed(piece):
@@ -114,7 +114,7 @@ def test_texts_are_the_same_whether_pieces_are_alike_or_not(
     assert by_one.output_so_far == whole.output_so_far
 
 
-@given(st.lists(st.tuples(RAWS, st.booleans()), max_size=KEPT_MAX + 8))
+@given(st.lists(st.tuples(RAWS, st.booleans()), max_size=KEPT_BYTES_MAX // 8))
 def test_whoever_asks_at_any_moment_is_told_what_reading_each_piece_would_tell(
     given_pieces: list[tuple[bytes, bool]],
 ) -> None:
@@ -296,10 +296,13 @@ def test_what_is_kept_unread_is_bounded() -> None:
     taken, reader = intake()
     for number in range(1_000):
         read(taken, chunk(f" word{number}"))
-    assert len(reader._texts._kept) < KEPT_MAX
+        assert sum(map(len, reader._texts._kept)) <= KEPT_BYTES_MAX
+    for _ in range(1_000):
+        read(taken, chunk("a" * KEPT_BYTES_MAX))
+        assert sum(map(len, reader._texts._packed)) <= PACKED_BYTES_MAX
     read(taken, chunk("a" * 100_000))
     assert not reader._texts._kept
-    assert reader.output_so_far == 1_001
+    assert reader.output_so_far == 2_001
 
 
 def test_what_is_kept_comes_before_what_is_read_after_it() -> None:
@@ -316,9 +319,10 @@ def test_of_what_is_alike_no_more_is_taken_than_is_paid_for(most: int, words: li
     for piece in (chunk("first"), chunk("second")):
         read(taken, piece)
     assert taken.alike is not None
-    within, before = Within(taken.alike, most), reader.text_characters
+    alike, before = taken.alike, reader.text_characters
+    alike.room = most
     for word in words:
-        within.takes(chunk(word))
+        alike.takes(chunk(word))
     assert len("".join(reader.texts())[before:].encode("utf-8", "replace")) <= most
 
 
@@ -326,7 +330,7 @@ def test_of_pieces_that_each_repeat_the_last_only_one_is_kept() -> None:
     reader = AnswerReader(replace(CHAT.answers, cumulative=True))
     taken = intake_of(reader, b"text/event-stream", b"")
     assert taken is not None
-    for length in range(1, KEPT_MAX):
+    for length in range(1, 64):
         read(taken, chunk("a" * length))
     assert reader.texts() == ["a" * length]
     assert reader.text_characters == length

@@ -132,15 +132,25 @@ def test_a_large_event_in_small_pieces_is_never_searched_twice() -> None:
     assert searched < 1.1 * len(stream)
 
 
+BOM = b"\xef\xbb\xbf"
 NAMED = b"event: a\ndata: b\n\n"
 
 
 def test_a_named_event_that_comes_alone_and_whole_is_read_at_once() -> None:
     reader = SSEReader()
-    assert reader.named_of(NAMED) is None  # a byte order mark may stand before the first
-    reader.feed(b": hello\n\n")
-    assert reader.named_of(NAMED) == (b"a", b"b")
+    for _ in range(2):
+        assert reader.named_of(NAMED) == (b"a", b"b")
     assert [frame[1:] for frame in reader.feed(NAMED)] == [(b"b", b"a")]
+
+
+@pytest.mark.parametrize("event", [NAMED, b"data: b\n\n"])
+def test_a_byte_order_mark_is_taken_off_before_the_first_event_alone(event: bytes) -> None:
+    reader, later = SSEReader(), SSEReader()
+    assert reader.data_of(BOM + event) is None
+    assert reader.named_of(BOM + event) is None
+    assert [frame.data for frame in reader.feed(BOM + event)] == [b"b"]
+    assert later.data_of(event) or later.named_of(event)
+    assert later.feed(BOM + b"data: b\n\n")[0].data is None
 
 
 @pytest.mark.parametrize("before", [b"data: x\n", b"data: x\r\r"])

@@ -17,7 +17,7 @@ from inf_middleware.call.observing import FirstOutput
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.start import NAME, read_headers
-from inf_middleware.wire.alike import Alike, Within
+from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
@@ -73,9 +73,7 @@ class Answer:
         self._length: int | None = None
         self._passed = 0  # body bytes seen
         self._intake: Intake | None = None
-        self._alike: Alike | Within | None = (
-            None  # what takes more text of a stream, and nothing else
-        )
+        self._alike: Alike | None = None  # what takes more text of a stream, and nothing else
         self._is_stream = False
         self.is_complete = False  # the end of its body was seen
         self._ending = False  # the end of the stream was read
@@ -86,8 +84,11 @@ class Answer:
         """Take one message from the app."""
         alike = self._alike
         if alike is not None:  # first and in place: so are nearly all chunks of a stream
-            body = message.get("body")
-            if type(body) is bytes and message.get("more_body") and alike.takes(body):
+            try:
+                is_taken = message["more_body"] and alike.takes(message["body"])
+            except KeyError:  # both may be left out
+                is_taken = False
+            if is_taken:
                 if not self._call.draining:
                     try:
                         await self._server_send(message)
@@ -225,14 +226,8 @@ class Answer:
         call = self._call
         self._alike = None
         out: Message | None = message
-        # Where a hold has to be asked again, what is alike was not asked in `send`.
-        alike, body = intake.alike if call.hold is not None else None, message.get("body", b"")
-        if (
-            alike is None
-            or type(body) is not bytes
-            or not message.get("more_body", False)
-            or not alike.takes(body)
-        ):
+        alike, more = intake.alike, message.get("more_body", False)
+        if alike is None or not more or not alike.takes_anew(message.get("body", b"")):
             out = self._read_stream(message, intake)
         if call.hold is not None and out is not None and await self._is_unpaid():
             await self._cut(out, intake)
@@ -242,17 +237,17 @@ class Answer:
                 await self._send_error_event()
                 return
         else:
-            self._alike = self._alike_within()
+            self._alike = self._alike_paid()
         if out is not None:
             await self._send(out)
 
-    def _alike_within(self) -> Alike | Within | None:
+    def _alike_paid(self) -> Alike | None:
         """Return what takes further text, as far as that is paid for."""
         alike, hold = None if self._intake is None else self._intake.alike, self._call.hold
         if alike is None or self._settle is None or hold is None:
             return alike
-        room, hold.room = hold.room, 0  # once: it is told anew when it is asked
-        return Within(alike, room) if room > 0 else None
+        alike.room, hold.room = min(alike.room, hold.room), 0  # once: it is told when it is asked
+        return alike if alike.room > 0 else None
 
     def _read_stream(self, message: Message, intake: Intake) -> Message | None:
         """Read a message of a stream; return what of it goes out, None where nothing does."""

@@ -10,75 +10,51 @@ from inf_middleware.wire.texts import Group, Texts
 # As numbers: to look for bytes in bytes takes eight times as long.
 _QUOTE, ESCAPE = b'"\\'
 
-# Texts that are kept unread, and the longest that is: to read many at a time takes hardly more than
-# to read one, and together they take 10 KB at the most.
-KEPT_MAX = 64
-KEPT_BYTES_MAX = 128
+# Bytes of text that are kept unread: some 60 to 100 pieces, and to read that many at a time takes
+# hardly more than to read one. Pieces of a single byte take 20 KB together.
+KEPT_BYTES_MAX = 512
 
 
 class Alike:
     """What stands around the text of a piece of a stream, and where the texts of such pieces go.
 
     There is one at a time for the texts of an answer: `before`, `after` and the group that its text
-    is of hold for all that are kept.
+    is of hold for all that are kept. `room`: bytes of text that may be taken before somebody looks.
     """
 
-    __slots__ = (
-        "_after",
-        "_before",
-        "_head",
-        "_kept",
-        "_middle",
-        "_since",
-        "_tail",
-        "_texts",
-        "around",
-    )
+    __slots__ = ("_after", "_around", "_before", "_keep", "_since", "_texts", "room")
 
     def __init__(self, before: bytes, after: bytes, group: Group, texts: Texts) -> None:
-        self.around = len(before) + len(after)  # bytes of a piece that are not its text
+        self.room = KEPT_BYTES_MAX
         self._before = before
         self._after = after
-        # Made once, for run for every chunk: `startswith` and `endswith` take longer.
-        self._head = slice(len(before))
-        self._middle = slice(len(before), -len(after))
-        self._tail = slice(-len(after), None)
+        self._around = len(before) + len(after)
         self._texts = texts
-        self._kept = texts.keeping(group)
-        self._since = texts.seen
+        self._keep = texts.keeping(group).append
+        self._since = texts.kept
 
     def pays(self) -> bool:
-        """Tell whether pieces were taken since this was asked last, beside the latest one."""
-        since, self._since = self._since, self._texts.seen
-        return self._since - since > 1
+        """Tell whether pieces were taken since this was asked last."""
+        since, self._since = self._since, self._texts.kept
+        return self._since > since
 
     def takes(self, piece: bytes) -> bool:
-        """Take the text of a piece that is alike; False where it is another, or has none."""
-        if piece[self._head] != self._before or piece[self._tail] != self._after:
+        """Take the text of a piece that is alike; False where it is another or has no room."""
+        if type(piece) is not bytes:
             return False
-        text = piece[self._middle]
-        if not text or _QUOTE in text:
+        text = piece.removeprefix(self._before).removesuffix(self._after)
+        size = len(text)
+        if len(piece) - size != self._around or not 0 < size <= self.room or _QUOTE in text:
             return False
-        kept = self._kept
-        kept.append(text)
-        if len(kept) >= KEPT_MAX or len(text) > KEPT_BYTES_MAX:
-            self._texts.read_kept()
+        self.room -= size
+        self._keep(text)
         return True
 
-
-class Within:
-    """Takes the texts of pieces that are alike until they have so many bytes together."""
-
-    __slots__ = ("_alike", "_left")
-
-    def __init__(self, alike: Alike, bytes_max: int) -> None:
-        self._alike = alike
-        self._left = bytes_max
-
-    def takes(self, piece: bytes) -> bool:
-        """Take the text of a piece; False where it is another, has none, or would be too much."""
-        self._left -= len(piece) - self._alike.around
-        return self._left >= 0 and self._alike.takes(piece)
+    def takes_anew(self, piece: bytes) -> bool:
+        """Take the text of a piece as `takes` does, once there is room again."""
+        self._texts.pack()
+        self.room = KEPT_BYTES_MAX
+        return self.takes(piece)
 
 
 def alike_of(piece: bytes, text: str, group: Group, texts: Texts) -> Alike | None:

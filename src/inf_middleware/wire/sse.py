@@ -69,16 +69,16 @@ class SSEReader:
             chunk[:6] == b"data: "
             and chunk.find(b"\n") == len(chunk) - 2
             and chunk[-1] == _LF
-            and self._started
             and not (self._pieces or self._after_cr or self.overflowed)
             and _CR not in chunk
         ):
+            self._started = True
             return chunk[6:-2]
         return None
 
     def named_of(self, chunk: bytes) -> tuple[bytes, bytes] | None:
         """Return `event` and data of a chunk that is just one event with both; else None."""
-        if chunk[:7] != b"event: " or self._pieces or not self._started:
+        if chunk[:7] != b"event: " or self._pieces:
             return None
         end = chunk.find(_LF)
         if (
@@ -88,6 +88,7 @@ class SSEReader:
             and not (self._after_cr or self.overflowed)
             and _CR not in chunk
         ):
+            self._started = True
             return chunk[7:end], chunk[end + 7 : -2]
         return None
 

@@ -16,6 +16,12 @@ TEXT_BYTES_MAX = 4 * 1024 * 1024
 # those beyond goes into one.
 CHOICES_MAX = 4096
 
+# Output text that is kept unread, until there is more: that much is read in less than a millisecond.
+PACKED_BYTES_MAX = 16 * 1024
+
+# Between texts that are kept unread; none of them has a quote.
+_BETWEEN = b'","'
+
 # The numbers that tell texts apart which grow side by side.
 Group: TypeAlias = tuple[int, ...]
 
@@ -25,7 +31,18 @@ _decode_texts = msgspec.json.Decoder(list[str]).decode
 class Texts:
     """Texts that grow side by side, in pieces; each piece of `cumulative` ones repeats the last."""
 
-    __slots__ = ("_cumulative", "_groups", "_kept", "_kept_of", "_overflow_bytes", "_seen", "_size")
+    __slots__ = (
+        "_cumulative",
+        "_groups",
+        "_kept",
+        "_kept_of",
+        "_left",
+        "_overflow_bytes",
+        "_packed",
+        "_packed_bytes",
+        "_seen",
+        "_size",
+    )
 
     def __init__(self, *, cumulative: bool) -> None:
         self._cumulative = cumulative
@@ -34,8 +51,13 @@ class Texts:
         self._size = 0
         self._seen = 0
         self._overflow_bytes = 0
-        self._kept: list[bytes] = []  # as they stand in JSON, to be read when somebody asks
+        # As they stand in JSON, to be read when somebody asks, which mostly nobody does; many at a
+        # time in one, with `_BETWEEN` between them.
+        self._kept: list[bytes] = []
+        self._packed: list[bytes] = []
+        self._packed_bytes = 0
         self._kept_of: Group = ()
+        self._left = 0  # pieces that were ever packed
 
     def take(self, source: dict[str, Any], tree: Tree, group: Group) -> bool:
         """Take what of a value is text; tell whether there was any."""
@@ -61,6 +83,11 @@ class Texts:
         return self._seen
 
     @property
+    def kept(self) -> int:
+        """How many pieces were ever kept unread."""
+        return self._left + len(self._kept)
+
+    @property
     def overflow_bytes(self) -> int:
         """How much text came after more than is kept."""
         self.read_kept()
@@ -84,7 +111,7 @@ class Texts:
 
     def add(self, text: str, group: Group, pieces: int = 1) -> None:
         """Take a text that is not empty, of so many pieces."""
-        if self._kept:
+        if self._kept or self._packed:
             self.read_kept()
         self._seen += pieces
         kept = self._groups.get(group)
@@ -113,28 +140,43 @@ class Texts:
         self._kept_of = group
         return self._kept
 
+    def pack(self) -> None:
+        """Keep what was left unread in less memory; there is room for as much again then."""
+        if self._kept:
+            packed = _BETWEEN.join(self._kept)
+            self._left += len(self._kept)
+            self._kept.clear()
+            self._packed.append(packed)
+            self._packed_bytes += len(packed)
+            if self._cumulative or self._packed_bytes > PACKED_BYTES_MAX:
+                self.read_kept()
+
     def read_kept(self) -> None:
         """Read what was left to be read: before another text comes, and where there is much."""
-        if self._kept:
-            kept = self._kept.copy()
-            self._kept.clear()
-            texts = _texts_of(kept)
-            joined = "".join(texts)
-            if not self._cumulative and self._size + len(joined) <= TEXT_BYTES_MAX:
-                self.add(joined, self._kept_of, len(texts))
-            else:
-                for text in texts:
-                    self.add(text, self._kept_of)
+        if not (self._kept or self._packed):
+            return
+        kept = _BETWEEN.join([*self._packed, *self._kept])
+        self._left += len(self._kept)
+        self._kept.clear()
+        self._packed.clear()
+        self._packed_bytes = 0
+        texts = _texts_of(kept)
+        joined = "".join(texts)
+        if not self._cumulative and self._size + len(joined) <= TEXT_BYTES_MAX:
+            self.add(joined, self._kept_of, len(texts))
+        else:
+            for text in texts:
+                self.add(text, self._kept_of)
 
 
-def _texts_of(kept: list[bytes]) -> list[str]:
+def _texts_of(kept: bytes) -> list[str]:
     """Return texts from how they stand in JSON, without those that cannot stand there."""
     try:
         # One that escapes the quote behind it turns texts and commas around, to the end, where a
         # quote is left over: that is no JSON.
-        return _decode_texts(b'["' + b'","'.join(kept) + b'"]')
+        return _decode_texts(b'["' + kept + b'"]')
     except ODD:
-        read = [read_value(b'"' + text + b'"') for text in kept]
+        read = [read_value(b'"' + text + b'"') for text in kept.split(_BETWEEN)]
         return [text for text in read if isinstance(text, str)]
 
 
