@@ -16,7 +16,7 @@ TEXT_BYTES_MAX = 4 * 1024 * 1024
 # those beyond goes into one.
 CHOICES_MAX = 4096
 
-# Output text that is kept unread, until there is more: that much is read in less than a millisecond.
+# Output text that is kept unread, until there is more: it is read in less than a millisecond.
 PACKED_BYTES_MAX = 16 * 1024
 
 # Between texts that are kept unread; none of them has a quote.
