@@ -12,8 +12,8 @@ PROBE_S = 1.0
 class LedgerHealth:
     """Remembers that a settlement failed for good.
 
-    `is_down`: calls are refused until the ledger can be written again. `probe` tells whether the ledger can be written again; without one, a call a second tries it.
-    `clock` is in seconds.
+    `is_down`: calls are refused until the ledger can be written again, which `probe` tells; without
+    one, a call a second tries it. `clock` is in seconds.
     """
 
     def __init__(
