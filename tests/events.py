@@ -3,7 +3,7 @@
 from typing import Any
 
 from inf_middleware import BillingEvent, Price, Usage
-from inf_middleware.domain.events import event_lines
+from inf_middleware.domain.events import priced
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.money import decimal_string
 
@@ -12,8 +12,7 @@ PRICE = Price("inf-chat-v1", "10", "20")
 
 def event_of(number: int = 0, *, usage: Usage | None = None, **fields: Any) -> BillingEvent:
     """An event as a settled call makes it."""
-    lines = PRICE.lines(usage or Usage(100 + number, 10))
-    amount = sum(line.amount_nano for line in lines)
+    lines, amount = priced(PRICE, usage or Usage(100 + number, 10))
     told: dict[str, Any] = {
         "request_id": uuid7(1_790_000_000_000_000_000 + number * 1_000_000),
         "account": "acme",
@@ -29,7 +28,7 @@ def event_of(number: int = 0, *, usage: Usage | None = None, **fields: Any) -> B
         "cache_write_tokens": 0,
         "reasoning_tokens": 0,
         "basis": "reported",
-        "lines": event_lines(lines),
+        "lines": lines,
         "amount_nano": str(amount),
         "amount": decimal_string(amount),
         "currency": "CNY",

@@ -29,9 +29,10 @@ class Background:
     @property
     def is_running(self) -> bool:
         """Whether it goes on: on the running event loop, or on that of another thread."""
-        if self.task is None or self.loop is None:
+        task, loop = self._task, self.loop
+        if task is None or loop is None or task.done():
             return False
-        return self.loop is asyncio.get_running_loop() or self.loop.is_running()
+        return loop is asyncio.get_running_loop() or loop.is_running()
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Begin on the running event loop."""

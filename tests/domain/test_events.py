@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
-from inf_middleware import BillingEvent, Usage
+from inf_middleware import BillingEvent, Price, Usage
+from inf_middleware.domain.events import priced
+from inf_middleware.domain.usage import TOKENS_MAX
 from tests.events import event_of
 
 # Design, section 5, "Events".
@@ -102,6 +104,21 @@ def test_counts_are_integers_and_money_is_strings_of_digits() -> None:
             "amount_nano": "100000",
         },
     ]
+
+
+@given(st.integers(0, TOKENS_MAX), st.integers(0, TOKENS_MAX), st.integers(0, TOKENS_MAX))
+def test_what_is_priced_for_an_event_is_what_the_price_says(
+    inputs: int, outputs: int, cached: int
+) -> None:
+    price = Price("m", "10", "4000000", cached_input="0.001")
+    usage = Usage(inputs, outputs, cached_input_tokens=cached)
+    shown, whole = priced(price, usage)
+    lines = price.lines(usage)
+    assert [line.meter for line in shown] == [line.meter for line in lines]
+    assert [line.quantity for line in shown] == [line.quantity for line in lines]
+    assert [int(line.unit_price_nano) for line in shown] == [line.unit_price_nano for line in lines]
+    assert [int(line.amount_nano) for line in shown] == [line.amount_nano for line in lines]
+    assert whole == sum(line.amount_nano for line in lines)
 
 
 def test_the_cloudevents_package_reads_it() -> None:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from inf_middleware import Account, Gate, Prices, Tier, Usage, account_routes
-from inf_middleware.domain.events import event_lines
+from inf_middleware.domain.events import priced
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.moments import written
 from inf_middleware.domain.money import decimal_string
@@ -77,8 +77,7 @@ def fill(
                 tokens = int(random.lognormvariate(11, 0.6) * weekend / (number + 1))
                 usage = Usage(tokens, tokens // random.randrange(2, 5))
                 found = PRICES.find(model, at)
-                lines = found.price.lines(usage) if found else ()
-                nano = sum(line.amount_nano for line in lines)
+                lines, nano = priced(found.price, usage) if found else ((), 0)
                 moment = written(at)
                 number_ns = int(at.timestamp()) * 1_000_000_000
                 events.append(
@@ -87,7 +86,7 @@ def fill(
                         request_id=uuid7(number_ns),
                         account=account,
                         model=model,
-                        lines=event_lines(lines),
+                        lines=lines,
                         amount_nano=str(nano),
                         amount=decimal_string(nano),
                         started_at=moment,

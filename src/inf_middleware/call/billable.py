@@ -13,7 +13,7 @@ def check_ledger(billing: Billing) -> Awaitable[None] | None:
     Raises:
         Refuse: When it is awaited: the ledger lost a bill, and cannot be written yet (503).
     """
-    return _check_ledger(billing) if billing.health.is_down or billing.lost else None
+    return _check_ledger(billing) if billing.health.is_down or billing.lost.ids else None
 
 
 async def _check_ledger(billing: Billing) -> None:
@@ -24,7 +24,7 @@ async def _check_ledger(billing: Billing) -> None:
             "Calls cannot be recorded just now, and none is served; try again shortly.",
             headers=answers.retry_headers(1.0),
         )
-    if billing.lost:
+    if billing.lost.ids:
         await billing.lost.end()
 
 

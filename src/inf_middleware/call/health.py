@@ -12,8 +12,8 @@ PROBE_S = 1.0
 class LedgerHealth:
     """Remembers that a settlement failed for good.
 
-    `probe` tells whether the ledger can be written again; without one, a call a second tries it.
-    `clock` is in seconds.
+    `is_down`: calls are refused until the ledger can be written again, which `probe` tells; without
+    one, a call a second tries it. `clock` is in seconds.
     """
 
     def __init__(
@@ -24,22 +24,17 @@ class LedgerHealth:
     ) -> None:
         self._probe = probe
         self._clock = clock
-        self._down = False
+        self.is_down = False
         self._next_probe = 0.0
-
-    @property
-    def is_down(self) -> bool:
-        """Whether calls are refused until the ledger can be written again."""
-        return self._down
 
     def failed(self) -> None:
         """Note that a call was served and could not be recorded."""
-        self._down = True
+        self.is_down = True
         self._next_probe = self._clock() + PROBE_S
 
     async def ready(self) -> bool:
         """Tell whether a call may be served."""
-        if not self._down:
+        if not self.is_down:
             return True
         now = self._clock()
         if now < self._next_probe:
@@ -50,5 +45,5 @@ class LedgerHealth:
                 await self._probe()
             except LedgerUnavailable:
                 return False
-        self._down = False
+        self.is_down = False
         return True

@@ -14,22 +14,18 @@ RETRY_S = 1.0
 
 
 class Lost:
-    """The calls whose holds and claims are still to be ended; without a bill."""
+    """The calls whose holds and claims are still to be ended, `ids`; without a bill."""
 
     def __init__(self, claims: Claims | None) -> None:
         self._claims = claims
-        self._ids: list[str] = []
+        self.ids: list[str] = []
         self._task: asyncio.Task[None] | None = None
-
-    def __len__(self) -> int:
-        """How many are still to be ended."""
-        return len(self._ids)
 
     def remember(self, call_id: str) -> None:
         """Have a call's hold and claim ended when the ledger is back."""
-        if self._claims is None or len(self._ids) >= LOST_MAX:
+        if self._claims is None or len(self.ids) >= LOST_MAX:
             return
-        self._ids.append(call_id)
+        self.ids.append(call_id)
         loop = asyncio.get_running_loop()
         task = self._task
         if task is None or task.done() or task.get_loop() is not loop:
@@ -37,8 +33,8 @@ class Lost:
 
     async def end(self) -> None:
         """End what the ledger lets end now."""
-        while self._ids and self._claims is not None:
-            call_id = self._ids.pop()  # first: other requests do the same meanwhile
+        while self.ids and self._claims is not None:
+            call_id = self.ids.pop()  # first: other requests do the same meanwhile
             ended = False
             try:
                 await self._claims.void(call_id)
@@ -47,7 +43,7 @@ class Lost:
                 return
             finally:
                 if not ended:
-                    self._ids.append(call_id)
+                    self.ids.append(call_id)
 
     async def aclose(self) -> None:
         """End what can be ended, and stop trying."""
@@ -59,6 +55,6 @@ class Lost:
             await self.end()
 
     async def _run(self) -> None:
-        while self._ids:
+        while self.ids:
             await asyncio.sleep(RETRY_S)
             await self.end()

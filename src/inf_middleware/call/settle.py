@@ -5,20 +5,19 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 
 import asyncio
 import time
-from typing import Any
 
 import anyio
+from msgspec.structs import replace
 
 from inf_middleware.call.admission import count_input, reserved_output
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.handed import handed_usage
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
-from inf_middleware.domain.events import BillingEvent, event_lines, storable
+from inf_middleware.domain.events import BLANK, BillingEvent, priced, storable
 from inf_middleware.domain.moments import rfc3339
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.domain.prices import Found
-from inf_middleware.domain.tiers import Account
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.reader import AnswerReader
 
@@ -234,26 +233,42 @@ def event_of(
     call: Call, billing: Billing, usage: Usage, outcome: str | None = None
 ) -> BillingEvent:
     """Make the billing event of a call, as it stands."""
-    assert call.account is not None
-    assert call.tier is not None
+    account, tier, reader = call.account, call.tier, call.reader
+    assert account is not None
+    assert tier is not None
     found = price_of(call, billing)
     unpriced = found is None or found.price is billing.unpriced
     if unpriced:
         _warn_once(
             billing, f"model {call.model!a} has no price: its calls are recorded as unpriced"
         )
-    if not call.dialect.has_text and not usage.total_tokens and outcome_of(call) == "complete":
+    outcome = outcome or outcome_of(call)
+    is_empty = not usage.input_tokens and not usage.output_tokens
+    if is_empty and not call.dialect.has_text and outcome == "complete":
         _warn_once(billing, f"calls of {call.endpoint!a} tell no usage: recorded with 0 tokens")
-    lines = found.price.lines(usage) if found else ()
-    amount_nano = sum([line.amount_nano for line in lines])
-    reader = call.reader
-    return BillingEvent(
+    lines, amount_nano = priced(found.price, usage) if found else ((), 0)
+    metadata = dict(account.metadata)
+    if call.retry_of is not None:
+        metadata["retry_of"] = call.retry_of
+    asked = replace(
+        BLANK,
         request_id=call.id,
-        account=call.account.id,
+        account=account.id,
         key_id=call.key_id,
-        tier=call.tier.name,
+        tier=tier.name,
         endpoint=storable(call.endpoint) or "",
         model=storable(call.model),
+        currency=call.price_list.currency,
+        price_version=found.version if found else None,
+        would_refuse=call.would_refuse,
+        unpriced=unpriced,
+        idempotency_key=call.idempotency_key,
+        started_at=rfc3339(call.started_ns),
+        metadata=metadata,
+        source=f"urn:inf-middleware:{call.parts.deployment}",
+    )
+    return replace(
+        asked,
         response_model=storable(reader.model) if reader else None,
         response_id=storable(reader.response_id) if reader else None,
         input_tokens=usage.input_tokens,
@@ -262,27 +277,12 @@ def event_of(
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         basis=usage.basis,
-        lines=event_lines(lines),
+        lines=lines,
         amount_nano=str(amount_nano),
         amount=decimal_string(amount_nano),
-        currency=call.price_list.currency,
-        price_version=found.version if found else None,
-        outcome=outcome or outcome_of(call),
-        would_refuse=call.would_refuse,
-        unpriced=unpriced,
-        started_at=rfc3339(call.started_ns),
+        outcome=outcome,
         settled_at=rfc3339(call.parts.now_ns()),
-        idempotency_key=call.idempotency_key,
-        metadata=_metadata(call, call.account),
-        source=f"urn:inf-middleware:{call.parts.deployment}",
     )
-
-
-def _metadata(call: Call, account: Account) -> dict[str, Any]:
-    metadata = dict(account.metadata)
-    if call.retry_of is not None:
-        metadata["retry_of"] = call.retry_of
-    return metadata
 
 
 def _warn_once(billing: Billing, message: str) -> None:

@@ -12,7 +12,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def rfc3339(now_ns: int) -> str:
     """Write nanoseconds since the Unix epoch as RFC 3339, to the microsecond: it sorts as text."""
     seconds, ns = divmod(now_ns, 10**9)
-    return f"{_second(seconds)}.{ns // 1000:06d}Z"
+    return f"{_second(seconds)}.{str(ns // 1000).zfill(6)}Z"
 
 
 @lru_cache(maxsize=256)  # calls of a second are many, and begin and end in few of them

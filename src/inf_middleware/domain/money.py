@@ -86,7 +86,6 @@ def _whole(amount: Decimal, places: int, otherwise: str) -> int:
 
 def decimal_string(nano: int) -> str:
     """Write nano units as a decimal string of the currency, without needless zeros: "0.00123"."""
-    sign = "-" if nano < 0 else ""
-    whole, fraction = divmod(abs(nano), NANO)
-    digits = f"{fraction:09d}".rstrip("0")
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+    digits = str(nano).zfill(10 if nano >= 0 else 11)
+    whole, fraction = digits[:-9], digits[-9:].rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole

@@ -5,7 +5,8 @@ there is less of that, and less to do for each row.
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from functools import reduce
+from operator import iadd
 from typing import Any
 
 import apsw
@@ -22,9 +23,9 @@ UNSORTED_MAX = 4_096
 
 def _insert_into(table: str, columns: Sequence[str], end: str = "") -> tuple[str, str]:
     """Return what inserts several rows, and one."""
-    row = f"({', '.join('?' * len(columns))})"
+    row = f"({','.join('?' * len(columns))})"
     several, one = (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}{end}"
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES {','.join([row] * count)}{end}"
         for count in (_AT_ONCE, 1)
     )
     return several, one
@@ -86,7 +87,7 @@ def _insert(db: apsw.Connection, statements: tuple[str, str], rows: Sequence[Seq
     several, one = statements
     whole = len(rows) - len(rows) % _AT_ONCE
     before = db.total_changes()
-    for start in range(0, whole, _AT_ONCE):
-        db.execute(several, tuple(chain.from_iterable(rows[start : start + _AT_ONCE])))
+    groups = (rows[start : start + _AT_ONCE] for start in range(0, whole, _AT_ONCE))
+    db.executemany(several, [reduce(iadd, group, []) for group in groups])
     db.executemany(one, rows[whole:])
     return db.total_changes() - before

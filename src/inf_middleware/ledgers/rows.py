@@ -1,9 +1,10 @@
 """From events to rows: what one settlement, or one movement of money, writes."""
 
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from inf_middleware.domain.books import HOUSE
 from inf_middleware.domain.events import BillingEvent
@@ -44,7 +45,7 @@ COLUMNS = (
     "metadata",
 )
 
-_values_of = attrgetter(*_EVENT_COLUMNS)
+_values_of = itemgetter(*map(BillingEvent.__struct_fields__.index, _EVENT_COLUMNS))
 _encode = msgspec.json.Encoder().encode
 
 # A call's posting: the customer owes more, and the house has earned as much.
@@ -53,7 +54,7 @@ EARNED = "revenue:usage"
 INTEGER_MAX = 2**63 - 1
 
 
-class Rows(msgspec.Struct):
+class Rows(msgspec.Struct, gc=False):
     """What one settlement writes: its record, its posting where it costs anything, its event.
 
     `state` is what becomes of the client's idempotency key, where there is one.
@@ -76,12 +77,12 @@ def rows_of(event: BillingEvent) -> Rows:
     if not 0 <= amount <= INTEGER_MAX or not 0 <= overdrawn <= INTEGER_MAX:
         raise ValueError(f"the amount {event.amount_nano} of {request_id} does not fit 64 bits")
     request = (
-        *_values_of(event),
+        *_values_of(astuple(event)),
         amount,
         overdrawn,
         int(event.unpriced),
         _encode(event.lines).decode(),
-        _encode(event.metadata).decode(),
+        _encode(event.metadata).decode() if event.metadata else "{}",
     )
     posting = None
     if amount:

@@ -74,7 +74,8 @@ class SpoolingLedger:
 
     def settle(self, event: BillingEvent) -> Awaitable[None]:
         """Hand over a settlement: to the ledger, or to the spool where that is in use."""
-        self._start()
+        if not self._handing_over.is_running:
+            self._start()
         return self.keep(event) if self._active else self.ledger.settle(event)
 
     async def keep(self, event: BillingEvent) -> None:

@@ -136,12 +136,11 @@ class Writer(Forking):
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         items = self._turn.pop(loop, None)
         if items:
-            with self._lock:
-                self._pending += len(items)
-            self._put(_Batch(loop, items))
+            self._put(_Batch(loop, items), len(items))
 
-    def _put(self, item: _Batch | _Job) -> None:
+    def _put(self, item: _Batch | _Job, count: int = 0) -> None:
         with self._lock:
+            self._pending += count
             if self._thread is None or self._pid != os.getpid():  # threads do not survive a fork
                 if self._pid != os.getpid():
                     self._queue, self._db = SimpleQueue(), None
