@@ -120,16 +120,23 @@ FAULTS = [
     Fault(
         "window: nobody is told when the first of its slots leaves",
         "stores/window.py",
-        "                self.due_us = min(self.due_us, now_us + self.window_us)\n",
+        "        self.due_us = min(self.due_us, now_us + self.window_us)\n",
         "",
+        WINDOW + "test_before_it_is_due_nothing_leaves",
+    ),
+    Fault(
+        "counters: nobody is told when a rate shorter than a lease lets go",
+        "stores/counters.py",
+        "self.stays_us = min([lease_us, *[rate.window_us for rate, _ in rated]])",
+        "self.stays_us = lease_us",
         CONTRACT
         + "test_a_rate_that_is_shorter_than_a_lease_lets_go_while_its_requests_still_run[memory]",
     ),
     Fault(
         "counters: nobody is told when a lease ends",
         "stores/counters.py",
-        "            self._earliest_us = until_us\n",
-        "            pass\n",
+        "                counters.earliest_us = until_us\n",
+        "                pass\n",
         CONTRACT + "test_a_lease_that_is_not_renewed_gives_back_what_was_not_used[memory]",
     ),
     Fault(
@@ -161,10 +168,10 @@ FAULTS = [
         CONTRACT + "test_a_lease_that_is_not_renewed_gives_back_what_was_not_used[memory]",
     ),
     Fault(
-        "memory: a model's own limits are taken without the others",
-        "stores/memory.py",
-        "fits = counters.fits(group, ask.tokens, now_us) and fits",
-        "fits = counters.fits(group, ask.tokens, now_us) or fits",
+        "counters: a model's own limits refuse nobody",
+        "stores/counters.py",
+        "        if not fits:\n",
+        "        if not fits and len(asked.counted) < 2:\n",
         CONTRACT + "test_a_refusal_by_one_group_takes_nothing_from_the_other[memory]",
     ),
     Fault(

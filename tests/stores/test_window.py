@@ -97,6 +97,9 @@ def test_a_refund_after_its_slot_has_left_mints_nothing() -> None:
     window.add(WINDOW, 7)
     window.give_back(0, 100)
     assert window.total == 7
+    window.add(WINDOW + SLOT, 7)
+    window.give_back(0, 100)
+    assert window.total == 14
 
 
 def test_a_refund_larger_than_its_slot_takes_no_more_than_the_slot() -> None:

@@ -105,6 +105,10 @@ class Billing:
     warned: set[str] = field(default_factory=set)
 
 
+# Who a request comes from; the last is the id of its key, None where no key was sent.
+Caller: TypeAlias = tuple[Account, Tier, str | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What one worker works with: the common options, and the parts that its stack has.
@@ -113,7 +117,8 @@ class Parts:
     operator gave accounts, which beat network addresses. `network` tells the network that a
     request comes from. `prices` are the defaults where `billing` is None. `now_ns` is the wall
     clock. `observer` is None where nobody listens. `known` gives what the look-up has at hand, by
-    the key's SHA-256; None where it has nothing.
+    the key's SHA-256; None where it has nothing. `callers` are what was found by `tiers`, by that
+    too: each holds as long as `known` gives the same account.
     """
 
     lookup: AccountLookup | None
@@ -131,11 +136,13 @@ class Parts:
     now_ns: Callable[[], int]
     observer: Observer | None
     known: Callable[[bytes], Account | None] | None = field(init=False, repr=False)
+    callers: dict[bytes, Caller] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         lookup = self.lookup
         known = lookup.known_by_digest if isinstance(lookup, KnownAccounts) else None
         object.__setattr__(self, "known", known)
+        object.__setattr__(self, "callers", {})
 
 
 class Held(Protocol):

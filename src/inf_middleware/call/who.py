@@ -1,13 +1,13 @@
 """From a request's headers to its account and level."""
 
 import traceback
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from inf_middleware.call.record import Parts, log
+from inf_middleware.call.record import Caller, Parts, log
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import AccountsUnavailable, ConfigError
 from inf_middleware.domain.keys import digest_of, key_of, without_key
@@ -17,27 +17,48 @@ from inf_middleware.wire import answers
 _KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"api-key"))
 
 
-# Who a request comes from; the last is the id of its key, None where no key was sent.
-Caller: TypeAlias = tuple[Account, Tier, str | None]
+# Callers kept ready; beyond, all are found anew.
+CALLERS_MAX = 4096
 
 
-def known_caller(scope: Scope, parts: Parts) -> Caller | None:
+def known_caller(
+    headers: Sequence[tuple[bytes, bytes]], named: Mapping[bytes, bytes], parts: Parts
+) -> Caller | None:
     """Find who sends a key that the accounts have at hand, as nearly all do; None: `caller_of`.
+
+    `named` are the headers by name.
 
     Raises:
         Refuse: Two keys are sent that differ (401), or the level does not exist (503).
     """
     if parts.known is None:
         return None
-    raw = raw_key(scope["headers"])
-    key = None if raw is None else key_of(raw)
-    if key is None:
+    bearer = named.get(b"authorization")
+    if (
+        bearer is None
+        or bearer[:7] != b"Bearer "
+        or b"x-api-key" in named
+        or b"api-key" in named
+        or len(named) != len(headers)  # some name came twice
+    ):
+        raw = raw_key(headers)
+    else:
+        raw = bearer[7:].strip()
+    if not raw:
         return None
-    digest = digest_of(key)
+    digest = sha256(raw).digest()
     account = parts.known(digest)
-    if account is None or account.suspended:
+    if account is None:
         return None
-    return account, _tier_of(account, parts), digest.hex()[:12]
+    caller = parts.callers.get(digest)
+    if caller is None or caller[0] is not account:
+        if account.suspended or key_of(raw) is None:
+            return None
+        caller = account, _tier_of(account, parts), digest.hex()[:12]
+        if len(parts.callers) >= CALLERS_MAX:
+            parts.callers.clear()
+        parts.callers[digest] = caller
+    return caller
 
 
 async def caller_of(scope: Scope, parts: Parts) -> Caller:

@@ -226,10 +226,13 @@ class Worker:
     ) -> bytes | None:
         """Do all that comes before the app; return the body it is to see, None where unread."""
         # Before the body is read: an unknown caller shall not make us hold 8 MiB.
-        if self._identifies:
-            await self._identify(call, scope)
         headers = dict(scope["headers"])
-        body = await read_request(call, headers, receive, self._parts.body_bytes_max)
+        parts = self._parts
+        if self._identifies:
+            caller = known_caller(scope["headers"], headers, parts)
+            call.account, call.tier, call.key_id = caller or await caller_of(scope, parts)
+            call.named = parts.names_accounts
+        body = await read_request(call, headers, receive, parts.body_bytes_max)
         fingerprint_of(call, headers, body)
         await self._take_part(call, scope, ahead)
         return body if body is None else asking(call, body)
@@ -255,8 +258,9 @@ class Worker:
     async def _identify(self, call: Call, scope: Scope) -> None:
         parts = self._parts
         if call.account is None or (parts.names_accounts and not call.named):
-            caller = known_caller(scope, parts) or await caller_of(scope, parts)
-            call.account, call.tier, call.key_id = caller
+            headers = scope["headers"]
+            caller = known_caller(headers, dict(headers), parts)
+            call.account, call.tier, call.key_id = caller or await caller_of(scope, parts)
             call.named = parts.names_accounts
 
     async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:

@@ -42,6 +42,10 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     reset_s: float
 
 
+# How concurrency stands where nothing limits it.
+UNLIMITED = Standing(0, 0, 0.0)
+
+
 class Standings(msgspec.Struct, frozen=True, gc=False):
     """How the limits of an account stand after a decision.
 
@@ -176,7 +180,7 @@ def standings_of(groups: Sequence[LimitGroup], readings: Sequence[GroupReading])
     """Turn readings into what the caller is told: the tightest limit of each kind."""
     requests: Standing | None = None
     tokens: Standing | None = None
-    concurrency = _UNLIMITED
+    concurrency = UNLIMITED
     for group, reading in zip(groups, readings, strict=True):
         if group.concurrency is not None:
             free = max(group.concurrency - reading.running, 0)
@@ -194,6 +198,3 @@ def standings_of(groups: Sequence[LimitGroup], readings: Sequence[GroupReading])
     assert requests is not None
     assert tokens is not None
     return Standings(requests, tokens, concurrency)
-
-
-_UNLIMITED = Standing(0, 0, 0.0)

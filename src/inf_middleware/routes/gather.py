@@ -7,7 +7,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Literal, TypeAlias
 
 from inf_middleware.around import Around
-from inf_middleware.call.who import Caller
+from inf_middleware.call.record import Caller
 from inf_middleware.domain.books import AccountRecord
 from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.limits import GroupReading

@@ -1,4 +1,4 @@
-"""The counters of one group of limits of one account: its leases and its windows.
+"""The counters of one account, in groups of limits: their leases and their windows.
 
 A lease is the slot and the reservation of one request. It ends by settlement; by itself when it is
 not renewed in time, with what it is known to have used: then its slot is free, it is remembered as
@@ -6,11 +6,20 @@ lost for a while, and its settlement only adds what was used beyond. `state.lua`
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
 
-from inf_middleware.domain.limits import GroupReading, Standing, Standings
+from inf_middleware.domain.limits import (
+    UNLIMITED,
+    Admission,
+    Ask,
+    GroupReading,
+    Refusal,
+    Standing,
+    Standings,
+    answer_of,
+    standings_of,
+)
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup, Rate
 from inf_middleware.stores.window import RollingWindow
 
@@ -31,92 +40,64 @@ class _Lease(msgspec.Struct, gc=False):
     is_lost: bool = False
 
 
-# A rate: its limit, whether it is one of requests, and the window that counts for it.
-_Rated: TypeAlias = tuple[int, bool, RollingWindow]
-
-
 class Counters:
     """Counts for one group; moments never go back."""
 
     __slots__ = (
-        "_due_us",
-        "_earliest_us",
-        "_group",
         "_of_requests",
         "_of_tokens",
-        "concurrency",
+        "due_us",
+        "earliest_us",
         "leases",
-        "rated",
         "running",
     )
 
     def __init__(self) -> None:
         self.running = 0
         self.leases: dict[str, _Lease] = {}  # lost ones, too
-        # Of the group that was asked for last:
-        self.concurrency: int | None = None
-        self.rated: list[_Rated] = []
-        self._group: LimitGroup | None = None
         self._of_requests: list[RollingWindow] = []
         self._of_tokens: list[RollingWindow] = []
-        self._earliest_us = _NEVER_US  # no lease ends before
-        self._due_us = _NEVER_US  # nor does anything leave a window
+        self.earliest_us = _NEVER_US  # no lease ends before
+        self.due_us = _NEVER_US  # nor does anything leave a window
 
     def pass_time(self, now_us: int) -> None:
         """End the leases whose time is over, and let go of what has left the windows."""
-        if now_us < self._due_us:
+        if now_us < self.due_us:
             return
         due_us = _NEVER_US
         for window in (*self._of_requests, *self._of_tokens):
             window.leave(now_us)
             due_us = min(due_us, window.due_us)
-        if now_us >= self._earliest_us:
+        if now_us >= self.earliest_us:
             self._end_leases(now_us)
-        self._due_us = min(due_us, self._earliest_us)
+        self.due_us = min(due_us, self.earliest_us)
 
     def is_idle(self) -> bool:
         """Tell whether nothing is counted and nobody is awaited."""
         return not self.leases and not any(map(len, self._of_requests + self._of_tokens))
 
-    def fits(self, group: LimitGroup, tokens: int, now_us: int) -> bool:
-        """Tell whether a request with `tokens` fits now, by the limits of a group."""
-        if now_us >= self._due_us:
-            self.pass_time(now_us)
-        if self._group is not group:
-            self._rate_for(group, now_us)
-        if self.concurrency is not None and self.running >= self.concurrency:
-            return False
-        for limit, of_requests, window in self.rated:
-            if window.total + (1 if of_requests else tokens) > limit:
-                return False
-        return True
+    def window(self, rate: Rate, now_us: int) -> RollingWindow:
+        """Return what counts for a rate: of one metric and time, whatever the limit."""
+        windows = self._of_requests if rate.metric == "requests" else self._of_tokens
+        for window in windows:
+            if window.window_us == rate.window_us:
+                return window
+        window = RollingWindow(rate.window_us, now_us)
+        windows.append(window)
+        self.due_us = min(self.due_us, window.due_us)
+        return window
 
     def read(self, group: LimitGroup, tokens: int, now_us: int) -> GroupReading:
         """Return how the group stands, and how long until a request with `tokens` fits."""
         self.pass_time(now_us)
-        self._rate_for(group, now_us)
-        is_full = self.concurrency is not None and self.running >= self.concurrency
+        is_full = group.concurrency is not None and self.running >= group.concurrency
         readings = [
-            window.read(now_us, 1 if of_requests else tokens, limit)
-            for limit, of_requests, window in self.rated
+            self.window(rate, now_us).read(
+                now_us, 1 if rate.metric == "requests" else tokens, rate.limit
+            )
+            for rate in group.rates
         ]
         return GroupReading(self.running, is_full, readings)
-
-    def take(self, call_id: str, tokens: int, now_us: int, lease_us: int) -> None:
-        """Take a slot, a request and a reservation, of the group that was just seen to fit."""
-        due_us = until_us = now_us + lease_us
-        if until_us < self._earliest_us:
-            self._earliest_us = until_us
-        for _, of_requests, window in self.rated:
-            amount = 1 if of_requests else tokens
-            if amount:
-                window.add(now_us, amount)
-                if window.due_us < due_us:
-                    due_us = window.due_us
-        if due_us < self._due_us:
-            self._due_us = due_us
-        self.leases[call_id] = _Lease(now_us, until_us, tokens, tokens)
-        self.running += 1
 
     def renew(self, call_id: str, used: int, now_us: int, lease_us: int) -> bool:
         """Lengthen a lease that is still held; False where it is not."""
@@ -133,7 +114,7 @@ class Counters:
 
     def settle(self, call_id: str, tokens: int | None, now_us: int) -> None:
         """End a lease with the tokens really used (None: what was reserved); once."""
-        if now_us >= self._due_us:
+        if now_us >= self.due_us:
             self.pass_time(now_us)
         lease = self.leases.pop(call_id, None)
         if lease is None:
@@ -160,65 +141,131 @@ class Counters:
             lease.is_lost = True
             self.running -= 1
         ends = [lease.until_us for lease in self.leases.values()]
-        self._earliest_us = min(ends, default=_NEVER_US)
-
-    def _rate_for(self, group: LimitGroup, now_us: int) -> None:
-        """Make the rates of a group ready; the limits of an account hardly ever change."""
-        if self._group is not group:
-            self._group = group
-            self.concurrency = group.concurrency
-            self.rated = [
-                (rate.limit, rate.metric == "requests", self._window(rate, now_us))
-                for rate in group.rates
-            ]
-
-    def _window(self, rate: Rate, now_us: int) -> RollingWindow:
-        windows = self._of_requests if rate.metric == "requests" else self._of_tokens
-        for window in windows:
-            if window.window_us == rate.window_us:
-                return window
-        window = RollingWindow(rate.window_us, now_us)
-        windows.append(window)
-        self._due_us = min(self._due_us, window.due_us)
-        return window
+        self.earliest_us = min(ends, default=_NEVER_US)
 
     def _give_back(self, lease: _Lease, tokens: int) -> None:
         # No more than it took: an overrun that was told in error stays where it was recorded.
-        tokens = min(tokens, lease.taken)
-        lease.taken -= tokens
+        if tokens > lease.taken:
+            tokens = lease.taken
         if tokens:
+            lease.taken -= tokens
             for window in self._of_tokens:
                 window.give_back(lease.admitted_us, tokens)
 
     def _add(self, tokens: int, now_us: int) -> None:
         for window in self._of_tokens:
             window.add(now_us, tokens)
-            self._due_us = min(self._due_us, window.due_us)
+            self.due_us = min(self.due_us, window.due_us)
 
 
-def standings_now(counted: Sequence[Counters], now_us: int, *, added: bool) -> Standings:
-    """Return how groups stand that were just asked for: what `standings_of` makes of readings.
+class _Asked:
+    """What `groups` ask about, found once: the limits of an account hardly ever change.
 
-    `added`: something was added to each of their windows at this very moment.
+    Nothing of what is taken ends sooner than after `stays_us`.
     """
-    requests: Standing | None = None
-    tokens: Standing | None = None
-    concurrency = Standing(0, 0, 0.0)
-    for counters in counted:
-        most, running = counters.concurrency, counters.running
-        if most is not None:
-            concurrency = Standing(most, most - running if most > running else 0, 0.0)
-        for limit, of_requests, window in counters.rated:
-            remaining = limit - window.total if limit > window.total else 0
-            known = requests if of_requests else tokens
-            if known is not None and remaining >= known.remaining:
-                continue
-            reset_us = window.window_us if added else window.reset_us(now_us)
-            standing = Standing(limit, remaining, reset_us / MICROSECONDS)
-            if of_requests:
-                requests = standing
-            else:
-                tokens = standing
-    assert requests is not None
-    assert tokens is not None
-    return Standings(requests, tokens, concurrency)
+
+    __slots__ = ("counted", "groups", "requests", "stays_us", "tokens")
+
+    def __init__(
+        self,
+        groups: Sequence[LimitGroup],
+        counted: list[Counters],
+        now_us: int,
+        lease_us: int,
+    ) -> None:
+        self.groups = groups
+        self.counted = tuple(zip(groups, counted, strict=True))
+        rated = [
+            (rate, counters.window(rate, now_us))
+            for group, counters in self.counted
+            for rate in group.rates
+        ]
+        self.requests = tuple([one for one in rated if one[0].metric == "requests"])
+        self.tokens = tuple([one for one in rated if one[0].metric == "tokens"])
+        self.stays_us = min([lease_us, *[rate.window_us for rate, _ in rated]])
+
+
+class AccountCounters:
+    """Counts for one account, in its groups of limits; moments never go back."""
+
+    __slots__ = ("_asked", "groups", "touched_us")
+
+    def __init__(self) -> None:
+        self.groups: dict[str, Counters] = {}  # by scope
+        self.touched_us = 0
+        self._asked: _Asked | None = None  # of what was asked for last
+
+    def admit(self, ask: Ask, now_us: int, lease_us: int) -> Admission | Refusal:
+        """Take a slot, a request and a reservation of tokens: all, or nothing at all."""
+        asked = self._asked
+        if asked is None or asked.groups is not ask.groups:
+            asked = self._asked = self._found(ask.groups, now_us, lease_us)
+        call_id, tokens = ask.call_id, ask.tokens
+        fits = takes = True
+        for group, counters in asked.counted:
+            if now_us >= counters.due_us:
+                counters.pass_time(now_us)
+            if group.concurrency is not None and counters.running >= group.concurrency:
+                fits = False
+            # Asked again for what it has (a retry after a lost answer), a call takes nothing.
+            if call_id in counters.leases:
+                takes = False
+        for rate, window in asked.requests:
+            if window.total >= rate.limit:
+                fits = False
+        for rate, window in asked.tokens:
+            if window.total + tokens > rate.limit:
+                fits = False
+        would_refuse = None
+        if not takes:
+            return Admission(ask, standings_of(ask.groups, self._readings(asked, 0, now_us)))
+        if not fits:
+            answer = answer_of(ask, self._readings(asked, tokens, now_us))
+            if isinstance(answer, Refusal):
+                return answer
+            would_refuse = answer.would_refuse
+        until_us = now_us + lease_us
+        due_us = now_us + asked.stays_us
+        concurrency = UNLIMITED
+        for group, counters in asked.counted:
+            counters.leases[call_id] = _Lease(now_us, until_us, tokens, tokens)
+            running = counters.running = counters.running + 1
+            if until_us < counters.earliest_us:
+                counters.earliest_us = until_us
+            if due_us < counters.due_us:
+                counters.due_us = due_us
+            most = group.concurrency
+            if most is not None:
+                concurrency = Standing(most, most - running if most > running else 0, 0.0)
+        standings = Standings(
+            _added(asked.requests, 1, now_us), _added(asked.tokens, tokens, now_us), concurrency
+        )
+        return Admission(ask, standings, would_refuse)
+
+    def _found(self, groups: Sequence[LimitGroup], now_us: int, lease_us: int) -> _Asked:
+        counted = []
+        for group in groups:
+            counters = self.groups.get(group.scope)
+            if counters is None:
+                counters = self.groups[group.scope] = Counters()
+            counters.pass_time(now_us)
+            counted.append(counters)
+        return _Asked(groups, counted, now_us, lease_us)
+
+    def _readings(self, asked: _Asked, tokens: int, now_us: int) -> list[GroupReading]:
+        return [counters.read(group, tokens, now_us) for group, counters in asked.counted]
+
+
+def _added(rated: Sequence[tuple[Rate, RollingWindow]], amount: int, now_us: int) -> Standing:
+    """Add to windows, and return how the tightest limit stands then."""
+    tightest = None
+    for rate, window in rated:
+        if amount:
+            window.add(now_us, amount)
+        limit = rate.limit
+        remaining = limit - window.total if limit > window.total else 0
+        if tightest is None or remaining < tightest.remaining:
+            reset_s = rate.window_s if amount else window.reset_us(now_us) / MICROSECONDS
+            tightest = Standing(limit, remaining, reset_s)
+    assert tightest is not None
+    return tightest

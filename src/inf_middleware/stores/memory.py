@@ -5,30 +5,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from inf_middleware.domain.limits import (
-    Admission,
-    Ask,
-    GroupReading,
-    Held,
-    Refusal,
-    answer_of,
-)
+from inf_middleware.domain.limits import Admission, Ask, GroupReading, Held, Refusal
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup
-from inf_middleware.stores.counters import Counters, standings_now
+from inf_middleware.stores.counters import AccountCounters, Counters
 
 # Old accounts looked at per admission: two, so that idle ones leave faster than new ones come.
 _SWEPT_PER_ADMISSION = 2
 
 # Who was touched a shorter time ago has something in the window of a minute: not looked at.
 _SWEPT_AFTER_US = 60 * MICROSECONDS
-
-
-class _Account:
-    __slots__ = ("groups", "touched_us")
-
-    def __init__(self) -> None:
-        self.groups: dict[str, Counters] = {}  # by scope
-        self.touched_us = 0
 
 
 class MemoryStore:
@@ -45,7 +30,7 @@ class MemoryStore:
         self._lease_us = round(lease_s * MICROSECONDS)
         self._latest_us = 0
         self._sweep_from_us = 0  # no account has been untouched for long before
-        self._accounts: OrderedDict[str, _Account] = OrderedDict()  # longest untouched first
+        self._accounts: OrderedDict[str, AccountCounters] = OrderedDict()  # longest untouched first
         # Several event loops of one process may share a store; nothing waits under this lock.
         self._lock = threading.Lock()
 
@@ -72,37 +57,20 @@ class MemoryStore:
 
     def admit_now(self, ask: Ask) -> Admission | Refusal:
         """Do the same without a task: nothing here waits."""
-        with self._lock:
+        self._lock.acquire()  # a `with` takes twice as long, which is a tenth of all this
+        try:
             now_us = self._now_us()
             if now_us >= self._sweep_from_us:
                 self._sweep(now_us)
             account = self._accounts.get(ask.account_id)
             if account is None:
-                account = self._accounts[ask.account_id] = _Account()
+                account = self._accounts[ask.account_id] = AccountCounters()
             else:
                 self._accounts.move_to_end(ask.account_id)
             account.touched_us = now_us
-            counted = []
-            fits = True
-            for group in ask.groups:
-                counters = account.groups.get(group.scope)
-                if counters is None:
-                    counters = account.groups[group.scope] = Counters()
-                fits = counters.fits(group, ask.tokens, now_us) and fits
-                counted.append(counters)
-            would_refuse = None
-            # Asked again for what it has (a retry after a lost answer), a call takes nothing.
-            takes = ask.call_id not in counted[0].leases
-            if takes:
-                if not fits:
-                    answer = answer_of(ask, _readings(ask, counted, now_us))
-                    if isinstance(answer, Refusal):
-                        return answer
-                    would_refuse = answer.would_refuse
-                for counters in counted:
-                    counters.take(ask.call_id, ask.tokens, now_us, self._lease_us)
-            standings = standings_now(counted, now_us, added=takes and ask.tokens > 0)
-        return Admission(ask, standings, would_refuse)
+            return account.admit(ask, now_us, self._lease_us)
+        finally:
+            self._lock.release()
 
     async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> list[GroupReading]:
         """Return how groups of an account's limits stand now; takes nothing."""
@@ -137,7 +105,8 @@ class MemoryStore:
     def settle_now(self, admission: Admission, tokens: int | None) -> None:
         """Do the same without a task: nothing here waits."""
         ask = admission.ask
-        with self._lock:
+        self._lock.acquire()
+        try:
             account = self._accounts.get(ask.account_id)
             if account is None:
                 return
@@ -146,6 +115,8 @@ class MemoryStore:
                 counters = account.groups.get(group.scope)
                 if counters is not None:
                     counters.settle(ask.call_id, tokens, now_us)
+        finally:
+            self._lock.release()
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
@@ -175,10 +146,3 @@ class MemoryStore:
             else:
                 account.touched_us = now_us
                 accounts.move_to_end(account_id)
-
-
-def _readings(ask: Ask, counted: Sequence[Counters], now_us: int) -> list[GroupReading]:
-    return [
-        counters.read(group, ask.tokens, now_us)
-        for group, counters in zip(ask.groups, counted, strict=True)
-    ]

@@ -28,9 +28,11 @@ class RollingWindow:
     """
 
     __slots__ = (
+        "_amount",
         "_amounts",
         "_base_us",
         "_latest",
+        "_latest_us",
         "_slot_ends_us",
         "_slot_us",
         "_span_us",
@@ -45,58 +47,72 @@ class RollingWindow:
         self.created_us = created_us
         self.total = 0
         self._slot_us = max(window_us // SLOTS, 1)
-        # Of each slot the moment of its latest addition, which also tells which slot it is, and its
-        # sum; as plain numbers, for an object per slot would take eight times the memory, and those
-        # numbers as small as they can be. Moments are told from the beginning of some slot.
+        # Of the slot that is added to, the moment of its latest addition, and its sum.
+        self._slot_ends_us = created_us
+        self._latest_us = created_us
+        self._amount = 0
+        # Of each slot before it, alike; the moment also tells which slot it is. As plain numbers,
+        # for an object per slot would take eight times the memory, and those numbers as small as
+        # they can be. Moments are told from the beginning of some slot.
         is_short = window_us < _SHORT_MAX // 2
         self._span_us = _SHORT_MAX if is_short else _LONG_MAX
         self._base_us = created_us - created_us % self._slot_us
         self._latest = array("I" if is_short else "q")
         self._amounts = array("I")
-        self._slot_ends_us = created_us  # that of the latest addition
         self.due_us = self._base_us + self._span_us
 
     def __len__(self) -> int:
-        return len(self._latest)
+        return len(self._latest) + (self._amount > 0)
 
     def leave(self, now_us: int) -> None:
         """Let go of the slots whose time is over; from `due_us` on before all else at a moment."""
         latest = self._latest
-        now_us -= self._base_us
-        gone = now_us - self.window_us
-        if latest and latest[0] <= gone:
-            count = bisect_right(latest, gone)
+        gone_us = now_us - self.window_us
+        if latest and latest[0] <= gone_us - self._base_us:
+            count = bisect_right(latest, gone_us - self._base_us)
             self.total -= sum(self._amounts[:count])
             del latest[:count], self._amounts[:count]
-        if now_us > self._span_us:
+        if self._amount and self._latest_us <= gone_us:
+            self.total -= self._amount
+            self._amount = 0
+        if now_us - self._base_us > self._span_us:
             self._begin_anew(now_us)
         self.due_us = self._base_us + self._span_us
         if self._latest:
             self.due_us = min(self.due_us, self._base_us + self._latest[0] + self.window_us)
+        elif self._amount:
+            self.due_us = min(self.due_us, self._latest_us + self.window_us)
 
     def add(self, now_us: int, amount: int) -> None:
         """Add to the slot of a moment."""
-        amounts = self._amounts
-        try:
-            if now_us < self._slot_ends_us:
-                amounts[-1] += amount
-                self._latest[-1] = now_us - self._base_us
-            else:
-                amounts.append(amount)
-                self._latest.append(now_us - self._base_us)
-                self._slot_ends_us = now_us - now_us % self._slot_us + self._slot_us
-                self.due_us = min(self.due_us, now_us + self.window_us)
-        except OverflowError:
-            if amounts.typecode == "q":
-                raise
-            self._amounts = array("q", amounts)
-            self.add(now_us, amount)
-        else:
-            self.total += amount
+        if now_us >= self._slot_ends_us:
+            self._next_slot(now_us)
+        self._latest_us = now_us
+        self._amount += amount
+        self.total += amount
+
+    def _next_slot(self, now_us: int) -> None:
+        """Put the slot that was added to behind the others, and begin the one of a moment."""
+        if self._amount:
+            self._latest.append(self._latest_us - self._base_us)
+            try:
+                self._amounts.append(self._amount)
+            except OverflowError:
+                self._amounts = array("q", [*self._amounts, self._amount])
+            self._amount = 0
+        self._slot_ends_us = now_us - now_us % self._slot_us + self._slot_us
+        self.due_us = min(self.due_us, now_us + self.window_us)
 
     def give_back(self, added_us: int, amount: int) -> None:
         """Take back what was added at a moment, unless its slot has left: then it mints nothing."""
         if added_us < self.created_us:
+            return
+        if added_us >= self._slot_ends_us - self._slot_us:
+            if added_us < self._slot_ends_us:
+                if amount > self._amount:
+                    amount = self._amount
+                self._amount -= amount
+                self.total -= amount
             return
         latest = self._latest
         index = (added_us - self._base_us) // self._slot_us
@@ -119,12 +135,16 @@ class RollingWindow:
             over -= amount
             if over <= 0:
                 return self._base_us + latest + self.window_us - now_us
+        if over <= self._amount:
+            return self._latest_us + self.window_us - now_us
         return self.window_us
 
     def reset_us(self, now_us: int) -> int:
         """Return how long until the window is wholly empty."""
         if not self.total:
             return 0
+        if self._amount:
+            return self._latest_us + self.window_us - now_us
         place = len(self._amounts) - 1
         while not self._amounts[place]:  # given back
             place -= 1
@@ -132,7 +152,10 @@ class RollingWindow:
 
     def _begin_anew(self, now_us: int) -> None:
         """Tell moments from a later one: that of the oldest slot, or of now."""
-        first = self._latest[0] if self._latest else now_us
+        if self._latest:
+            first = self._latest[0]
+        else:
+            first = (self._latest_us if self._amount else now_us) - self._base_us
         later_us = first - first % self._slot_us
         self._base_us += later_us
         self._latest = array("I", [moment - later_us for moment in self._latest])
