@@ -56,7 +56,7 @@ class Member:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         if self._leads:
-            await self._stack.worker(scope, receive, send)
+            await self._stack.worker.serve(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -109,8 +109,8 @@ FAULTS = [
     Fault(
         "closing: a call that was cancelled is not settled",
         "call/finish.py",
-        "        elif not call.settled:\n            await settle(call)",
-        "        elif not call.settled and not call.failure:\n            await settle(call)",
+        "            elif not call.settled:\n                await settle(call)",
+        "            elif not call.settled and not call.failure:\n                await settle(call)",
         ORDER + "test_a_cancelled_call_is_closed_once_with_what_was_produced",
     ),
     Fault(

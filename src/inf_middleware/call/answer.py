@@ -20,9 +20,10 @@ from inf_middleware.call.start import NAME, read_headers
 from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
-from inf_middleware.wire.intake import Intake, intake_of
+from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Intake, cutter_of, intake_of
+from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.seen import Seen
-from inf_middleware.wire.sse import Frame
+from inf_middleware.wire.sse import Frame, SSEReader
 
 Header = tuple[bytes, bytes]
 
@@ -49,6 +50,7 @@ class Answer:
         "_is_stream",
         "_length",
         "_passed",
+        "_reader",
         "_server_send",
         "_settle",
         "_strip",
@@ -59,7 +61,6 @@ class Answer:
         self,
         call: Call,
         send: Send,
-        *,
         strip: Asked,
         settle: Callable[[Call], Awaitable[bool]] | None,
         headers: Sequence[Header],
@@ -72,7 +73,8 @@ class Answer:
         self._held: Message | None = None  # the start of an answer that is no stream
         self._length: int | None = None
         self._passed = 0  # body bytes seen
-        self._intake: Intake | None = None
+        self._reader: AnswerReader | None = None  # of an answer that holds facts
+        self._intake: Intake | None = None  # where it does not come whole at once
         self._alike: Alike | None = None  # what takes more text of a stream, and nothing else
         self._is_stream = False
         self.is_complete = False  # the end of its body was seen
@@ -127,6 +129,8 @@ class Answer:
 
     def read_what_came(self) -> None:
         """Read what there is of an answer that is no stream and did not come to its end."""
+        if self._passed:
+            self._call.begun = True
         if self._intake is not None and self._passed and not (self._is_stream or self._ended):
             self._intake.close()
 
@@ -155,8 +159,9 @@ class Answer:
             call.status = status
         headers = message.get("headers", ())
         content_type, coding, self._length, is_named = read_headers(headers)
-        if status < 400:
-            self._read_as(content_type, coding)
+        cutter = cutter_of(content_type)
+        if status < 400 and cutter is not None:
+            self._read_as(content_type, coding, is_stream=bool(cutter))
         if self._strip and self._intake is not None and self._is_stream:
             changed = [b"content-length"]
             if self._intake.is_decoded:  # an event can be taken out of plain bytes only
@@ -166,25 +171,27 @@ class Answer:
         ours = self._headers
         if is_named:  # the app's own name for the request stays; `request-id` is ours
             ours = [header for header in ours if header[0] != NAME]
-        start = {**message, "headers": [*headers, *ours]}
-        if self._is_stream or content_type.startswith(b"text/event-stream"):
+        start = dict(message)
+        start["headers"] = [*headers, *ours]
+        if self._is_stream or cutter is SSEReader:
             return start
         self._held = start
         return None
 
-    def _read_as(self, content_type: bytes, coding: bytes) -> None:
+    def _read_as(self, content_type: bytes, coding: bytes, *, is_stream: bool) -> None:
         call = self._call
         assert call.request is not None
-        reader = call.dialect.answer(call.request)
-        self._intake = intake_of(reader, content_type, coding)
-        if self._intake is None:
-            return
-        self._is_stream = self._intake.is_stream
-        if self._is_stream and call.observer is not None:
-            self._intake = FirstOutput(self._intake, reader, self._note_first_output)
+        reader = self._reader = call.dialect.answer(call.request)
         if call.reader is None:
             call.reader = reader
-            call.is_stream = self._is_stream
+        if is_stream or coding not in PLAIN:
+            self._intake = intake_of(reader, content_type, coding)
+        if is_stream:
+            self._is_stream = True
+            if call.reader is reader:
+                call.is_stream = True
+            if call.observer is not None and self._intake is not None:
+                self._intake = FirstOutput(self._intake, reader, self._note_first_output)
 
     def _note_first_output(self, intake: Intake) -> None:
         self._intake = intake  # the rest of the stream costs nothing more
@@ -192,25 +199,24 @@ class Answer:
             self._call.first_output_ns = self._call.parts.now_ns()
 
     async def _whole_body(self, message: Message) -> None:
-        call, intake = self._call, self._intake
+        call = self._call
         body = message.get("body", b"")
         self._passed += len(body)
-        if body:
-            call.begun = True
         if not self._ended:
             complete = not message.get("more_body", False) or (
                 self._length is not None and self._passed >= self._length
             )
-            if intake is not None:
-                intake.feed(bytes(body))
-                if complete:
-                    intake.close()
+            if self._reader is not None:
+                self._read_whole(self._reader, bytes(body), complete)
             if complete:
-                self.is_complete = True
-                if not await self._end():
-                    if self._held is not None:
-                        await self._send_unrecorded()
-                    return
+                self.is_complete = self._ended = True
+                if self._settle is not None:
+                    call.ended = True
+                    if not await self._settle(call):
+                        self._is_over = True
+                        if self._held is not None:
+                            await self._send_unrecorded()
+                        return
         held, self._held = self._held, None
         if call.draining:
             return
@@ -221,6 +227,18 @@ class Answer:
         except OSError:
             if not self._drains():
                 raise
+
+    def _read_whole(self, reader: AnswerReader, body: bytes, complete: bool) -> None:
+        """Read a body that is no stream, or a piece of it; nearly all come in one."""
+        intake = self._intake
+        if intake is None:
+            if complete and len(body) <= JSON_BYTES_MAX:
+                reader.whole(body)
+                return
+            intake = self._intake = Intake(reader, None, None, is_readable=True)
+        intake.feed(body)
+        if complete:
+            intake.close()
 
     async def _stream_body(self, message: Message, intake: Intake) -> None:
         call = self._call

@@ -20,8 +20,8 @@ from inf_middleware.call.refuse import Refuse
 BODY_TIMEOUT_S = 30.0
 
 
-async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: int) -> bytes:
-    """Read the whole body, of the length that is `declared`, if any.
+async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: int) -> Message:
+    """Read the whole body, of the length that is `declared`, if any; return it as one message.
 
     Raises:
         Refuse: The body is over its bound (413) or its deadline (408).
@@ -51,7 +51,7 @@ async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: in
             if size > body_bytes_max:
                 raise _too_large(body_bytes_max)
             if not message.get("more_body", False):
-                return b"".join([*pieces, piece]) if pieces else piece
+                return as_message(b"".join([*pieces, piece])) if pieces else message
             pieces.append(piece)
     except asyncio.CancelledError:
         if deadline is None or not deadline.was_missed():
@@ -120,18 +120,21 @@ def _too_large(body_bytes_max: int) -> Refuse:
     )
 
 
-def replayed(call: Call, body: bytes | None, receive: Receive) -> Receive:
-    """Return a `receive` that gives `body` first (None: it was not read) and then is the server's.
+def as_message(body: bytes) -> Message:
+    """Return a whole body as the message that brings it."""
+    return {"type": "http.request", "body": body, "more_body": False}
+
+
+def replayed(call: Call, first: Message | None, receive: Receive) -> Receive:
+    """Return a `receive` that gives `first` (None: nothing was read) and then is the server's.
 
     It notes on the call when the client is seen to leave.
     """
-    unread = body
 
     async def replaying() -> Message:
-        nonlocal unread
-        if unread is not None:
-            message: Message = {"type": "http.request", "body": unread, "more_body": False}
-            unread = None
+        nonlocal first
+        if first is not None:
+            message, first = first, None
             return message
         message = await receive()
         if message["type"] == "http.disconnect" and not call.ended:

@@ -1,7 +1,7 @@
 """A client's `Idempotency-Key`: one answer per key is delivered and billed."""
 
 import hashlib
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.record import Billing, Call, log
@@ -11,18 +11,17 @@ from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ports import Claims
 from inf_middleware.wire import answers
 
-_HEADER = b"idempotency-key"
+KEY_HEADER = b"idempotency-key"
 
 # What payment providers take; a UUID has 36.
 KEY_CHARACTERS_MAX = 255
 
 
-def fingerprint_of(call: Call, headers: Container[bytes], body: bytes | None) -> None:
-    """Note the fingerprint of a request that has a key; `headers` are their names."""
-    if _HEADER in headers:
-        digest = hashlib.sha256(call.endpoint.encode("utf-8", "replace"))
-        digest.update(b"\0" + (body or b""))
-        call.fingerprint = digest.hexdigest()
+def note_fingerprint(call: Call) -> None:
+    """Note the fingerprint of a request that has a key."""
+    digest = hashlib.sha256(call.endpoint.encode("utf-8", "replace"))
+    digest.update(b"\0" + (call.body or b""))
+    call.fingerprint = digest.hexdigest()
 
 
 async def take_claim(call: Call, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -101,7 +100,7 @@ async def _void(call: Call, billing: Billing, claims: Claims) -> None:
 
 
 def _key_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    keys = {value for name, value in headers if name == _HEADER}
+    keys = {value for name, value in headers if name == KEY_HEADER}
     key = keys.pop().decode("latin-1").strip()
     if keys or not key.isascii() or not key.isprintable() or not 0 < len(key) <= KEY_CHARACTERS_MAX:
         raise Refuse(

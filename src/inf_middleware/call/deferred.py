@@ -19,7 +19,7 @@ class Deferred:
 
     def __init__(self, calls_max: int = DEFERRED_MAX) -> None:
         self._max = calls_max
-        self._calls: OrderedDict[str, Call] = OrderedDict()
+        self.calls: OrderedDict[str, Call] = OrderedDict()
         self._warned = False
 
     def note(self, call: Call) -> None:
@@ -28,14 +28,14 @@ class Deferred:
         if reader is None or reader.response_id is None:
             return
         if not reader.deferred:
-            if self._calls:
-                self._calls.pop(reader.response_id, None)
+            if self.calls:
+                self.calls.pop(reader.response_id, None)
             return
         self._warn_of_several_workers()
         call.body = call.input_texts = None
-        self._calls.setdefault(reader.response_id, call)
-        if len(self._calls) > self._max:
-            call_id = self._calls.popitem(last=False)[1].id
+        self.calls.setdefault(reader.response_id, call)
+        if len(self.calls) > self._max:
+            call_id = self.calls.popitem(last=False)[1].id
             log.warning(
                 "over %d responses made in the background are waited for: that of call %s is"
                 " forgotten, and not billed when it is fetched",
@@ -45,7 +45,7 @@ class Deferred:
 
     def fetched_by(self, path: str) -> Call | None:
         """Return the call whose answer a path fetches (".../responses/<id>"), if it is due."""
-        return self._calls.get(path.rstrip("/").rpartition("/")[2]) if self._calls else None
+        return self.calls.get(path.rstrip("/").rpartition("/")[2]) if self.calls else None
 
     def _warn_of_several_workers(self) -> None:
         if not self._warned and workers.are_several():
@@ -63,7 +63,7 @@ class Deferred:
             reader is not None
             and reader.usage is not None
             and not reader.deferred
-            and reader.response_id in self._calls
+            and reader.response_id in self.calls
         )
 
 

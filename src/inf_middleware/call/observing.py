@@ -8,6 +8,7 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.call.settle import outcome_of
 from inf_middleware.domain.observations import RefusedCall, SettledCall
 from inf_middleware.domain.usage import Usage
+from inf_middleware.ports import Observer
 from inf_middleware.wire.intake import Intake
 from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.sse import Frame
@@ -30,12 +31,15 @@ def note_refusal(call: Call, refuse: Refuse) -> None:
 
 def note_settlement(call: Call) -> None:
     """Tell of a call that was served and is settled."""
-    assert call.observer is not None
-    if not call.observer.listens():
-        return
+    if call.observer is not None and call.observer.listens():
+        tell_settlement(call, call.observer)
+
+
+def tell_settlement(call: Call, observer: Observer) -> None:
+    """Tell somebody who listens of a call that was served and is settled."""
     event, first_ns = call.event, call.first_output_ns
     try:
-        call.observer.settled(
+        observer.settled(
             SettledCall(
                 **_facts(call),
                 usage=call.usage or Usage(),

@@ -180,7 +180,7 @@ class Call(msgspec.Struct, eq=False):
     limiting: Limiting | None = None
     billing: Billing | None = None
     body: bytes | None = None
-    is_read: bool = False  # its body was read whole, and is replayed as one message
+    unread: bool = False  # its body passes as it comes; else it is replayed as one message
     request: Request | None = None
     model: str | None = None  # that was asked for
     asked: Asked = False  # the app was sent a body that asks for usage in the client's place
@@ -204,7 +204,7 @@ class Call(msgspec.Struct, eq=False):
     status: int | None = None
     reader: AnswerReader | None = None
     is_stream: bool = False
-    begun: bool = False  # of an answer that is no stream, some of the body has come
+    begun: bool = False  # some of the body has come of an answer that did not come to its end
     first_output_ns: int | None = None  # of a stream that is observed
     told: Usage | None = None  # by the handler itself
     ended: bool = False  # the answer's end was reached
@@ -224,7 +224,8 @@ class Call(msgspec.Struct, eq=False):
 
     def look_up_price(self) -> None:
         """Note what the model costs the caller, by the list in force when the call began."""
-        self.found = self.price_list.find_at(self.model, self.started_ns)
+        prices = (self.account.prices if self.account else None) or self.prices
+        self.found = prices.find_at(self.model, self.started_ns)
 
     @property
     def tokens_so_far(self) -> int:

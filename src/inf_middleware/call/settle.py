@@ -46,7 +46,9 @@ async def settle(call: Call) -> bool:
         usage = await _usage_counted(call)
         usage = call.usage or usage  # an earlier settlement may have ended meanwhile
     call.usage = usage
-    deferred.note(call)
+    reader = call.reader
+    if reader is not None and (reader.deferred or deferred.calls):
+        deferred.note(call)
     billing = call.billing
     durable = None
     if billing is not None and not call.recorded:
@@ -141,13 +143,14 @@ def _usage_told(call: Call) -> Usage | None:
     if call.status is None or call.status >= 400:
         return Usage(basis="counted")  # it failed before its first token
     reader = call.reader
-    if reader is not None and reader.deferred:
-        return Usage(basis="estimated")  # what it takes is told when it is fetched
-    if reader is not None and not reader.has_output and (reader.failed or _failed_first(call)):
-        return Usage(basis="counted")
-    told = reader.usage if reader is not None else None
-    if told is not None and reader is not None and reader.usage_covers:
-        return told
+    if reader is not None:
+        if reader.deferred:
+            return Usage(basis="estimated")  # what it takes is told when it is fetched
+        if not reader.has_output and (reader.failed or _failed_first(call)):
+            return Usage(basis="counted")
+        told = reader.usage_of_all
+        if told is not None:
+            return told
     return handed_usage(call.state)
 
 

@@ -10,7 +10,7 @@ _TELLING = {name: name for name in (_TYPE, _CODING, _LENGTH, NAME)}
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes, int | None, bool]:
-    """Return content type and coding, in lower case, the length, and whether the app names it."""
+    """Return type, coding in lower case, and length of the content; whether the app names it."""
     content_type = coding = b""
     length: int | None = None
     is_named = False
@@ -18,12 +18,13 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes, 
         told = _TELLING.get(name) or _TELLING.get(name.lower())
         if told is None:
             continue
-        if told == _TYPE:
-            content_type = value.lower()
-        elif told == _CODING:
+        if told is _TYPE:
+            content_type = value
+        elif told is _LENGTH:
+            if value.isdigit():
+                length = int(value)
+        elif told is _CODING:
             coding = value.strip().lower()
-        elif told == NAME:
+        else:
             is_named = True
-        elif value.isdigit():
-            length = int(value)
     return content_type, coding, length, is_named

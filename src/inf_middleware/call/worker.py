@@ -9,21 +9,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inf_middleware.call.admission import admit, reserve, try_admit, try_reserve
 from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
 from inf_middleware.call.billable import check_ledger, check_model
-from inf_middleware.call.body import read_body, replayed, with_length
-from inf_middleware.call.claim import abandon, fingerprint_of, take_claim
+from inf_middleware.call.body import as_message, read_body, replayed, with_length
+from inf_middleware.call.claim import KEY_HEADER, abandon, note_fingerprint, take_claim
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.deferred import deferred
-from inf_middleware.call.finish import close, give_up
+from inf_middleware.call.fetched import serve_fetched
+from inf_middleware.call.finish import close, give_up, try_close
 from inf_middleware.call.fit import refuse_misfit
 from inf_middleware.call.hold import refuse_background, take_hold
-from inf_middleware.call.observing import note_refusal, note_settlement
+from inf_middleware.call.observing import note_refusal
 from inf_middleware.call.record import (
     CALL_KEY,
     PARTS_KEY,
@@ -32,12 +32,14 @@ from inf_middleware.call.record import (
     Parts,
 )
 from inf_middleware.call.refuse import Refuse, send_refusal
-from inf_middleware.call.request import asking, read_request, understand
+from inf_middleware.call.request import asking, is_read, understand
 from inf_middleware.call.settle import settle
+from inf_middleware.call.start import NAME
 from inf_middleware.call.who import caller_of, known_caller
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.wire.dialect import Request
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008
@@ -76,29 +78,25 @@ class Worker:
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope; `touch` is told of each call, and may have it wait."""
+    def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Return what serves one ASGI scope; `touch` is told of each call."""
         kind = scope["type"]
         if kind == "http":
             if self._exempt and self._is_exempt(scope["path"]):
-                await self._app(self._shown(scope), receive, send)
-            elif scope["method"] != "POST":
-                await self._pass(scope, receive, send)
-            else:
-                fresh = self._touch()
-                if fresh is not None:
-                    await fresh
-                if CALL_KEY in scope:
-                    await self._join(scope[CALL_KEY], scope, receive, send)
-                else:
-                    await self._open(scope, receive, send)
-        elif kind == "websocket" and self._refuses_websocket(scope):
-            await receive()
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-        elif kind == "lifespan":
-            await self._app(self._telling(scope), receive, self._watching_lifespan(send))
-        else:
-            await self._app(scope, receive, send)
+                return self._app(self._shown(scope), receive, send)
+            if scope["method"] != "POST":
+                return self._pass(scope, receive, send)
+            fresh = self._touch()
+            if fresh is not None:
+                return self._serve_after(fresh, scope, receive, send)
+            if CALL_KEY in scope:
+                return self._join(scope, receive, send)
+            return self._open(scope, receive, send)
+        if kind == "websocket" and self._refuses_websocket(scope):
+            return _refuse_websocket(receive, send)
+        if kind == "lifespan":
+            return self._app(self._telling(scope), receive, self._watching_lifespan(send))
+        return self._app(scope, receive, send)
 
     def take_over(self, tiers: Tiers, prices: Prices) -> None:
         """Go by other levels and prices from the next call on; those that run keep theirs."""
@@ -106,18 +104,41 @@ class Worker:
             self._prices = prices
         self._parts = replace(self._parts, tiers=tiers, prices=prices)
 
+    async def _serve_after(
+        self, fresh: Awaitable[None], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        await fresh
+        await (self._join if CALL_KEY in scope else self._open)(scope, receive, send)
+
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts = self._parts
+        parts, metering, prices = self._parts, self._metering, self._prices
         now_ns = parts.now_ns()
         path = scope["path"]
-        ahead = Ahead(receive)
-        metering, prices = self._metering, self._prices
         dialect = metering.dialects.of(path)
-        call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices, parts.observer)
-        call.state = scope.get("state")
-        inner: Scope = {**scope, CALL_KEY: call}
+        told, state = parts.observer, scope.get("state")
+        call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices, told, state)
+        inner: Scope = dict(scope)
+        inner[CALL_KEY] = call
+        message: Message | None = None
         try:
-            body = await self._enter(call, inner, receive, ahead)
+            # Before the body is read: an unknown caller shall not make us hold 8 MiB.
+            headers = dict(scope["headers"])
+            if self._identifies:
+                caller = known_caller(scope["headers"], headers, parts)
+                call.account, call.tier, call.key_id = caller or await caller_of(inner, parts)
+                call.named = parts.names_accounts
+            if is_read(dialect, headers):
+                declared = headers.get(b"content-length")
+                message = await read_body(declared, receive, parts.body_bytes_max)
+                understand(call, message.get("body", b""))
+            else:
+                call.request, call.unread = Request(), True
+            if KEY_HEADER in headers:
+                note_fingerprint(call)
+            ahead = await self._take_part(call, inner, receive)
+            body = asking(call)
+            if body is not None:
+                inner, message = with_length(inner, len(body)), as_message(body)
         except Refuse as refuse:
             call.refused = True
             if call.observer is not None:
@@ -131,13 +152,13 @@ class Worker:
         except BaseException:
             await to_the_end(give_up(call))
             raise
-        if call.asked and body is not None:
-            inner = with_length(inner, len(body))
         if call.input_tokens is not None and call.metering.is_given:
             call.body = call.input_texts = None  # counted: they are not needed any more
-        answer = Answer(call, send, strip=call.asked, settle=settle, headers=_headers(call))
+        answer = Answer(call, send, call.asked, settle, _headers(call))
+        receive = replayed(call, message, ahead.receive if ahead is not None else receive)
+        message = None  # it is the app's
         try:
-            await self._app(inner, replayed(call, body, ahead.receive), answer.send)
+            await self._app(inner, receive, answer.send)
             if not answer.is_complete:
                 await answer.finish()
         except BaseException as error:
@@ -146,12 +167,15 @@ class Worker:
             if not (call.exhausted and isinstance(error, Exception)):  # that is how it is stopped
                 raise
         finally:
-            self._metering = call.metering
-            if call.prices is not prices:  # it may have begun before others were taken over
+            # It may have begun before others were taken over.
+            if call.metering is not metering:
+                self._metering = call.metering
+            if call.prices is not prices:
                 self._prices = call.prices
-            ahead.close()
-            # Mostly it is settled before its end has left, and nothing here waits.
-            await (close(call) if call.settled else to_the_end(close(call)))
+            if ahead is not None:
+                ahead.close()
+            if not try_close(call):
+                await (close(call) if call.settled else to_the_end(close(call)))
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass; it is read where it fetches an answer that is still to be billed."""
@@ -161,45 +185,31 @@ class Worker:
         if due is None:
             await self._app(self._shown(scope), receive, send)
             return
-        now_ns = self._parts.now_ns()
-        path = scope["path"]
-        parts, told = due.parts, due.observer
-        call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
-        call.request, call.model, call.billing = due.request, due.model, due.billing
-        call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
-        call.look_up_price()
-
-        async def settle_fetched(call: Call) -> bool:
-            with anyio.CancelScope(shield=True):  # nobody would settle it again
-                if not deferred.is_due(call) or await settle(call):
-                    return True
-            deferred.note(due)  # it could not be recorded: it is still to be billed
-            return False
-
-        answer = Answer(call, send, strip=False, settle=settle_fetched, headers=())
-        await self._app({**scope, CALL_KEY: call}, receive, answer.send)
-        await answer.finish()
-        if call.observer is not None and call.settled:
-            note_settlement(call)
+        await serve_fetched(self._app, due, scope, receive, send)
 
     def _shown(self, scope: Scope) -> Scope:
         """Return a scope in which routes of ours find what stands around them."""
         return {**scope, STACKS_KEY: (*scope.get(STACKS_KEY, ()), self._around)}
 
-    async def _join(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _join(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts, call = self._parts, scope[CALL_KEY]
         asked, admission = call.asked, call.admission
-        call.observer = call.observer or self._parts.observer
+        call.observer = call.observer or parts.observer
         # Past the body that the opener replays, so that a client is seen to leave.
-        ahead = Ahead(receive, await receive() if call.is_read else None)
+        ahead = Ahead(receive, None if call.unread else await receive())
         try:
             body = self._take_over_metering(call)
             if body is not None:
-                limit = self._parts.body_bytes_max + _ASKING_BYTES
+                limit = parts.body_bytes_max + _ASKING_BYTES
                 await read_body(None, ahead.receive, limit)
                 scope = with_length(scope, len(body))
-            if self._identifies:
-                await self._identify(call, scope)
-            await self._take_part(call, scope, ahead)
+            names = parts.names_accounts and not call.named
+            if self._identifies and (call.account is None or names):
+                sent = scope["headers"]
+                caller = known_caller(sent, dict(sent), parts)
+                call.account, call.tier, call.key_id = caller or await caller_of(scope, parts)
+                call.named = parts.names_accounts
+            await self._take_part(call, scope, receive, ahead)
         except Refuse as refuse:
             call.refused = True
             if call.observer is not None:
@@ -213,29 +223,13 @@ class Worker:
         headers: list[Header] = []
         if call.admission is not None and call.admission is not admission:
             headers = call.limit_headers(call.admission.standings)
-        answer = Answer(call, send, strip=strip, settle=None, headers=headers)
-        inner = ahead.receive if body is None else replayed(call, body, ahead.receive)
+        answer = Answer(call, send, strip, None, headers)
+        inner = ahead.receive if body is None else replayed(call, as_message(body), ahead.receive)
         try:
             await self._app(scope, inner, answer.send)
         finally:
             answer.read_what_came()
             ahead.close()
-
-    async def _enter(
-        self, call: Call, scope: Scope, receive: Receive, ahead: Ahead
-    ) -> bytes | None:
-        """Do all that comes before the app; return the body it is to see, None where unread."""
-        # Before the body is read: an unknown caller shall not make us hold 8 MiB.
-        headers = dict(scope["headers"])
-        parts = self._parts
-        if self._identifies:
-            caller = known_caller(scope["headers"], headers, parts)
-            call.account, call.tier, call.key_id = caller or await caller_of(scope, parts)
-            call.named = parts.names_accounts
-        body = await read_request(call, headers, receive, parts.body_bytes_max)
-        fingerprint_of(call, headers, body)
-        await self._take_part(call, scope, ahead)
-        return body if body is None else asking(call, body)
 
     def _take_over_metering(self, call: Call) -> bytes | None:
         """Let the stack's own TokenMeter say how to meter; return another body for the app."""
@@ -251,20 +245,17 @@ class Worker:
         call.input_tokens = call.input_texts = None
         call.input_exact = True
         call.input_reserved = None
-        asked = call.asked
-        body = None if call.body is None else asking(call, call.body)
-        return body if call.asked != asked else None
+        asked, call.asked = call.asked, False
+        body = asking(call)
+        return None if call.asked == asked else body or call.body
 
-    async def _identify(self, call: Call, scope: Scope) -> None:
-        parts = self._parts
-        if call.account is None or (parts.names_accounts and not call.named):
-            headers = scope["headers"]
-            caller = known_caller(headers, dict(headers), parts)
-            call.account, call.tier, call.key_id = caller or await caller_of(scope, parts)
-            call.named = parts.names_accounts
+    async def _take_part(
+        self, call: Call, scope: Scope, receive: Receive, ahead: Ahead | None = None
+    ) -> Ahead | None:
+        """Do what this worker's parts do before the app, as far as nobody has done it.
 
-    async def _take_part(self, call: Call, scope: Scope, ahead: Ahead) -> None:
-        """Do what this worker's parts do before the app, as far as nobody has done it."""
+        Returns what has read ahead of the app, if anything had to.
+        """
         parts = self._parts
         billing = parts.billing if call.billing is None else None
         if billing is not None:
@@ -286,9 +277,11 @@ class Worker:
         if checking is not None:
             await checking
         if limiting is not None and not try_admit(call, limiting):
+            ahead = ahead or Ahead(receive)
             await admit(call, limiting, ahead)
         if call.billing is not None and call.billing.holds is not None:
             await take_hold(call)
+        return ahead
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)
@@ -331,7 +324,12 @@ class Worker:
 
 def _headers(call: Call) -> list[Header]:
     request_id = call.id.encode()
-    headers = [(b"x-request-id", request_id), (b"request-id", request_id)]
+    headers = [(NAME, request_id), (b"request-id", request_id)]
     if call.admission is not None:
         headers += call.limit_headers(call.admission.standings)
     return headers
+
+
+async def _refuse_websocket(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.close", "code": _POLICY_VIOLATION})

@@ -14,18 +14,16 @@ if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
 _with_variant = bytes(0x80 | byte & 0x3F for byte in range(256))
 
 
-def _random() -> str:
-    while True:
-        try:
-            return _drawn.pop()  # one step: of several threads each gets another
-        except IndexError:
-            _drawn.extend(_draw())
+# The version, and what follows it: the fraction of a millisecond in its 4096ths.
+_fractions = tuple(f"-7{fraction:03x}-" for fraction in range(4096))
 
 
-def _draw() -> list[str]:
+def _draw() -> str:
     drawn = bytearray(os.urandom(8 * _IDS_PER_DRAW))
     drawn[::8] = drawn[::8].translate(_with_variant)
-    return [drawn[at : at + 8].hex("-", 6) for at in range(0, len(drawn), 8)]
+    first, *more = [drawn[at : at + 8].hex("-", 6) for at in range(0, len(drawn), 8)]
+    _drawn.extend(more)
+    return first
 
 
 def uuid7(now_ns: int) -> str:
@@ -34,7 +32,11 @@ def uuid7(now_ns: int) -> str:
     Source: RFC 9562, section 5.7; sub-millisecond fraction in rand_a by section 6.2, method 3.
     """
     ms, below = divmod(now_ns, 1_000_000)
-    return f"{_millisecond(ms)}-7{(below << 12) // 1_000_000:03x}-{_random()}"
+    try:
+        random = _drawn.pop()  # one step: of several threads each gets another
+    except IndexError:
+        random = _draw()
+    return _millisecond(ms) + _fractions[(below << 12) // 1_000_000] + random
 
 
 @lru_cache(maxsize=16)  # those of a busy process are a few at a time

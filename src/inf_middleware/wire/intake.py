@@ -21,6 +21,9 @@ JSON_BYTES_MAX = 64 * 1024 * 1024
 # different, and learning from it costs as much as half of reading it.
 ALIKE_MAX = 16
 
+# Content codings that change no byte.
+PLAIN = (b"", b"identity")
+
 _LINES = (
     b"application/x-ndjson",
     b"application/ndjson",
@@ -136,20 +139,21 @@ class Intake:
 
 
 def intake_of(reader: AnswerReader, content_type: bytes, coding: bytes) -> Intake | None:
-    """Return what takes an answer by its headers, in lower case; None where it holds no facts."""
-    cutter = _cutter_of(content_type)
+    """Return what takes an answer by its headers; None where it holds no facts."""
+    cutter = cutter_of(content_type)
     if cutter is None:
         return None
     decoder, readable = None, True
-    if coding not in (b"", b"identity"):
+    if coding not in PLAIN:
         decoder = decoder_of(coding)
         readable = decoder is not None
     return Intake(reader, cutter() if cutter else None, decoder, is_readable=readable)
 
 
 @lru_cache(maxsize=256)  # an app's types are few
-def _cutter_of(content_type: bytes) -> type[SSEReader | NDJSONReader] | Literal[False] | None:
-    """Return what cuts an answer of a type into frames: False where it is one whole."""
+def cutter_of(content_type: bytes) -> type[SSEReader | NDJSONReader] | Literal[False] | None:
+    """Return what cuts an answer of a type: False where it is one whole, None where no facts."""
+    content_type = content_type.lower()
     if content_type.startswith(b"text/event-stream"):
         return SSEReader
     if content_type.startswith(_LINES):

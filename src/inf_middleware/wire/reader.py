@@ -35,6 +35,27 @@ class AnswerReader:
     dialect has them.
     """
 
+    __slots__ = (
+        "_choices",
+        "_finished",
+        "_form",
+        "_is_begun",
+        "_plain",
+        "_prompts",
+        "_reports",
+        "_texts",
+        "_told",
+        "_unread",
+        "deferred",
+        "failed",
+        "has_output",
+        "model",
+        "outline",
+        "response_id",
+        "unread_bytes",
+        "usage_final",
+    )
+
     # Made once there is more to take than a body whose report tells all, as that of nearly all.
     _finished: set[int]
     _reports: Reports
@@ -82,13 +103,17 @@ class AnswerReader:
         return self._told is not None or (self._is_begun and self._reports.tells_output)
 
     @property
+    def usage_of_all(self) -> Usage | None:
+        """The latest report, where it is of all that was seen, so that nothing need be counted."""
+        if self._told is not None or not self._is_begun:
+            return self._told
+        covers = self._reports.covers if self._form.text else bool(self._reports)
+        return self._reports.usage if covers else None
+
+    @property
     def usage_covers(self) -> bool:
-        """Whether the report is of all that was seen, so that nothing need be counted."""
-        if self._told is not None:
-            return True
-        if not self._is_begun:
-            return False
-        return self._reports.covers if self._form.text else bool(self._reports)
+        """Whether the report is of all that was seen."""
+        return self.usage_of_all is not None
 
     @property
     def output_so_far(self) -> int:

@@ -1,0 +1,37 @@
+"""Fetching an answer that was made later: it is billed when it is first seen whole."""
+
+import anyio
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from inf_middleware.call.answer import Answer
+from inf_middleware.call.deferred import deferred
+from inf_middleware.call.observing import note_settlement
+from inf_middleware.call.record import CALL_KEY, Call
+from inf_middleware.call.settle import settle
+from inf_middleware.domain.ids import uuid7
+
+
+async def serve_fetched(
+    app: ASGIApp, due: Call, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Serve a request that fetches the answer of an earlier call, and bill that."""
+    parts, told = due.parts, due.observer
+    now_ns = parts.now_ns()
+    path = scope["path"]
+    call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
+    call.request, call.model, call.billing = due.request, due.model, due.billing
+    call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
+    call.look_up_price()
+
+    async def settle_fetched(call: Call) -> bool:
+        with anyio.CancelScope(shield=True):  # nobody would settle it again
+            if not deferred.is_due(call) or await settle(call):
+                return True
+        deferred.note(due)  # it could not be recorded: it is still to be billed
+        return False
+
+    answer = Answer(call, send, False, settle_fetched, ())
+    await app({**scope, CALL_KEY: call}, receive, answer.send)
+    await answer.finish()
+    if call.settled:
+        note_settlement(call)
