@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inf_middleware import Account, ConfigError, Gate
+from inf_middleware import Account, ConfigError, Gate, TierLimiter
+from inf_middleware.call import who
 from inf_middleware.call.failed_keys import FAILED_KEYS_PER_MINUTE
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import Answered, post, scope_of
@@ -99,6 +100,29 @@ def test_a_malformed_key_is_a_401_and_no_record(kind: str, name: str, tmp_path: 
     refused = run(house, calls)
     assert (refused.status, code_of(refused)) == (401, "invalid_api_key")
     assert house.reached == 0
+
+
+@pytest.mark.parametrize("kind", ["NUL", "invisible", "64 KB"])
+def test_a_malformed_key_is_a_401_though_its_digest_is_configured(kind: str) -> None:
+    digest = hashlib.sha256(MALFORMED[kind]).hexdigest()
+    limiter = TierLimiter(JsonApp(completion()), accounts={f"sha256:{digest}": "free"})
+    header = (b"authorization", b"Bearer " + MALFORMED[kind])
+    refused = asyncio.run(raw_post(limiter, [header]))
+    assert (refused.status, code_of(refused)) == (401, "invalid_api_key")
+
+
+def test_beyond_the_callers_that_are_kept_ready_each_is_who_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(who, "CALLERS_MAX", 2)
+    limits = {"sk-a": "free", "sk-b": "tier1", "sk-c": "tier2", "sk-d": "tier3"}
+    limiter = TierLimiter(JsonApp(completion(usage=usage_of(1, 1))), accounts=limits)
+
+    async def calls() -> list[str]:
+        answers = [await post(limiter, CHAT, key=key) for _ in range(3) for key in limits]
+        return [answered.headers["x-ratelimit-limit-requests"] for answered in answers]
+
+    assert asyncio.run(calls()) == ["4", "20", "80", "240"] * 3
 
 
 @settings(

@@ -130,7 +130,7 @@ FAULTS = [
         "self.stays_us = min([lease_us, *[rate.window_us for rate, _ in rated]])",
         "self.stays_us = lease_us",
         CONTRACT
-        + "test_a_rate_that_is_shorter_than_a_lease_lets_go_while_its_requests_still_run[memory]",
+        + "test_what_has_left_a_rate_that_is_shorter_than_a_lease_is_not_told_as_used[memory]",
     ),
     Fault(
         "counters: nobody is told when a lease ends",

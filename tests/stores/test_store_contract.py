@@ -154,6 +154,17 @@ def test_a_rate_that_is_shorter_than_a_lease_lets_go_while_its_requests_still_ru
     assert driver.admitted(tier, 0).standings.tokens.remaining == 500
 
 
+def test_what_has_left_a_rate_that_is_shorter_than_a_lease_is_not_told_as_used(
+    driver: Driver,
+) -> None:
+    tier = Tier("Quick", 10, 100, 10_000, requests=["10/second"])
+    assert driver.admitted(tier).standings.requests.remaining == 9
+    driver.now += 0.5
+    assert driver.admitted(tier).standings.requests.remaining == 8
+    driver.now += 0.5
+    assert driver.admitted(tier).standings.requests.remaining == 8
+
+
 def test_a_clock_that_goes_back_lets_nothing_leave_early_or_stay_longer(driver: Driver) -> None:
     driver.now = 100.0
     for _ in range(5):

@@ -80,10 +80,12 @@ def _ask_of(call: Call, limiting: Limiting) -> Ask:
     limits = call.tier.limits_for(call.model)
     # Without a request nothing is known before the answer; it is recorded at settlement.
     inputs = call.input_reserved or 0
-    left = None
-    if call.found is not None and call.found.price.context is not None:
-        left = max(call.found.price.context - inputs, 0)
-    tokens = min(inputs + reserved_output(call, left), limits.tokens_max)
+    left = None if call.found is None else call.found.price.context
+    if left is not None:
+        left = left - inputs if left > inputs else 0
+    tokens = inputs + reserved_output(call, left)
+    if tokens > limits.tokens_max:
+        tokens = limits.tokens_max
     return Ask(call.id, call.account.id, limits.groups, tokens, limiting.enforce)
 
 
@@ -190,11 +192,13 @@ def try_reserve(call: Call, limiting: Limiting) -> bool:
         return False
     assert call.tier is not None
     little = call.tier.limits_for(call.model).tokens_little
-    counters, dialect = call.metering.counters, call.dialect
-    if not COUNTED_BODY_BYTES_MAX < len(body) <= little or not dialect.has_text:
+    messages, texts = call.dialect.messages, call.dialect.texts
+    if not COUNTED_BODY_BYTES_MAX < len(body) <= little or not (messages or texts):
         return False
-    most = bytes_bound(body, counters.profile_of(call.model), dialect.messages, dialect.texts)
-    bound = None if most is None else counters.of(call.model).bounds(most)[1]
+    counter, profile = call.metering.counters.found(call.model)
+    if not counter.needs_bytes:
+        return False
+    bound = bytes_bound(body, profile, messages, texts)
     if bound is None or bound > little:
         return False
     call.input_reserved = bound
@@ -252,7 +256,9 @@ def reserved_output(call: Call, output_max: int | None = None) -> int:
     output = request.output_cap
     if output is None:
         output = _assumed_output(call)
-    return request.candidates * (output if output_max is None else min(output, output_max))
+    if output_max is not None and output > output_max:
+        output = output_max
+    return request.candidates * output
 
 
 def _assumed_output(call: Call) -> int:

@@ -52,8 +52,8 @@ class Leases:
 
     def let_go(self, call_id: str) -> None:
         """Stop renewing the lease of a call."""
-        # There is one loop, nearly always: to ask which runs would take longer.
-        for of_loop in self._of_loops.copy().values():
+        of_loop = self._of_loops.get(asyncio.get_running_loop())
+        if of_loop is not None:
             of_loop.holders.pop(call_id, None)
 
     @property

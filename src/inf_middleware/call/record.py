@@ -237,7 +237,7 @@ class Call(msgspec.Struct, eq=False):
 
     def limit_headers(self, standings: Standings) -> list[tuple[bytes, bytes]]:
         """Return how the limits stand, in the words of the call's dialect."""
-        return answers.limit_headers(standings, self.dialect, self.parts.now_ns() / 1e9)
+        return answers.limit_headers(standings, self.dialect, self.parts.now_ns)
 
 
 class CurrentCall:

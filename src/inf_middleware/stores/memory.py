@@ -12,6 +12,8 @@ from inf_middleware.stores.counters import AccountCounters, Counters
 # Old accounts looked at per admission: two, so that idle ones leave faster than new ones come.
 _SWEPT_PER_ADMISSION = 2
 
+_PER_S = float(MICROSECONDS)
+
 # Who was touched a shorter time ago has something in the window of a minute: not looked at.
 _SWEPT_AFTER_US = 60 * MICROSECONDS
 
@@ -126,10 +128,11 @@ class MemoryStore:
         return account.groups if account is not None else {}
 
     def _now_us(self) -> int:
-        now_us = round(self._clock() * MICROSECONDS)
-        if now_us > self._latest_us:
-            self._latest_us = now_us
-        return self._latest_us
+        now_us = round(self._clock() * _PER_S)
+        if now_us < self._latest_us:
+            return self._latest_us
+        self._latest_us = now_us
+        return now_us
 
     def _sweep(self, now_us: int) -> None:
         accounts = self._accounts

@@ -47,7 +47,7 @@ class Counters:
     def __init__(self, given: CounterOption | Mapping[str, CounterOption]) -> None:
         by_pattern = given if isinstance(given, Mapping) else {"*": given}
         self._rows: list[_Row] = []
-        self._found: dict[str, tuple[_Row, Counter, Profile]] = {}  # by model
+        self._found: dict[str, tuple[_Row, tuple[Counter, Profile]]] = {}  # by model
         for pattern, option in by_pattern.items():
             if not isinstance(pattern, str) or not pattern:
                 raise ConfigError(
@@ -63,17 +63,22 @@ class Counters:
         # One encoding's name for all models is nobody's own tokenizer.
         self._is_own = isinstance(given, Mapping) or given not in ENCODINGS
 
+    def found(self, model: str | None) -> tuple[Counter, Profile]:
+        """Return the counter of a model, and what is added to the texts of its input."""
+        found = self._found.get(model or "")
+        return self._find(model or "")[1] if found is None else found[1]
+
     def of(self, model: str | None) -> Counter:
         """Return the counter of a model."""
-        return self._row(model)[1]
+        return self.found(model)[0]
 
     def profile_of(self, model: str | None) -> Profile:
         """Return what is added to the texts of a model's input."""
-        return self._row(model)[2]
+        return self.found(model)[1]
 
     def is_own(self, model: str | None) -> bool:
         """Whether a model's counter is said to be its own, and not an estimate by another's."""
-        return self._is_own and self._row(model)[0] is not self._rows[-1]
+        return self._is_own and self._find(model or "")[0] is not self._rows[-1]
 
     async def load(self) -> None:
         """Load what counts, so that the first request need not wait for it.
@@ -85,12 +90,11 @@ class Counters:
         for _, counter, _ in self._rows[:reached]:
             await counter.load()
 
-    def _row(self, model: str | None) -> tuple[_Row, Counter, Profile]:
-        name = model or ""
+    def _find(self, name: str) -> tuple[_Row, tuple[Counter, Profile]]:
         found = self._found.get(name)
         if found is None:
             row = next(row for row in self._rows if fnmatchcase(name, row[0]))
-            found = row, row[1], row[2] or _known_profile(name)
+            found = row, (row[1], row[2] or _known_profile(name))
             if len(self._found) < MODELS_MAX:
                 self._found[name] = found
         return found

@@ -86,6 +86,8 @@ class Counter:
                 " it runs in a thread where the text is large"
             )
         self._counter = counter
+        # Whether no text has more tokens than bytes; a function of the user's may count anything.
+        self.needs_bytes = isinstance(counter, str | tiktoken.Encoding)
 
     async def load(self) -> None:
         """Load what counts, so that the first request need not wait for it.

@@ -5,7 +5,7 @@ docs.anthropic.com/en/api/rate-limits (2026-11).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -25,18 +25,18 @@ _ANTHROPIC_TYPES = {404: "not_found_error", 413: "request_too_large", 503: "over
 UNITS = {60.0: "minute", 3_600.0: "hour", 86_400.0: "day"}
 
 
-def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[Header]:
+def limit_headers(
+    standings: Standings, dialect: Dialect, now_ns: Callable[[], int]
+) -> list[Header]:
     """Return the `x-ratelimit-*` headers; concurrency has no reset, for nobody knows it.
 
-    Where the dialect has names of its own for limits, those too; `now_s` is the wall clock.
+    Where the dialect has names of its own for limits, those too; `now_ns` is the wall clock.
     """
-    headers = _anthropic_headers(standings, now_s) if dialect.errors == "anthropic" else []
     requests, tokens, concurrency = standings.requests, standings.tokens, standings.concurrency
     limit_requests, reset_requests, limit_tokens, reset_tokens, limit_concurrency = _lasting(
         requests.limit, requests.reset_s, tokens.limit, tokens.reset_s, concurrency.limit
     )
-    return [
-        *headers,
+    headers = [
         limit_requests,
         (b"x-ratelimit-remaining-requests", b"%d" % requests.remaining),
         reset_requests,
@@ -46,6 +46,9 @@ def limit_headers(standings: Standings, dialect: Dialect, now_s: float) -> list[
         limit_concurrency,
         (b"x-ratelimit-remaining-concurrency", b"%d" % concurrency.remaining),
     ]
+    if dialect.errors == "anthropic":
+        return _anthropic_headers(standings, now_ns() / 1e9) + headers
+    return headers
 
 
 # Limits are those of a few levels, and what was just added to leaves after the whole window: these

@@ -56,6 +56,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     @property
     def candidates(self) -> int:
         """How many outputs the model makes."""
+        if self.best_of == 1:  # as nearly always; and of each prompt there is a choice
+            return self.choices
         return max(self.choices, self.best_of * self.prompts)
 
 
