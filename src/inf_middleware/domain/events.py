@@ -139,10 +139,12 @@ def storable(text: str | None) -> str | None:
 def priced(price: Price, usage: Usage) -> tuple[tuple[EventLine, ...], int]:
     """Price a usage: its lines as the event shows them, and their sum in nano units."""
     shown, whole = [], 0
-    for meter, quantity, unit_price_nano in price.parts(usage):
-        amount_nano = quantity * unit_price_nano
+    for line in price.lines(usage):
+        amount_nano = line.amount_nano
         whole += amount_nano
-        shown.append(EventLine(meter, quantity, str(unit_price_nano), str(amount_nano)))
+        shown.append(
+            EventLine(line.meter, line.quantity, str(line.unit_price_nano), str(amount_nano))
+        )
     return tuple(shown), whole
 
 

@@ -96,21 +96,17 @@ class Price:
 
     def lines(self, usage: Usage) -> tuple[Line, ...]:
         """Price a usage as disjoint lines; lines of no tokens are left out."""
-        return tuple([Line(*part) for part in self.parts(usage)])
-
-    def parts(self, usage: Usage) -> list[tuple[str, int, int]]:
-        """Return what the lines of a usage are made of: meter, quantity, unit price."""
         inputs, outputs, cached = usage.input_tokens, usage.output_tokens, 0
         if self.cached_input_nano is not None:
             cached = min(usage.cached_input_tokens, inputs)
-        parts = []
+        lines = []
         if inputs > cached:
-            parts.append(("input_tokens", inputs - cached, self.input_nano))
+            lines.append(Line("input_tokens", inputs - cached, self.input_nano))
         if cached:
-            parts.append(("cached_input_tokens", cached, self.cached_input_nano or 0))
+            lines.append(Line("cached_input_tokens", cached, self.cached_input_nano or 0))
         if outputs:
-            parts.append(("output_tokens", outputs, self.output_nano))
-        return parts
+            lines.append(Line("output_tokens", outputs, self.output_nano))
+        return tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
