@@ -137,13 +137,14 @@ class LimitStore(Protocol):
         """
         ...
 
-    async def settle(self, admission: Admission, tokens: int | None) -> None:
+    def settle(self, admission: Admission, tokens: int | None) -> Awaitable[object]:
         """Put the tokens really used in the place of the reservation, and free the slot; once.
 
-        None keeps the reservation as it is. A second settlement of one admission does nothing.
+        None keeps the reservation as it is. A second settlement of one admission does nothing. The
+        store may be asked at once; the awaitable ends when it has taken it.
 
         Raises:
-            LimitsUnavailable: The store did not take it.
+            LimitsUnavailable: From the awaitable; the store did not take it.
         """
         ...
 

@@ -138,8 +138,8 @@ FAULTS = [
     Fault(
         "closing: an idle ledger is believed",
         "call/settle.py",
-        "            call.recorded = await _retry(billing, call.event, error)",
-        "            call.recorded = True",
+        "        call.recorded = await _retry(billing, call.event, failure)",
+        "        call.recorded = True",
         REFUSED + "test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited_later",
     ),
     Fault(

@@ -136,7 +136,7 @@ class World:
         """Return how many requests of an account are in progress, as the server says."""
         script, given = load_script(), bytes((Step.SHOW, 1))
         reply = self.server.run_at(self.machine.now_us, script.text, script.sha, [key], [given])
-        return int(reply.split(b",")[0])
+        return int(json.loads(reply)[0][0])
 
     def note(self, what: str) -> None:
         """Write down what happens, for a replay to be compared with."""
@@ -366,13 +366,13 @@ class World:
 
     def _served(self, keys: Sequence[bytes], given: Sequence[bytes], reply: bytes) -> None:
         """Judge what the server did, by what it was asked."""
-        for one, told in zip(given, reply.split(b";"), strict=True):
+        for one, told in zip(given, json.loads(reply), strict=True):
             step, count = one[:2]
             ours, keys = keys[:count], keys[count:]
             if step == Step.ADMIT:
-                self._admitted(ours[0].decode(), one, [int(number) for number in told.split(b",")])
+                self._admitted(ours[0].decode(), one, told)
             elif step == Step.RENEW:
-                self._renewed(ours[0].decode(), one, told.decode())
+                self._renewed(ours[0].decode(), one, told)
             elif step == Step.SETTLE:
                 call, _, tokens, is_known = struct.unpack_from("<8sQQB", one, 2)
                 key = ours[0].decode()
@@ -400,11 +400,11 @@ class World:
         if running != reply[1]:
             raise Broken(f"{key}: {reply[1]} in progress, and not {running}")
 
-    def _renewed(self, key: str, given: bytes, reply: str) -> None:
+    def _renewed(self, key: str, given: bytes, reply: Sequence[int]) -> None:
         (lease,) = struct.unpack_from("<Q", given, 2)
         calls = struct.iter_unpack("<8sQ", given[10:])
         for (call, used), is_held in zip(calls, reply, strict=True):
-            if self.limits.renew(self.machine.now_us, key, call, used, lease) != (is_held == "1"):
+            if self.limits.renew(self.machine.now_us, key, call, used, lease) != bool(is_held):
                 raise Broken(f"{call} is lost to one and held to the other")
 
     def _keep(self, task: Any) -> None:

@@ -113,7 +113,10 @@ class Driver:
         return answer
 
     def settle(self, admission: Admission, tokens: int | None) -> None:
-        self.run(self.store.settle(admission, tokens))
+        async def settling() -> None:
+            await self.store.settle(admission, tokens)
+
+        self.run(settling())
 
     def renew(self, *held: tuple[Admission, int]) -> frozenset[str]:
         lost: frozenset[str] = self.run(self.store.renew([Held(*one) for one in held]))

@@ -76,9 +76,13 @@ def test_admissions_and_settlements_of_one_turn_are_one_command(server: RedisSer
         first = await store.admit(ask("first", "mixed"))
         assert isinstance(first, Admission)
         before = commands()
+
+        async def settle() -> None:
+            await store.settle(first, 7)
+
         second, _, lost = await asyncio.gather(
             store.admit(ask("second", "mixed")),
-            store.settle(first, 7),
+            settle(),
             store.renew([Held(first, 8)]),
         )
         assert commands() == before + 1

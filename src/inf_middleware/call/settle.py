@@ -5,6 +5,7 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 
 import asyncio
 import time
+from collections.abc import Awaitable
 
 import anyio
 from msgspec.structs import replace
@@ -54,16 +55,25 @@ async def settle(call: Call) -> bool:
     if billing is not None and not call.recorded:
         call.event = call.event or event_of(call, billing, usage)
         durable = billing.ledger.settle(call.event)
+    releasing = None
     if call.admission is not None:
         tokens = None if _keeps_reservation(call, usage) else usage.total_tokens
         if not release_here(call, tokens):
-            await release(call, tokens)
-    if billing is not None and durable is not None and call.event is not None:
-        try:
+            releasing = _begin_release(call, tokens)
+    failure = None
+    try:
+        # First, since it takes longer, mostly: then the store has answered, and a call is woken
+        # once for both.
+        if durable is not None:
             await durable
             call.recorded = True
-        except LedgerUnavailable as error:
-            call.recorded = await _retry(billing, call.event, error)
+    except LedgerUnavailable as error:
+        failure = error
+    finally:
+        if releasing is not None:
+            await _end_release(call, releasing)
+    if billing is not None and call.event is not None and failure is not None:
+        call.recorded = await _retry(billing, call.event, failure)
     call.settled = True
     return call.recorded or billing is None
 
@@ -85,15 +95,28 @@ def release_here(call: Call, tokens: int | None) -> bool:
 
 async def release(call: Call, tokens: int | None) -> None:
     """Free the call's slot, with the tokens it used (None: its reservation stays)."""
+    if not release_here(call, tokens):
+        releasing = _begin_release(call, tokens)
+        if releasing is not None:
+            await _end_release(call, releasing)
+
+
+def _begin_release(call: Call, tokens: int | None) -> Awaitable[object] | None:
+    """Ask the store to free the call's slot; None where there is none to be freed."""
     if call.admission is None or call.limiting is None or call.released:
-        return
-    if release_here(call, tokens):
-        return
-    limiting = call.limiting
-    limiting.leases.let_go(call.id)
+        return None
+    call.limiting.leases.let_go(call.id)
+    settling = call.limiting.store.settle(call.admission, tokens)
+    # A coroutine would begin only when it is awaited, after the ledger's commit.
+    return asyncio.ensure_future(settling) if asyncio.iscoroutine(settling) else settling
+
+
+async def _end_release(call: Call, releasing: Awaitable[object]) -> None:
+    assert call.admission is not None
+    assert call.limiting is not None
     told = True
     try:
-        await limiting.store.settle(call.admission, tokens)
+        await releasing
     except LimitsUnavailable:
         log.exception("call %s could not be settled with the limits' store", call.id)
     except asyncio.CancelledError:
@@ -102,7 +125,7 @@ async def release(call: Call, tokens: int | None) -> None:
     finally:
         if told and not call.released:
             call.released = True
-            limiting.waiting.ended(call.admission.account_id)
+            call.limiting.waiting.ended(call.admission.ask.account_id)
 
 
 async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable) -> bool:

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Any, Literal, TypeAlias
 
 from msgspec.structs import replace
 
@@ -113,22 +113,26 @@ class OutageStore:
             self._fell(error)
             return frozenset()
 
-    async def settle(self, admission: Admission, tokens: int | None) -> None:
-        """Settle with both; what the shared store does not take now is owed to it."""
+    def settle(self, admission: Admission, tokens: int | None) -> Awaitable[None]:
+        """Settle with both, at once; what the shared store does not take now is owed to it."""
+        call_id = admission.ask.call_id
         self._local.settle_now(admission, tokens)
-        self._alone.pop(admission.call_id, None)
-        if admission.call_id not in self._known:
-            return
+        self._alone.pop(call_id, None)
+        if call_id not in self._known:
+            return _NOTHING
         if self.is_away:
             self._owe(admission, tokens)
-            return
-        try:
-            await self._shared.settle(admission, tokens)
-        except LimitsUnavailable as error:
-            self._owe(admission, tokens)
-            self._fell(error)
-        else:
-            self._known.discard(admission.call_id)
+            return _NOTHING
+        return _Settling(self, admission, tokens, self._shared.settle(admission, tokens))
+
+    def settled(self, call_id: str) -> None:
+        """Note that the shared store has taken a settlement."""
+        self._known.discard(call_id)
+
+    def failed(self, admission: Admission, tokens: int | None, error: LimitsUnavailable) -> None:
+        """Note that the shared store has not taken a settlement."""
+        self._owe(admission, tokens)
+        self._fell(error)
 
     async def aclose(self) -> None:
         """Stop probing, and let go of connections."""
@@ -236,6 +240,44 @@ class OutageStore:
             self._known.discard(call_id)
             self._dropped += 1
 
+
+class _Settling(Awaitable[None]):
+    """Waits until the shared store has taken a settlement.
+
+    It has been asked already, and nothing has to wait at the same moment: no task is made.
+    """
+
+    __slots__ = ("_admission", "_asked", "_store", "_tokens")
+
+    def __init__(
+        self,
+        store: OutageStore,
+        admission: Admission,
+        tokens: int | None,
+        asked: Awaitable[object],
+    ) -> None:
+        self._store = store
+        self._admission = admission
+        self._tokens = tokens
+        self._asked = asked
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        try:
+            yield from self._asked.__await__()
+        except LimitsUnavailable as error:
+            self._store.failed(self._admission, self._tokens, error)
+        else:
+            self._store.settled(self._admission.ask.call_id)
+
+
+class _Nothing(Awaitable[None]):
+    """Nothing is to be waited for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
+_NOTHING = _Nothing()
 
 # Of a request whose admission got no answer: only its ask matters for what is owed.
 _UNKNOWN = Standings(*[Standing(0, 0, 0.0)] * 3)

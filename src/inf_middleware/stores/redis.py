@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache, partial
 from struct import Struct
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from inf_middleware.domain.limits import (
     standings_of,
 )
 from inf_middleware.domain.rates import LIMIT_MAX, MICROSECONDS, LimitGroup, Metric
-from inf_middleware.stores.pipelines import Call
+from inf_middleware.stores.pipelines import Reply
 from inf_middleware.stores.scripts import Scripts, Step
 
 _log = logging.getLogger("inf_middleware.limits")
@@ -30,8 +30,9 @@ _log = logging.getLogger("inf_middleware.limits")
 # In every key: what is written in another form than this one's shall not be read by this one.
 _FORM = "inf1"
 
-# Names of keys that are kept made up, of the accounts that come most: some 300 bytes each.
-KEYS_KEPT = 4_096
+# Accounts whose keys and limits are kept as a script takes them, those that come most: some 700
+# bytes each.
+ACCOUNTS_KEPT = 4_096
 
 _METRICS: tuple[Metric, ...] = ("requests", "tokens")
 
@@ -92,7 +93,7 @@ class RedisStore:
         self._lease_us = round(lease_s * MICROSECONDS)
         self._process = (0, b"")
         # Not of a method: what is dropped shall be free at once, not when a cycle is found.
-        self._key_of = lru_cache(KEYS_KEPT)(partial(_make_key, self._prefix))
+        self._account_of = lru_cache(ACCOUNTS_KEPT)(partial(_Account, self._prefix))
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.
@@ -100,26 +101,23 @@ class RedisStore:
         Raises:
             LimitsUnavailable: No answer; it may have been taken all the same, until settled.
         """
-        keys, groups = self._keys(ask), ask.groups
+        groups = ask.groups
+        account = self._account_of(ask.account_id)
+        if account.groups is not groups:
+            account.take(groups)
+        keys = account.keys
         tokens = min(ask.tokens, _TOKENS_MAX)
-        given = _ADMIT.pack(
-            Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce
-        )
-        for group in groups:
-            given += _GROUP.pack(group.concurrency or 0, len(group.rates))
-            for rate in group.rates:
-                metric = 1 if rate.metric == "requests" else 2
-                given += _RATE.pack(metric, rate.limit, rate.window_us)
-        reply = _numbers(await self._scripts.run(Call(keys, given)))
+        head = (Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce)
+        reply = await self._scripts.run(keys, _ADMIT.pack(*head) + account.limits)
         if reply[-1]:
             _log.warning(
                 "the key %s in the limits' storage held what is not ours: it was replaced, and"
                 " what its account had used of its limits is forgotten",
                 keys[reply[-1] - 1].decode(),
             )
-        readings = _readings(ask.groups, reply)
+        readings = _readings(groups, reply)
         if reply[0] == 1:
-            return Admission(ask, standings_of(ask.groups, readings))
+            return Admission(ask, standings_of(groups, readings))
         answer = answer_of(ask, readings)
         if isinstance(answer, Admission) and answer.would_refuse is not None:
             # It was taken: what is read includes it.
@@ -140,39 +138,37 @@ class RedisStore:
             ask = one.admission.ask
             of = (ask.account_id, *[group.scope for group in ask.groups])
             together.setdefault(of, []).append(one)
-        calls = [Call((f"{self._prefix}:workers".encode(),), self._alive())]
+        steps: list[tuple[tuple[bytes, ...], bytes]] = [
+            ((f"{self._prefix}:workers".encode(),), self._alive())
+        ]
         for ones in together.values():
-            keys = self._keys(ones[0].admission.ask)
+            ask = ones[0].admission.ask
+            keys = self._keys_of(ask.account_id, ask.groups)
             given = [_LEASE.pack(Step.RENEW, len(keys), self._lease_us)]
             for admission, used in ones:
                 given.append(_RENEWED.pack(_id8(admission.call_id), min(used, _TOKENS_MAX)))
-            calls.append(Call(keys, b"".join(given)))
-        workers, *replies = await self._scripts.run_all(calls)
-        self.workers = int(workers)
+            steps.append((keys, b"".join(given)))
+        (self.workers,), *replies = await self._scripts.run_all(steps)
         return frozenset(
             one.admission.call_id
             for ones, reply in zip(together.values(), replies, strict=True)
             for one, is_held in zip(ones, reply, strict=True)
-            if is_held == "0"
+            if not is_held
         )
 
-    async def settle(self, admission: Admission, tokens: int | None) -> None:
+    def settle(self, admission: Admission, tokens: int | None) -> Awaitable[Reply]:
         """Put the tokens really used in the place of the reservation, and free the slot; once.
 
+        It is asked for at once; the awaitable ends when it is done.
+
         Raises:
-            LimitsUnavailable: No answer; to be tried again.
+            LimitsUnavailable: From the awaitable; no answer, to be tried again.
         """
-        keys = self._keys(admission.ask)
+        ask = admission.ask
+        keys = self._keys_of(ask.account_id, ask.groups)
         used = min(tokens or 0, _TOKENS_MAX)
-        given = _SETTLE.pack(
-            Step.SETTLE,
-            len(keys),
-            _id8(admission.ask.call_id),
-            self._lease_us,
-            used,
-            tokens is not None,
-        )
-        await self._scripts.run(Call(keys, given))
+        head = (Step.SETTLE, len(keys), _id8(ask.call_id), self._lease_us, used, tokens is not None)
+        return self._scripts.run(keys, _SETTLE.pack(*head))
 
     async def ping(self) -> None:
         """See whether the storage answers, and tell the other processes that this one lives.
@@ -189,17 +185,14 @@ class RedisStore:
             LimitsUnavailable: No answer.
         """
         keys = self._keys_of(account_id, groups)
-        replies = await self._scripts.run_all([Call((key,), _SHOW) for key in keys])
-        return [
-            _as_shown(group, _numbers(reply)) for group, reply in zip(groups, replies, strict=True)
-        ]
+        replies = await self._scripts.run_all([((key,), _SHOW) for key in keys])
+        return [_as_shown(group, reply) for group, reply in zip(groups, replies, strict=True)]
 
     async def show(self, account_id: str) -> list[ShownGroup]:
         """Return how all limits of an account stand; looks at all keys."""
         shown = []
         for scope, key in await self._groups_of(account_id):
-            reply = await self._scripts.run(Call((key.encode(),), _SHOW))
-            running, lost, *rest = _numbers(reply)
+            running, lost, *rest = await self._scripts.run((key.encode(),), _SHOW)
             windows = tuple(
                 ShownWindow(metric, window_us / MICROSECONDS, used, reset_us / MICROSECONDS)
                 for metric, window_us, used, reset_us in _windows(rest)
@@ -214,18 +207,18 @@ class RedisStore:
         """
         groups = await self._groups_of(account_id)
         given = _LEASE.pack(Step.RELEASE, 1, self._lease_us)
-        calls = [Call((key.encode(),), given) for _, key in groups]
-        return max([int(await self._scripts.run(call)) for call in calls], default=0)
+        replies = [await self._scripts.run((key.encode(),), given) for _, key in groups]
+        return max((held for (held,) in replies), default=0)
 
     async def aclose(self) -> None:
         """Let go of connections."""
         await self._scripts.aclose()
 
-    def _keys(self, ask: Ask) -> tuple[bytes, ...]:
-        return self._keys_of(ask.account_id, ask.groups)
-
     def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[bytes, ...]:
-        return tuple([self._key_of(account_id, group.scope) for group in groups])
+        account = self._account_of(account_id)
+        if account.groups is not groups:
+            account.take(groups)
+        return account.keys
 
     async def _groups_of(self, account_id: str) -> list[tuple[str, str]]:
         account = _account(self._prefix, account_id)
@@ -238,21 +231,39 @@ class RedisStore:
         return _LEASE.pack(Step.WORKERS, 1, self._lease_us) + self._process[1]
 
 
+class _Account:
+    """An account and the limits that were asked for last, as a script takes them.
+
+    The limits of an account hardly ever change.
+    """
+
+    __slots__ = ("_name", "groups", "keys", "limits")
+
+    def __init__(self, prefix: str, account_id: str) -> None:
+        self.groups: Sequence[LimitGroup] = ()
+        self.keys: tuple[bytes, ...] = ()
+        self.limits = b""
+        self._name = _account(prefix, account_id)
+
+    def take(self, groups: Sequence[LimitGroup]) -> None:
+        """Make keys and limits of groups ready."""
+        self.groups = groups
+        self.keys = tuple([f"{self._name}:{quote(one.scope, safe='')}".encode() for one in groups])
+        self.limits = b""
+        for group in groups:
+            self.limits += _GROUP.pack(group.concurrency or 0, len(group.rates))
+            for rate in group.rates:
+                metric = 1 if rate.metric == "requests" else 2
+                self.limits += _RATE.pack(metric, rate.limit, rate.window_us)
+
+
 def _account(prefix: str, account_id: str) -> str:
     name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
     return f"{prefix}:{{{name}}}"
 
 
-def _make_key(prefix: str, account_id: str, scope: str) -> bytes:
-    return f"{_account(prefix, account_id)}:{quote(scope, safe='')}".encode()
-
-
 def _id8(call_id: str) -> bytes:
     return hashlib.blake2b(call_id.encode("utf-8", "replace"), digest_size=8).digest()
-
-
-def _numbers(reply: str) -> list[int]:
-    return [int(number) for number in reply.split(",")]
 
 
 def _readings(groups: Sequence[LimitGroup], reply: Sequence[int]) -> list[GroupReading]:

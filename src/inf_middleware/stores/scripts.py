@@ -6,17 +6,16 @@ Goes in: a URI of `limits`, or one of its async Redis storages. Comes out: repli
 import asyncio
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from importlib.resources import files
-from itertools import chain
 from typing import Any
 
 from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
 from inf_middleware.domain.errors import ConfigError, LimitsUnavailable
-from inf_middleware.stores.pipelines import Call, Pipelines, Script
+from inf_middleware.stores.pipelines import Pipelines, Reply, Script
 
 SCHEMES = frozenset(
     family + place
@@ -76,25 +75,22 @@ class Scripts:
         self._timeout_s = timeout_s
         self._opened: dict[asyncio.AbstractEventLoop, Pipelines] = {}
 
-    async def run(self, call: Call) -> str:
+    def run(self, keys: Sequence[bytes], given: bytes) -> "asyncio.Future[Reply]":
         """Run one step, together with what else is asked in this turn of the event loop.
 
         Raises:
-            LimitsUnavailable: No answer within the deadline, or an error in its place.
+            LimitsUnavailable: From the future; no answer within the deadline, or an error.
         """
-        (reply,) = await self._open().ask((call,))
-        return reply
+        return self._open().ask(keys, given)
 
-    async def run_all(self, calls: Sequence[Call]) -> list[str]:
+    async def run_all(self, steps: Iterable[tuple[Sequence[bytes], bytes]]) -> list[Reply]:
         """Run many steps, in as few round trips as may be.
 
         Raises:
             LimitsUnavailable: One of them failed; others may have run.
         """
-        pipelines = self._open()
-        most = pipelines.calls_max
-        parts = (pipelines.ask(calls[at : at + most]) for at in range(0, len(calls), most))
-        return list(chain.from_iterable(await asyncio.gather(*parts)))
+        ask = self._open().ask
+        return await asyncio.gather(*[ask(keys, given) for keys, given in steps])
 
     async def keys(self, pattern: str) -> list[str]:
         """Return the keys that match; looks at all keys, so for an operator's questions only."""
@@ -132,7 +128,11 @@ class Scripts:
                     f"async+{storage}", implementation="redispy", **options
                 )
             opened = self._opened[loop] = Pipelines(
-                storage, self._script, loop, timeout_s=self._timeout_s
+                storage,
+                self._script,
+                loop,
+                timeout_s=self._timeout_s,
+                is_ours=isinstance(self._given, str),
             )
         return opened
 

@@ -38,5 +38,5 @@ local function renew(keys, now, given, at)
     -- What is not ours is replaced at an admission, which tells of it.
     if not state.damaged then save(key, state, lease) end
   end
-  return table.concat(reply)
+  return table.concat(reply, ',')
 end

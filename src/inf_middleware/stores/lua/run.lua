@@ -3,7 +3,7 @@
 -- KEYS      those of the first step, then those of the second, and so on
 -- ARGV[i]   of step i: which it is 1, its number of keys 1, and what it is given (see there)
 --
--- Returns   what each returns, as one text: a client reads that in the time of one number of many
+-- Returns   what each returns, as JSON: a list of numbers for each, which a client reads at once
 
 local steps = { admit, renew, settle, workers, show, release }
 local now, used, replies = clock(), 0, {}
@@ -14,4 +14,4 @@ for i, given in ipairs(ARGV) do
   used = used + count
   replies[i] = steps[step](keys, now, given, at)
 end
-return table.concat(replies, ';')
+return '[[' .. table.concat(replies, '],[') .. ']]'
