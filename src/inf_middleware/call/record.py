@@ -36,6 +36,7 @@ from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import Dialects
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.told import Told
 
 CALL_KEY = "inf_middleware.call"
 
@@ -202,7 +203,7 @@ class Call(msgspec.Struct, eq=False):
     would_refuse: str | None = None  # the code of what is not enforced
     refused: bool = False
     status: int | None = None
-    reader: AnswerReader | None = None
+    reader: AnswerReader | Told | None = None  # what its answer tells
     is_stream: bool = False
     begun: bool = False  # some of the body has come of an answer that did not come to its end
     first_output_ns: int | None = None  # of a stream that is observed
