@@ -284,7 +284,7 @@ class Answer:
     async def _cut(self, message: Message, stream: Stream) -> None:
         """End a stream that is not paid for any further, with what was made until then."""
         call = self._call
-        call.exhausted = self.is_complete = True
+        call.exhausted = self.is_complete = self._is_over = True
         if not await self._end():
             await self._send_error_event()
             return
@@ -300,17 +300,16 @@ class Answer:
             )
         await self._send({**message, "body": body, "more_body": False})
 
-    async def _end(self) -> bool:
-        """Settle, where that is done here; False where it could not be."""
+    def _end(self) -> Awaitable[bool]:
+        """Return what settles, where that is done here; it gives False where it could not be."""
         self._ended = True
         if self._settle is None:
-            return True
+            return _settled_elsewhere()
         self._call.ended = True
-        recorded = await self._settle(self._call)
-        self._is_over = self._call.exhausted or not recorded
-        return recorded
+        return self._settle(self._call)
 
     async def _send_unrecorded(self) -> None:
+        self._is_over = True
         if self._held is None:  # the status is out
             return
         self._held = None
@@ -318,7 +317,12 @@ class Answer:
         await send_refusal(self._call, refuse, self._send)
 
     async def _send_error_event(self) -> None:
+        self._is_over = True
         event = self._call.dialect.error_event(
             LEDGER_MESSAGE, type="server_error", code="ledger_unavailable"
         )
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+async def _settled_elsewhere() -> bool:
+    return True
