@@ -145,8 +145,8 @@ FAULTS = [
     Fault(
         "admission: the output is not reserved",
         "call/admission.py",
-        "tokens = min(inputs + reserved_output(call, left), limits.tokens_max)",
-        "tokens = min(inputs, limits.tokens_max)",
+        "tokens = inputs + reserved_output(call, left)",
+        "tokens = inputs",
         "tests/call/test_metering_options.py::test_the_assumed_output_is_reserved",
     ),
     Fault(

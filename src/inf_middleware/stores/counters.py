@@ -55,8 +55,8 @@ class Counters:
     def __init__(self) -> None:
         self.running = 0
         self.leases: dict[str, _Lease] = {}  # lost ones, too
-        self._of_requests: list[RollingWindow] = []
-        self._of_tokens: list[RollingWindow] = []
+        self._of_requests: tuple[RollingWindow, ...] = ()
+        self._of_tokens: tuple[RollingWindow, ...] = ()
         self.earliest_us = _NEVER_US  # no lease ends before
         self.due_us = _NEVER_US  # nor does anything leave a window
 
@@ -83,7 +83,10 @@ class Counters:
             if window.window_us == rate.window_us:
                 return window
         window = RollingWindow(rate.window_us, now_us)
-        windows.append(window)
+        if rate.metric == "requests":
+            self._of_requests = (*windows, window)
+        else:
+            self._of_tokens = (*windows, window)
         self.due_us = min(self.due_us, window.due_us)
         return window
 

@@ -67,7 +67,7 @@ def _lasting(
 
 
 def _anthropic_headers(standings: Standings, now_s: float) -> list[Header]:
-    headers = []
+    headers: list[Header] = []
     for name, standing in ((b"requests", standings.requests), (b"tokens", standings.tokens)):
         # Whole seconds, as Anthropic writes them, rounded up: then it has surely come.
         reset = datetime.fromtimestamp(_ceil(now_s + standing.reset_s), UTC)
