@@ -101,22 +101,37 @@ class RedisStore:
         Raises:
             LimitsUnavailable: No answer; it may have been taken all the same, until settled.
         """
+        return self.answer(ask, await self.ask(ask))
+
+    def ask(self, ask: Ask) -> Awaitable[Reply]:
+        """Ask at once for what `admit` takes; what the awaitable gives is read by `answer`.
+
+        Raises:
+            LimitsUnavailable: From the awaitable; as `admit`.
+        """
         groups = ask.groups
         account = self._account_of(ask.account_id)
         if account.groups is not groups:
             account.take(groups)
-        keys = account.keys
-        tokens = min(ask.tokens, _TOKENS_MAX)
-        head = (Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce)
-        reply = await self._scripts.run(keys, _ADMIT.pack(*head) + account.limits)
-        if reply[-1]:
+        keys, tokens = account.keys, ask.tokens
+        if tokens > _TOKENS_MAX:
+            tokens = _TOKENS_MAX
+        head = _ADMIT.pack(
+            Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce
+        )
+        return self._scripts.run(keys, head + account.limits)
+
+    def answer(self, ask: Ask, told: Sequence[int]) -> Admission | Refusal:
+        """Read what was told to who asked."""
+        groups = ask.groups
+        if told[-1]:
             _log.warning(
                 "the key %s in the limits' storage held what is not ours: it was replaced, and"
                 " what its account had used of its limits is forgotten",
-                keys[reply[-1] - 1].decode(),
+                self._keys_of(ask.account_id, groups)[told[-1] - 1].decode(),
             )
-        readings = _readings(groups, reply)
-        if reply[0] == 1:
+        readings = _readings(groups, told)
+        if told[0] == 1:
             return Admission(ask, standings_of(groups, readings))
         answer = answer_of(ask, readings)
         if isinstance(answer, Admission) and answer.would_refuse is not None:
