@@ -171,6 +171,20 @@ class SharedStore(LimitStore, ReadableStore, Protocol):
 
     workers: int
 
+    def ask(self, ask: Ask) -> Awaitable[Sequence[int]]:
+        """Do what `admit` does; what is told is read by `answer`.
+
+        The store is asked at once.
+
+        Raises:
+            LimitsUnavailable: From the awaitable; the store could not decide.
+        """
+        ...
+
+    def answer(self, ask: Ask, told: Sequence[int]) -> Admission | Refusal:
+        """Read what was told to who asked."""
+        ...
+
     async def ping(self) -> None:
         """See whether it answers.
 

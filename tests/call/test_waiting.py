@@ -395,6 +395,34 @@ def test_a_refusal_leaves_no_place_taken(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_a_refusal_in_the_line_leaves_no_place_taken(tmp_path: Path) -> None:
+    few = Tier("Few", 100, 1_000, 1_000)
+
+    async def go() -> None:
+        model = Gated()
+        accounts_ = accounts(a=few, b=WIDE)
+        house = House(model, tmp_path, accounts=accounts_, max_in_flight=2, max_wait_s=LONG_S)
+        tasks = []
+        for name, most in (("small", 100), ("large", 600), ("larger", 900)):
+            asked = asking(name, max_tokens=most - 8)
+            tasks.append(asyncio.create_task(post(house.app, asked, key="sk-a")))
+            await model.serves(min(len(tasks), 2))
+            await settled()
+        assert model.end() == "small"
+        await settled()  # who waits has asked again, and does not fit beside the large one
+        tasks.append(asyncio.create_task(post(house.app, asking("other"), key="sk-b")))
+        await model.serves(3)
+        assert model.order == ["small", "large", "other"]
+        assert model.end() == "large"
+        await model.serves(4)
+        for _ in range(2):
+            model.end()
+        assert [(await task).status for task in tasks] == [200] * 4
+        await house.close()
+
+    asyncio.run(go())
+
+
 def test_a_settlement_that_is_cancelled_and_run_again_gives_one_place_back(tmp_path: Path) -> None:
     async def go() -> None:
         model = Gated()

@@ -211,9 +211,17 @@ FAULTS = [
     ),
     Fault(
         "waiting: a refusal keeps its place",
+        "call/admission.py",
+        "                if not isinstance(answer, Admission):\n"
+        "                    waiting.places.give()\n",
+        "                pass\n",
+        WAITING + "test_a_refusal_leaves_no_place_taken",
+    ),
+    Fault(
+        "waiting: a refusal in the line keeps its place",
         "call/waiting.py",
         "        if isinstance(answer, Refusal):\n            self.places.give()\n        return answer",
         "        return answer",
-        WAITING + "test_a_refusal_leaves_no_place_taken",
+        WAITING + "test_a_refusal_in_the_line_leaves_no_place_taken",
     ),
 ]

@@ -1,6 +1,6 @@
 """The rolling window against a reference that keeps every addition."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inf_middleware.stores.window import SLOTS, RollingWindow
@@ -64,6 +64,8 @@ def test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition(
 
 
 @given(STEPS)
+@example([("add", 0, 1), ("add", WINDOW, 1)])
+@example([("add", 0, 1), ("add", SLOT, 1), ("add", WINDOW - SLOT, 1)])
 def test_before_it_is_due_nothing_leaves(steps: list[tuple[str, int, int]]) -> None:
     always, when_due, now = RollingWindow(WINDOW, 0), RollingWindow(WINDOW, 0), 0
     for kind, later, amount in steps:

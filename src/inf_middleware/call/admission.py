@@ -68,10 +68,32 @@ async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
         ClientGone: The client left while it waited.
     """
     ask = _ask_of(call, limiting)
-    if limiting.enforce:
-        await _admit_in_turn(call, ask, limiting, ahead)
-    else:
+    if not limiting.enforce:
         await _admit_anyway(call, ask, limiting)
+        return
+    waiting = limiting.waiting
+    answer: Admission | Refusal | None = None
+    try:
+        if waiting.try_place(ask.account_id):
+            try:
+                answer = await limiting.store.admit(ask)
+                if isinstance(answer, Refusal):
+                    answer = await _by_what_it_has(call, ask, answer, limiting)
+            finally:
+                if not isinstance(answer, Admission):
+                    waiting.places.give()
+        if not isinstance(answer, Admission):
+            answer = await _admit_in_turn(call, limiting, ahead, answer)
+    except LimitsUnavailable as error:
+        raise Refuse(
+            503,
+            "limits_unavailable",
+            "The limits cannot be checked just now; try again shortly.",
+            headers=answers.retry_headers(_RETRY_S),
+        ) from error
+    call.limiting = limiting
+    call.admission = answer
+    limiting.leases.hold(call)
 
 
 def _ask_of(call: Call, limiting: Limiting) -> Ask:
@@ -89,26 +111,36 @@ def _ask_of(call: Call, limiting: Limiting) -> Ask:
     return Ask(call.id, call.account.id, limits.groups, tokens, limiting.enforce)
 
 
-async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead) -> None:
+async def _by_what_it_has(
+    call: Call, ask: Ask, refusal: Refusal, limiting: Limiting
+) -> Admission | Refusal:
+    """Ask again for a call that was refused by the bound of its input, if it has fewer tokens."""
+    is_bound = call.input_reserved is not None and call.input_tokens is None
+    if refusal.code != "tokens_limit_exceeded" or not is_bound:
+        return refusal
+    await count_input(call)
+    call.input_reserved = None
+    await reserve(call, limiting)
+    exact = _ask_of(call, limiting)
+    return refusal if exact.tokens >= ask.tokens else await limiting.store.admit(exact)
+
+
+async def _admit_in_turn(
+    call: Call, limiting: Limiting, ahead: Ahead, refusal: Refusal | None
+) -> Admission:
+    """Admit a call that was refused, or that has no place yet, if it may wait for its turn."""
+    assert call.account is not None
     assert call.tier is not None
 
-    async def ask_store() -> Admission | Refusal:
-        nonlocal ask
+    async def ask_again() -> Admission | Refusal:
+        ask = _ask_of(call, limiting)
         answer = await limiting.store.admit(ask)
-        if not _was_bound_refused(call, answer):
-            return answer
-        # Refused by a bound; by what it really has it may fit.
-        await count_input(call)
-        call.input_reserved = None
-        await reserve(call, limiting)
-        exact = _ask_of(call, limiting)
-        if exact.tokens >= ask.tokens:
-            return answer
-        ask = exact
-        return await limiting.store.admit(ask)
+        if isinstance(answer, Refusal):
+            answer = await _by_what_it_has(call, ask, answer, limiting)
+        return answer
 
     try:
-        answer = await limiting.waiting.admit(ask.account_id, ask_store, ahead)
+        answer = await limiting.waiting.admit(call.account.id, ask_again, ahead, refusal)
     except Full:
         raise Refuse(
             503,
@@ -116,13 +148,6 @@ async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead)
             "This server has as many requests in progress as it takes; try again shortly.",
             headers=answers.retry_headers(_RETRY_S),
         ) from None
-    except LimitsUnavailable as error:
-        raise Refuse(
-            503,
-            "limits_unavailable",
-            "The limits cannot be checked just now; try again shortly.",
-            headers=answers.retry_headers(_RETRY_S),
-        ) from error
     if isinstance(answer, Refusal):
         raise Refuse(
             429,
@@ -134,18 +159,7 @@ async def _admit_in_turn(call: Call, ask: Ask, limiting: Limiting, ahead: Ahead)
             ],
             should_retry=answer.retry_after_s <= RETRY_AFTER_S_MAX,
         )
-    call.limiting = limiting
-    call.admission = answer
-    limiting.leases.hold(call)
-
-
-def _was_bound_refused(call: Call, answer: Admission | Refusal) -> bool:
-    return (
-        isinstance(answer, Refusal)
-        and answer.code == "tokens_limit_exceeded"
-        and call.input_reserved is not None
-        and call.input_tokens is None
-    )
+    return answer
 
 
 async def _admit_anyway(call: Call, ask: Ask, limiting: Limiting) -> None:

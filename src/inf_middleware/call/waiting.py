@@ -96,23 +96,19 @@ class Waiting:
         account_id: str,
         admit: Admit,
         ahead: Ahead,
+        refusal: Refusal | None,
     ) -> Admission | Refusal:
         """Take a place in this process and an admission by `admit`, waiting where that is asked.
 
-        A refusal leaves no place taken.
+        For who found no place, or was given `refusal` in one. A refusal leaves no place taken.
 
         Raises:
             Full: There is no place, and none came free in time.
             ClientGone: The client left while it waited.
         """
-        refusal: Refusal | None = None
-        if self.try_place(account_id):
-            answer = await self._try(admit)
-            if isinstance(answer, Admission) or not self._may_wait(answer):
-                return answer
-            refusal = answer
-        elif self._max_wait_s <= 0 or self._waiting >= WAITING_MAX:
-            raise Full
+        is_full = self._waiting >= WAITING_MAX
+        if is_full or not _helps(refusal, self._max_wait_s):
+            return _refused(refusal)
         line = self._lines.setdefault(account_id, _Line())
         turn = asyncio.Event()
         line.turns.append(turn)
@@ -139,9 +135,6 @@ class Waiting:
         line = self._lines.get(account_id)
         if line is not None:
             line.stirred.set()
-
-    def _may_wait(self, refusal: Refusal) -> bool:
-        return self._waiting < WAITING_MAX and _helps(refusal, self._max_wait_s)
 
     async def _try(self, admit: Admit) -> Admission | Refusal:
         try:
@@ -181,9 +174,9 @@ class Waiting:
             answer = tried
 
 
-def _helps(refusal: Refusal, left_s: float) -> bool:
-    # Requests never come back before their time; tokens do, and slots.
-    if refusal.code == "requests_limit_exceeded":
+def _helps(refusal: Refusal | None, left_s: float) -> bool:
+    # Requests never come back before their time; tokens do, and slots, and places.
+    if refusal is not None and refusal.code == "requests_limit_exceeded":
         return refusal.retry_after_s <= left_s
     return left_s > 0
 

@@ -78,7 +78,7 @@ class OutageStore:
         if self.is_away:
             return self._without(ask)
         try:
-            answer = await self._shared.admit(ask)
+            told = await self._shared.ask(ask)
         except LimitsUnavailable as error:
             # It may have been taken all the same: then it is settled as every other.
             self._known.add(ask.call_id)
@@ -87,6 +87,7 @@ class OutageStore:
                 self._owe(Admission(ask, _UNKNOWN), 0)
                 raise
             return self._without(ask)
+        answer = self._shared.answer(ask, told)
         if isinstance(answer, Admission):
             self._known.add(ask.call_id)
             self._local.admit_now(replace(ask, enforce=False))

@@ -36,11 +36,12 @@ ACCOUNTS_KEPT = 4_096
 
 _METRICS: tuple[Metric, ...] = ("requests", "tokens")
 
-# What the steps are given, as their scripts read it: each begins with the step and its keys.
-_ADMIT, _GROUP, _RATE = Struct("<BB8sQQB"), Struct("<QB"), Struct("<BQQ")
-_SETTLE = Struct("<BB8sQQB")
+# What the steps are given, as their scripts read it: each begins with the step and its keys. A call
+# is told by the hash of its id: all that is asked about it is asked by one process.
+_ADMIT, _GROUP, _RATE = Struct("<BBqQQB"), Struct("<QB"), Struct("<BQQ")
+_SETTLE = Struct("<BBqQQB")
 _LEASE = Struct("<BBQ")
-_RENEWED = Struct("<8sQ")
+_RENEWED = Struct("<qQ")
 _SHOW = bytes((Step.SHOW, 1))
 
 # Of tokens a caller or a model may tell any number: one that no limit reaches is as good.
@@ -101,22 +102,37 @@ class RedisStore:
         Raises:
             LimitsUnavailable: No answer; it may have been taken all the same, until settled.
         """
+        return self.answer(ask, await self.ask(ask))
+
+    def ask(self, ask: Ask) -> Awaitable[Reply]:
+        """Ask at once for what `admit` takes; what the awaitable gives is read by `answer`.
+
+        Raises:
+            LimitsUnavailable: From the awaitable; as `admit`.
+        """
         groups = ask.groups
         account = self._account_of(ask.account_id)
         if account.groups is not groups:
             account.take(groups)
-        keys = account.keys
-        tokens = min(ask.tokens, _TOKENS_MAX)
-        head = (Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce)
-        reply = await self._scripts.run(keys, _ADMIT.pack(*head) + account.limits)
-        if reply[-1]:
+        keys, tokens = account.keys, ask.tokens
+        if tokens > _TOKENS_MAX:
+            tokens = _TOKENS_MAX
+        head = _ADMIT.pack(
+            Step.ADMIT, len(keys), hash(ask.call_id), self._lease_us, tokens, ask.enforce
+        )
+        return self._scripts.run(keys, head + account.limits)
+
+    def answer(self, ask: Ask, told: Sequence[int]) -> Admission | Refusal:
+        """Read what was told to who asked."""
+        groups = ask.groups
+        if told[-1]:
             _log.warning(
                 "the key %s in the limits' storage held what is not ours: it was replaced, and"
                 " what its account had used of its limits is forgotten",
-                keys[reply[-1] - 1].decode(),
+                self._keys_of(ask.account_id, groups)[told[-1] - 1].decode(),
             )
-        readings = _readings(groups, reply)
-        if reply[0] == 1:
+        readings = _readings(groups, told)
+        if told[0] == 1:
             return Admission(ask, standings_of(groups, readings))
         answer = answer_of(ask, readings)
         if isinstance(answer, Admission) and answer.would_refuse is not None:
@@ -146,7 +162,7 @@ class RedisStore:
             keys = self._keys_of(ask.account_id, ask.groups)
             given = [_LEASE.pack(Step.RENEW, len(keys), self._lease_us)]
             for admission, used in ones:
-                given.append(_RENEWED.pack(_id8(admission.call_id), min(used, _TOKENS_MAX)))
+                given.append(_RENEWED.pack(hash(admission.call_id), min(used, _TOKENS_MAX)))
             steps.append((keys, b"".join(given)))
         (self.workers,), *replies = await self._scripts.run_all(steps)
         return frozenset(
@@ -167,7 +183,7 @@ class RedisStore:
         ask = admission.ask
         keys = self._keys_of(ask.account_id, ask.groups)
         used = min(tokens or 0, _TOKENS_MAX)
-        head = (Step.SETTLE, len(keys), _id8(ask.call_id), self._lease_us, used, tokens is not None)
+        head = (Step.SETTLE, len(keys), hash(ask.call_id), self._lease_us, used, tokens is not None)
         return self._scripts.run(keys, _SETTLE.pack(*head))
 
     async def ping(self) -> None:
@@ -260,10 +276,6 @@ class _Account:
 def _account(prefix: str, account_id: str) -> str:
     name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
     return f"{prefix}:{{{name}}}"
-
-
-def _id8(call_id: str) -> bytes:
-    return hashlib.blake2b(call_id.encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _readings(groups: Sequence[LimitGroup], reply: Sequence[int]) -> list[GroupReading]:

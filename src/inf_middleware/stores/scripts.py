@@ -81,7 +81,10 @@ class Scripts:
         Raises:
             LimitsUnavailable: From the future; no answer within the deadline, or an error.
         """
-        return self._open().ask(keys, given)
+        opened = self._opened.get(asyncio.get_running_loop())
+        if opened is None or opened.pid != os.getpid():
+            opened = self._open()
+        return opened.ask(keys, given)
 
     async def run_all(self, steps: Iterable[tuple[Sequence[bytes], bytes]]) -> list[Reply]:
         """Run many steps, in as few round trips as may be.
