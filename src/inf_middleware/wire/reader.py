@@ -14,7 +14,7 @@ from inf_middleware.wire.choices import choices_of, group_of, is_empty, number_o
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.outline import Outline
 from inf_middleware.wire.paths import Tree, find
-from inf_middleware.wire.plain import PlainDecoder
+from inf_middleware.wire.plain import PlainChoice, PlainDecoder
 from inf_middleware.wire.reports import WHOLE, Reports
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
@@ -39,7 +39,7 @@ class AnswerReader:
         "_choices",
         "_finished",
         "_form",
-        "_plain",
+        "_latest",
         "_reports",
         "_texts",
         "_unread",
@@ -60,7 +60,7 @@ class AnswerReader:
         self._reports = Reports(choices, prompts)
         self._texts = Texts(cumulative=form.cumulative)
         self._unread: bytes | None = None  # a body of whose output nothing was asked yet
-        self._plain: PlainDecoder | None = None  # once the names are known, which it skips
+        self._latest: tuple[str, Group] | None = None  # all text of the last event, if it is known
         self.outline = Outline(form.parts) if form.parts is not None else None
         self.usage_final = False
         self.model: str | None = None
@@ -123,8 +123,12 @@ class AnswerReader:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
-        if event is None and self._plain is not None and self._take_plain(data, self._plain):
-            return Seen.NOTHING
+        self._latest = None
+        if event is None:
+            plain = self._form.plain
+            seen = None if plain is None else self._take_plain(data, plain)
+            if seen is not None:
+                return seen
         try:
             value = _decode(data)
         except _ODD:
@@ -140,17 +144,22 @@ class AnswerReader:
 
         That event must have been `Seen.NOTHING`: what it says beside its text may be said again.
         """
+        if ESCAPE in piece:
+            return None
+        if self._latest is not None:
+            text, group = self._latest
+            return alike_of(piece, text, group, self._texts) if text else None
         try:
-            value = None if ESCAPE in piece else _decode(data)
+            value = _decode(data)
         except _ODD:
             return None
         if type(value) is not dict:
             return None
         kind = _kind_of(value, event)
-        text = only_text(value, kind, self._form)
-        if text is None or (self.outline is not None and self.outline.heeds(kind)):
+        only = only_text(value, kind, self._form)
+        if only is None or (self.outline is not None and self.outline.heeds(kind)):
             return None
-        return alike_of(piece, *text, self._texts)
+        return alike_of(piece, *only, self._texts)
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
@@ -191,40 +200,65 @@ class AnswerReader:
         self._read_output()
         return self._texts.of(number)
 
-    def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
-        """Take an event that holds nothing but a piece of text; False where it is another."""
+    def _take_plain(self, data: bytes, decode: PlainDecoder) -> int | None:
+        """Take an event that is plain (see `wire.plain`); None where it is another."""
         try:
             value = decode(data)
         except _ODD:
-            return False
-        choices = value.choices
-        if (
-            len(choices) != 1
-            or value.report is not None
-            or value.error is not None
-            or value.type is not None
-        ):
-            return False
-        choice = choices[0]
-        if choice.finish is not None:
-            return False
+            return None
+        choices, report = value.choices, value.report
+        if value.error is not None or value.type is not None:
+            return None
+        if len(choices) != 1 or report is not None:
+            if choices or type(report) is not dict:
+                return None
+            seen = self._take_plain_report(report)
+        else:
+            self._take_plain_choice(choices[0])
+            seen = Seen.NOTHING
+        if self.response_id is None and isinstance(value.id, str):
+            self.response_id = value.id
+        if self.model is None and isinstance(value.model, str):
+            self.model = value.model
+        return seen
+
+    def _take_plain_choice(self, choice: PlainChoice) -> None:
         index = number_of(choice.index)
+        group = (index,)
+        if choice.finish is not None:
+            self._finished.add(index)
         source = choice.source
         if type(source) is str:
             piece: str | None = source
-            if source:
-                self._texts.add(source, (index,))
-            took = source != ""
         else:
             tree = self._form.delta_head[1]
             piece = piece_of(source, tree)
-            if piece is not None:
-                self._texts.add(piece, (index,))
-            took = piece is not None or self._texts.take(source, tree, (index,))
-        if took:
+            if piece is None and not self._texts.take(source, tree, group):
+                self._latest = ("", group)
+                return
+        if piece:
+            self._texts.add(piece, group)
+        if piece is not None and not self._form.cumulative:
+            self._latest = (piece, group)
+        if piece != "":
             self.has_output = True
             self._reports.stale.add(index)
-        return True
+
+    def _take_plain_report(self, report: dict[str, Any]) -> int:
+        form = self._form
+        at = form.usage[0]
+        # Without choices it is our own event, whatever it says.
+        seen = Seen.USAGE_ONLY if at.at == "usage" else Seen.NOTHING
+        counts = at.counts(report)
+        if not counts:
+            return seen
+        self._reports.take_counts(at, counts, WHOLE)
+        if not self.has_output:
+            self.has_output = self._reports.output > 0
+        self.usage_final = True
+        if not seen:
+            seen = Seen.RUNNING_USAGE
+        return seen | Seen.END if form.usage_ends else seen
 
     def _take_reported(self, body: bytes) -> bool:
         """Take a body whose report makes its output uninteresting; False where it has to be read.
@@ -356,8 +390,6 @@ class AnswerReader:
             if isinstance(name, str):
                 self.model = name
                 break
-        if self.response_id is not None and self.model is not None:
-            self._plain = self._form.plain
 
 
 def _kind_of(value: dict[str, Any], event: bytes | None) -> str:
