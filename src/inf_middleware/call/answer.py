@@ -249,7 +249,7 @@ class Answer:
         call = self._call
         self._alike = None
         out: Message | None = message
-        alike, more = stream.alike, message.get("more_body", False)
+        alike, more = stream.intake.alike, message.get("more_body", False)
         if alike is None or not more or not alike.takes_anew(message.get("body", b"")):
             out = stream.read(message)
             if not more:
@@ -258,7 +258,7 @@ class Answer:
             await self._cut(out, stream)
             return
         if not stream.has_ended:
-            self._alike = self._alike_paid(stream.alike)
+            self._alike = self._alike_paid(stream.intake.alike)
         elif not self._ended and not await self._end():
             await self._send_error_event()
             return
@@ -277,7 +277,7 @@ class Answer:
         hold, reader = self._call.hold, self._call.reader
         if stream.has_ended or self._settle is None or hold is None:
             return False
-        if stream.is_pending or not isinstance(reader, AnswerReader):
+        if stream.intake.is_pending or not isinstance(reader, AnswerReader):
             return False  # nothing is cut in the middle of an event
         return not await hold.covers(reader)
 
