@@ -19,7 +19,7 @@ class Stream:
     called once there is output (None: nobody wants to know).
     """
 
-    __slots__ = ("_first_output", "_reader", "_strip", "has_ended", "intake")
+    __slots__ = ("_reader", "_strip", "first_output", "has_ended", "intake")
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Stream:
         self.intake = intake
         self._reader = reader
         self._strip = strip
-        self._first_output = first_output
+        self.first_output = first_output
         self.has_ended = False
 
     @property
@@ -47,20 +47,19 @@ class Stream:
         coding = [b"content-encoding"] if self.intake.is_decoded else []
         return [b"content-length", *coding]
 
-    def read(self, message: Message) -> Message | None:
-        """Read a message; return what of it goes out, None where nothing does."""
-        out = self._read(message)
-        if self._first_output is not None and self._reader.has_output:
-            self._first_output()
-            self._first_output = None  # the rest of the stream costs nothing more
-        return out
+    def look(self) -> None:
+        """Look whether there is output by now."""
+        if self.first_output is not None and self._reader.has_output:
+            self.first_output()
+            self.first_output = None  # the rest of the stream costs nothing more
 
     def rest(self) -> bytes:
         """Read the end, which the app did not send; return what was held back of it."""
         out, _ = self._read_frames(self.intake.close())
         return b"".join(out) if self._strip else b""
 
-    def _read(self, message: Message) -> Message | None:
+    def read(self, message: Message) -> Message | None:
+        """Read a message; return what of it goes out, None where nothing does."""
         intake, strip = self.intake, self._strip
         more = message.get("more_body", False)
         body = message.get("body", b"")
