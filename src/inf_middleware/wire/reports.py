@@ -21,7 +21,7 @@ class Reports:
 
     def __init__(self, choices: int, prompts: int) -> None:
         self._prompts = prompts
-        self._per_prompt = max(choices // prompts, 1)
+        self._per_prompt = choices // prompts or 1
         self._told: dict[int, tuple[UsageAt, dict[str, int]]] = {}
         self.stale: set[int] = set()
 
