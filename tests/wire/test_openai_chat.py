@@ -17,6 +17,7 @@ from inf_middleware.wire.dialects.openai_chat import CHAT
 from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
+from inf_middleware.wire.texts import CHOICES_MAX
 
 SAMPLES = Path(__file__).parent / "samples"
 HELLO = "Hello! How can I help you today?"
@@ -132,6 +133,16 @@ def usage(prompt: int, output: int, **more: Any) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": output, **more}
 
 
+def test_a_report_of_the_whole_holds_however_many_choices_have_told_theirs() -> None:
+    reader = chat_reader(CHOICES_MAX)
+    for index in range(CHOICES_MAX):
+        reader.event(chunk("a", index=index, usage=usage(9, 1)), None)
+    assert reader.usage == Usage(9, CHOICES_MAX)
+    end = event({"id": "x", "choices": [], "usage": usage(9, 5_000)})
+    assert reader.event(end, None) == Seen.USAGE_ONLY | Seen.END
+    assert (reader.usage, reader.usage_final) == (Usage(9, 5_000), True)
+
+
 def test_a_later_report_replaces_an_earlier_one() -> None:
     reader = chat_reader(1)
     for output in range(1, 6):
@@ -188,9 +199,10 @@ def test_text_that_speaks_of_usage_is_text() -> None:
 def test_cached_written_and_reasoning_tokens_are_parts(
     told: dict[str, Any], parts: tuple[int, int, int]
 ) -> None:
-    reader = chat_reader(1)
-    reader.whole(event({"usage": usage(100, 50, **told)}))
+    reader, body = chat_reader(1), event({"usage": usage(100, 50, **told)})
+    reader.whole(body)
     assert reader.usage == Usage(100, 50, *parts)
+    assert CHAT.read_whole(Request(), body).usage == reader.usage
 
 
 def test_every_kind_of_output_is_output() -> None:

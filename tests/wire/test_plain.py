@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from inf_middleware.wire.dialect import Request
 from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.texts import TEXT_BYTES_MAX, Texts
 
 CHAT = Dialects().of("/v1/chat/completions")
@@ -40,7 +41,8 @@ EVENTS = st.fixed_dictionaries(
         "usage": REPORTS,
         "error": st.sampled_from([None, "", "no", {"message": "no"}]),
         "type": st.sampled_from([None, 1, "error"]),
-        "id": st.just("other"),
+        "id": st.sampled_from(["other", "another", None, 5]),
+        "model": st.sampled_from(["m", None, {}]),
     },
 )
 
@@ -58,11 +60,15 @@ def facts(reader: Any) -> tuple[Any, ...]:
         reader.unfinished,
         reader.failed,
         reader.usage_final,
+        reader.response_id,
+        reader.model,
     )
 
 
 @pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS], ids=lambda dialect: dialect.name)
-@given(events=st.lists(EVENTS, max_size=6), choices=st.integers(1, 2))
+@given(
+    events=st.lists(EVENTS, max_size=6), choices=st.integers(1, 2), begins_with_names=st.booleans()
+)
 @example(
     events=[
         {"choices": [{"delta": {"content": "a"}}]},
@@ -70,18 +76,24 @@ def facts(reader: Any) -> tuple[Any, ...]:
         {"choices": [{"delta": {"content": "b"}}]},
     ],
     choices=1,
+    begins_with_names=True,
 )
 def test_an_event_tells_the_same_by_the_shorter_way(
-    dialect: Any, events: list[dict[str, Any]], choices: int
+    dialect: Any, events: list[dict[str, Any]], choices: int, begins_with_names: bool
 ) -> None:
     short, long = (dialect.answer(Request(choices=choices)) for _ in range(2))
-    named = json.dumps({"id": "c", "model": "m", "choices": []}).encode()
-    assert short.event(named, None) == long.event(named, None)
+    if begins_with_names:
+        named = json.dumps({"id": "c", "model": "m", "choices": []}).encode()
+        assert short.event(named, None) == long.event(named, None)
     for event in events:
         data = json.dumps(event).encode()
         # Any type keeps an event from the shorter way, and one that is no text changes nothing.
         whole = json.dumps({"type": 0, **event}).encode()
-        assert short.event(data, None) == long.event(whole, None)
+        seen = short.event(data, None)
+        assert seen == long.event(whole, None)
+        if seen == Seen.NOTHING:
+            learned = short.alike(b"data: %s\n\n" % data, data, None)
+            assert (learned is None) == (long.alike(b"data: %s\n\n" % whole, whole, None) is None)
         assert facts(short) == facts(long)
 
 

@@ -106,9 +106,11 @@ class Answer:
             return
         if kind == "http.response.body":
             if self._stream is not None:
-                await self._send_part(message, self._stream)
-                return
-            if not self._ended and self._read_whole(message) and not await self._end():
+                out = await self._read_part(message, self._stream)
+                if out is None:
+                    return
+                message = out
+            elif not self._ended and self._read_whole(message) and not await self._end():
                 await self._send_unrecorded()
                 return
         held, self._held = self._held, None
@@ -244,31 +246,32 @@ class Answer:
         if complete:
             intake.close()
 
-    async def _send_part(self, message: Message, stream: Stream) -> None:
-        """Send a message of a stream, read."""
+    async def _read_part(self, message: Message, stream: Stream) -> Message | None:
+        """Read a message of a stream; return what goes out in its place, if anything does."""
         call = self._call
         self._alike = None
         out: Message | None = message
-        alike, more = stream.alike, message.get("more_body", False)
+        alike, more = stream.intake.alike, message.get("more_body", False)
         if alike is None or not more or not alike.takes_anew(message.get("body", b"")):
             out = stream.read(message)
+            if stream.first_output is not None:
+                stream.look()
             if not more:
                 self.is_complete = True
         if call.hold is not None and out is not None and await self._is_unpaid(stream):
-            await self._cut(out, stream)
-            return
-        if not stream.has_ended:
-            self._alike = self._alike_paid(stream.alike)
-        elif not self._ended and not await self._end():
-            await self._send_error_event()
-            return
-        if out is not None:
-            await self._send(out)
+            return await self._cut(out, stream)
+        if stream.has_ended:
+            if not self._ended and not await self._end():
+                return self._error_event()
+        else:
+            alike = stream.intake.alike
+            self._alike = alike if alike is None or call.hold is None else self._paid(alike)
+        return out
 
-    def _alike_paid(self, alike: Alike | None) -> Alike | None:
+    def _paid(self, alike: Alike) -> Alike | None:
         """Return what takes further text, as far as that is paid for."""
         hold = self._call.hold
-        if alike is None or self._settle is None or hold is None:
+        if self._settle is None or hold is None:
             return alike
         alike.room, hold.room = min(alike.room, hold.room), 0  # once: it is told when it is asked
         return alike if alike.room > 0 else None
@@ -277,17 +280,16 @@ class Answer:
         hold, reader = self._call.hold, self._call.reader
         if stream.has_ended or self._settle is None or hold is None:
             return False
-        if stream.is_pending or not isinstance(reader, AnswerReader):
+        if stream.intake.is_pending or not isinstance(reader, AnswerReader):
             return False  # nothing is cut in the middle of an event
         return not await hold.covers(reader)
 
-    async def _cut(self, message: Message, stream: Stream) -> None:
+    async def _cut(self, message: Message, stream: Stream) -> Message:
         """End a stream that is not paid for any further, with what was made until then."""
         call = self._call
         call.exhausted = self.is_complete = self._is_over = True
         if not await self._end():
-            await self._send_error_event()
-            return
+            return self._error_event()
         body = message.get("body", b"")
         if stream.is_plain and isinstance(call.reader, AnswerReader) and call.request is not None:
             body += clean_end(
@@ -298,7 +300,7 @@ class Answer:
                 created=call.started_ns // 10**9,
                 usage=call.usage,
             )
-        await self._send({**message, "body": body, "more_body": False})
+        return {**message, "body": body, "more_body": False}
 
     def _end(self) -> Awaitable[bool]:
         """Return what settles, where that is done here; it gives False where it could not be."""
@@ -316,12 +318,12 @@ class Answer:
         refuse = Refuse(503, "ledger_unavailable", LEDGER_MESSAGE, headers=[(b"retry-after", b"1")])
         await send_refusal(self._call, refuse, self._send)
 
-    async def _send_error_event(self) -> None:
+    def _error_event(self) -> Message:
         self._is_over = True
         event = self._call.dialect.error_event(
             LEDGER_MESSAGE, type="server_error", code="ledger_unavailable"
         )
-        await self._send({"type": "http.response.body", "body": event, "more_body": False})
+        return {"type": "http.response.body", "body": event, "more_body": False}
 
 
 async def _settled_elsewhere() -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from starlette.types import Message
 
 from inf_middleware.call.record import Asked
-from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.intake import Intake
 from inf_middleware.wire.reader import AnswerReader
@@ -20,7 +19,7 @@ class Stream:
     called once there is output (None: nobody wants to know).
     """
 
-    __slots__ = ("_first_output", "_intake", "_reader", "_strip", "has_ended")
+    __slots__ = ("_reader", "_strip", "first_output", "has_ended", "intake")
 
     def __init__(
         self,
@@ -29,50 +28,39 @@ class Stream:
         strip: Asked,
         first_output: Callable[[], None] | None,
     ) -> None:
-        self._intake = intake
+        self.intake = intake
         self._reader = reader
         self._strip = strip
-        self._first_output = first_output
+        self.first_output = first_output
         self.has_ended = False
-
-    @property
-    def alike(self) -> Alike | None:
-        """What takes more text as that which was read last."""
-        return self._intake.alike
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether an event is unfinished."""
-        return self._intake.is_pending
 
     @property
     def is_plain(self) -> bool:
         """Whether what goes out is in no coding, so that events can be taken out and added."""
-        return bool(self._strip) or not self._intake.is_decoded
+        return bool(self._strip) or not self.intake.is_decoded
 
     def without(self) -> list[bytes]:
         """Return the names of the headers that do not hold for what goes out."""
         if not self._strip:
             return []
         # An event can be taken out of plain bytes only.
-        coding = [b"content-encoding"] if self._intake.is_decoded else []
+        coding = [b"content-encoding"] if self.intake.is_decoded else []
         return [b"content-length", *coding]
 
-    def read(self, message: Message) -> Message | None:
-        """Read a message; return what of it goes out, None where nothing does."""
-        out = self._read(message)
-        if self._first_output is not None and self._reader.has_output:
-            self._first_output()
-            self._first_output = None  # the rest of the stream costs nothing more
-        return out
+    def look(self) -> None:
+        """Look whether there is output by now."""
+        if self.first_output is not None and self._reader.has_output:
+            self.first_output()
+            self.first_output = None  # the rest of the stream costs nothing more
 
     def rest(self) -> bytes:
         """Read the end, which the app did not send; return what was held back of it."""
-        out, _ = self._read_frames(self._intake.close())
+        out, _ = self._read_frames(self.intake.close())
         return b"".join(out) if self._strip else b""
 
-    def _read(self, message: Message) -> Message | None:
-        intake, strip = self._intake, self._strip
+    def read(self, message: Message) -> Message | None:
+        """Read a message; return what of it goes out, None where nothing does."""
+        intake, strip = self.intake, self._strip
         more = message.get("more_body", False)
         body = message.get("body", b"")
         if type(body) is not bytes:
@@ -109,7 +97,7 @@ class Stream:
         dropped = False
         for frame in frames:
             raw = frame.raw
-            seen = self._intake.read(frame)
+            seen = self.intake.read(frame)
             if not seen:
                 out.append(raw)
                 continue

@@ -51,7 +51,9 @@ class Alike:
         return True
 
     def takes_anew(self, piece: bytes) -> bool:
-        """Take the text of a piece as `takes` does, once there is room again."""
+        """Take the text of a piece, which `takes` did not, once there is room again."""
+        if len(piece) <= self._around + self.room:
+            return False  # it was not for want of room
         self._texts.pack()
         self.room = KEPT_BYTES_MAX
         return self.takes(piece)

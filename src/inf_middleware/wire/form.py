@@ -100,14 +100,23 @@ class Answers:
 
     @cached_property
     def plain(self) -> PlainDecoder | None:
-        """What reads an event that holds nothing but a piece of text; None where none can."""
-        if self.each is None or self.group != BY_INDEX or len(self.usage_heads) != 1:
+        """What reads an event of nothing but a piece of text, or the usage; None where none can."""
+        if self.each is None or self.group != BY_INDEX or self.end_flag or self.parts is not None:
             return None
-        if self.end_flag or len(self.delta_tree) != 1:
+        if not len(self.delta_tree) == len(self.usage) == len(self.id) == len(self.model) == 1:
+            return None
+        named = (self.id[0], self.model[0], self.usage[0].at)
+        if not all(named) or any("." in path or "|" in path for path in named):
             return None
         head, _ = self.delta_head
         return plain_decoder(
-            self.each, self.finish, head or self.delta[0], self.usage_heads[0], is_text=not head
+            each=self.each,
+            finish=self.finish,
+            source=head or self.delta[0],
+            id=named[0],
+            model=named[1],
+            report=named[2],
+            is_text=not head,
         )
 
     @cached_property

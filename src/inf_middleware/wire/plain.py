@@ -1,7 +1,7 @@
-"""Events of one choice that hold a piece of text and nothing else, which nearly all are.
+"""Events that hold a piece of text of one choice, or the usage of the whole, and nothing else.
 
-Only what could make an event another one is decoded, and the rest skipped: half the cost of
-decoding it whole, on which the cost of a streamed chunk depends.
+Nearly all are such. Only what could make an event another one is decoded, and the rest skipped:
+half the cost of decoding it whole, on which the cost of a streamed chunk depends.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,11 @@ class PlainChoice(Protocol):
 
 
 class PlainEvent(Protocol):
-    """An event as far as it was decoded; it is plain where all but `choices` are None."""
+    """An event as far as it was decoded; another one where `error` or `type` is not None."""
 
     choices: list[PlainChoice]
+    id: Any
+    model: Any
     report: Any
     error: Any
     type: Any
@@ -32,7 +34,14 @@ PlainDecoder: TypeAlias = Callable[[bytes], PlainEvent]
 
 
 def plain_decoder(
-    each: str, finish: str, source: str, report: str, *, is_text: bool
+    *,
+    each: str,
+    finish: str,
+    source: str,
+    id: str,  # noqa: A002 - as everywhere
+    model: str,
+    report: str,
+    is_text: bool,
 ) -> PlainDecoder:
     """Return what reads events, by the names of their fields.
 
@@ -53,11 +62,13 @@ def plain_decoder(
         "PlainEvent",
         [
             ("choices", list[choice]),  # type: ignore[valid-type]
+            ("id", Any, None),
+            ("model", Any, None),
             ("report", Any, None),
             ("error", Any, None),
             ("type", Any, None),
         ],
-        rename={"choices": each, "report": report},
+        rename={"choices": each, "id": id, "model": model, "report": report},
         gc=False,
     )
     return cast("PlainDecoder", msgspec.json.Decoder(event).decode)

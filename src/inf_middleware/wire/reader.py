@@ -5,20 +5,18 @@ Nothing that a server sends makes it raise: the worst case is a fact not known.
 
 from typing import Any
 
-from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.alike import ESCAPE, Alike, alike_of
 from inf_middleware.wire.body import ODD as _ODD
 from inf_middleware.wire.body import decode as _decode
 from inf_middleware.wire.body import read_parts, read_value
 from inf_middleware.wire.choices import choices_of, group_of, is_empty, number_of, only_text
-from inf_middleware.wire.form import Answers
-from inf_middleware.wire.outline import Outline
-from inf_middleware.wire.paths import Tree, find
-from inf_middleware.wire.plain import PlainDecoder
-from inf_middleware.wire.reports import WHOLE, Reports
+from inf_middleware.wire.facts import Facts
+from inf_middleware.wire.paths import find
+from inf_middleware.wire.plain import PlainChoice, PlainDecoder
+from inf_middleware.wire.reports import WHOLE
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
-from inf_middleware.wire.texts import CHOICES_MAX, Group, Texts, piece_of
+from inf_middleware.wire.texts import CHOICES_MAX, piece_of
 
 # OpenAI's end of a stream; nobody else sends it meaning anything else.
 _DONE = b"[DONE]"
@@ -26,105 +24,21 @@ _DONE = b"[DONE]"
 _OPENING = (b"{", b"[")
 
 
-class AnswerReader:
-    """Reads one answer; `event` for each event of a stream, or `whole` once for a body.
+class AnswerReader(Facts):
+    """Reads one answer; `event` for each event of a stream, or `whole` once for a body."""
 
-    `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
-    `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `unread_bytes` of it could not be read. `outline`: of its parts, where its
-    dialect has them.
-    """
-
-    __slots__ = (
-        "_choices",
-        "_finished",
-        "_form",
-        "_plain",
-        "_reports",
-        "_texts",
-        "_unread",
-        "deferred",
-        "failed",
-        "has_output",
-        "model",
-        "outline",
-        "response_id",
-        "unread_bytes",
-        "usage_final",
-    )
-
-    def __init__(self, form: Answers, choices: int = 1, prompts: int = 1) -> None:
-        self._form = form
-        self._choices = choices
-        self._finished: set[int] = set()
-        self._reports = Reports(choices, prompts)
-        self._texts = Texts(cumulative=form.cumulative)
-        self._unread: bytes | None = None  # a body of whose output nothing was asked yet
-        self._plain: PlainDecoder | None = None  # once the names are known, which it skips
-        self.outline = Outline(form.parts) if form.parts is not None else None
-        self.usage_final = False
-        self.model: str | None = None
-        self.response_id: str | None = None
-        self.failed = False
-        self.deferred = False
-        self.has_output = False
-        self.unread_bytes = 0
-
-    @property
-    def usage(self) -> Usage | None:
-        """The latest report, None where nothing was told."""
-        return self._reports.usage
-
-    @property
-    def tells_input(self) -> bool:
-        """Whether the report tells the input of all prompts."""
-        return self._reports.tells_input
-
-    @property
-    def tells_output(self) -> bool:
-        """Whether the report contains all the output that was seen."""
-        return self._reports.tells_output
-
-    @property
-    def usage_of_all(self) -> Usage | None:
-        """The latest report, where it is of all that was seen, so that nothing need be counted."""
-        covers = self._reports.covers if self._form.text else bool(self._reports)
-        return self._reports.usage if covers else None
-
-    @property
-    def usage_covers(self) -> bool:
-        """Whether the report is of all that was seen."""
-        return self.usage_of_all is not None
-
-    @property
-    def output_so_far(self) -> int:
-        """A lower estimate of the output in tokens, without counting text."""
-        told = self._reports.output
-        pieces = self._texts.seen
-        return max(told, pieces) if self._reports.stale else told or pieces
-
-    @property
-    def text_overflow_bytes(self) -> int:
-        """Bytes of output that came after more text than is kept."""
-        return self._texts.overflow_bytes
-
-    @property
-    def unfinished(self) -> list[int]:
-        """The choices that have not been told to be finished."""
-        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
-
-    @property
-    def text_characters(self) -> int:
-        """How much output text was seen."""
-        self._read_output()
-        return self._texts.characters
+    __slots__ = ()
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
-        if event is None and self._plain is not None and self._take_plain(data, self._plain):
-            return Seen.NOTHING
+        self._latest = None
+        if event is None:
+            plain = self._form.plain
+            seen = None if plain is None else self._take_plain(data, plain)
+            if seen is not None:
+                return seen
         try:
             value = _decode(data)
         except _ODD:
@@ -140,17 +54,22 @@ class AnswerReader:
 
         That event must have been `Seen.NOTHING`: what it says beside its text may be said again.
         """
+        if ESCAPE in piece:
+            return None
+        if self._latest is not None:
+            text, group = self._latest
+            return alike_of(piece, text, group, self._texts) if text else None
         try:
-            value = None if ESCAPE in piece else _decode(data)
+            value = _decode(data)
         except _ODD:
             return None
         if type(value) is not dict:
             return None
         kind = _kind_of(value, event)
-        text = only_text(value, kind, self._form)
-        if text is None or (self.outline is not None and self.outline.heeds(kind)):
+        only = only_text(value, kind, self._form)
+        if only is None or (self.outline is not None and self.outline.heeds(kind)):
             return None
-        return alike_of(piece, *text, self._texts)
+        return alike_of(piece, *only, self._texts)
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
@@ -181,50 +100,65 @@ class AnswerReader:
             self._reports.stale.add(0)
             self.unread_bytes += size
 
-    def texts(self) -> list[str]:
-        """Return the output text of each choice, joined."""
-        self._read_output()
-        return self._texts.joined()
-
-    def texts_of(self, number: int) -> list[str]:
-        """Return the texts of one part."""
-        self._read_output()
-        return self._texts.of(number)
-
-    def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
-        """Take an event that holds nothing but a piece of text; False where it is another."""
+    def _take_plain(self, data: bytes, decode: PlainDecoder) -> int | None:
+        """Take an event that is plain (see `wire.plain`); None where it is another."""
         try:
             value = decode(data)
         except _ODD:
-            return False
-        choices = value.choices
-        if (
-            len(choices) != 1
-            or value.report is not None
-            or value.error is not None
-            or value.type is not None
-        ):
-            return False
-        choice = choices[0]
-        if choice.finish is not None:
-            return False
+            return None
+        choices, report = value.choices, value.report
+        if value.error is not None or value.type is not None:
+            return None
+        if len(choices) != 1 or report is not None:
+            if choices or type(report) is not dict:
+                return None
+            seen = self._take_plain_report(report)
+        else:
+            self._take_plain_choice(choices[0])
+            seen = Seen.NOTHING
+        if self.response_id is None and isinstance(value.id, str):
+            self.response_id = value.id
+        if self.model is None and isinstance(value.model, str):
+            self.model = value.model
+        return seen
+
+    def _take_plain_choice(self, choice: PlainChoice) -> None:
         index = number_of(choice.index)
+        group = (index,)
+        if choice.finish is not None:
+            self._finished.add(index)
         source = choice.source
         if type(source) is str:
             piece: str | None = source
-            if source:
-                self._texts.add(source, (index,))
-            took = source != ""
         else:
             tree = self._form.delta_head[1]
             piece = piece_of(source, tree)
-            if piece is not None:
-                self._texts.add(piece, (index,))
-            took = piece is not None or self._texts.take(source, tree, (index,))
-        if took:
+            if piece is None and not self._texts.take(source, tree, group):
+                self._latest = ("", group)
+                return
+        if piece:
+            self._texts.add(piece, group)
+        if piece is not None and not self._form.cumulative:
+            self._latest = (piece, group)
+        if piece != "":
             self.has_output = True
             self._reports.stale.add(index)
-        return True
+
+    def _take_plain_report(self, report: dict[str, Any]) -> int:
+        form = self._form
+        at = form.usage[0]
+        # Without choices it is our own event, whatever it says.
+        seen = Seen.USAGE_ONLY if at.at == "usage" else Seen.NOTHING
+        counts = at.counts(report)
+        if not counts:
+            return seen
+        self._reports.take_counts(at, counts, WHOLE)
+        if not self.has_output:
+            self.has_output = self._reports.output > 0
+        self.usage_final = True
+        if not seen:
+            seen = Seen.RUNNING_USAGE
+        return seen | Seen.END if form.usage_ends else seen
 
     def _take_reported(self, body: bytes) -> bool:
         """Take a body whose report makes its output uninteresting; False where it has to be read.
@@ -315,11 +249,6 @@ class AnswerReader:
         elif source:
             self._take_text(choice, form.delta_tree, index, group)
 
-    def _take_text(self, source: dict[str, Any], tree: Tree, index: int, group: Group) -> None:
-        if self._texts.take(source, tree, group):
-            self.has_output = True
-            self._reports.stale.add(index)
-
     def _take_report(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> int:
         form = self._form
         if form.each is None:
@@ -337,27 +266,6 @@ class AnswerReader:
         self.usage_final = of_whole or ended
         seen = Seen.USAGE_ONLY if only else Seen.RUNNING_USAGE
         return seen | Seen.END if self.usage_final and form.usage_ends else seen
-
-    def _take_usage(self, value: dict[str, Any], index: int) -> bool:
-        if not self._reports.take(self._form.usage, value, index):
-            return False
-        if not self.has_output:
-            self.has_output = self._reports.output > 0
-        return True
-
-    def _take_names(self, value: dict[str, Any]) -> None:
-        for path in self._form.id if self.response_id is None else ():
-            name = find(value, path)
-            if isinstance(name, str):
-                self.response_id = name
-                break
-        for path in self._form.model if self.model is None else ():
-            name = find(value, path)
-            if isinstance(name, str):
-                self.model = name
-                break
-        if self.response_id is not None and self.model is not None:
-            self._plain = self._form.plain
 
 
 def _kind_of(value: dict[str, Any], event: bytes | None) -> str:

@@ -21,7 +21,7 @@ class Reports:
 
     def __init__(self, choices: int, prompts: int) -> None:
         self._prompts = prompts
-        self._per_prompt = max(choices // prompts, 1)
+        self._per_prompt = choices // prompts or 1
         self._told: dict[int, tuple[UsageAt, dict[str, int]]] = {}
         self.stale: set[int] = set()
 
@@ -95,16 +95,19 @@ class Reports:
         found = False
         for at in places:
             counts = at.read(value)
-            if not counts:
-                continue
-            found = True
-            known = self._told.get(index)
-            if known is None and len(self._told) >= CHOICES_MAX:
-                continue
-            self._told[index] = (at, {**known[1], **counts} if known else counts)
-        if found and index == WHOLE:
-            self._told = {WHOLE: self._told[WHOLE]}
-            self.stale.clear()
-        elif found:
-            self.stale.discard(index)
+            if counts:
+                found = True
+                self.take_counts(at, counts, index)
         return found
+
+    def take_counts(self, at: UsageAt, counts: dict[str, int], index: int) -> None:
+        """Take what a place tells of a choice, or of the whole, which is not nothing."""
+        known = self._told.get(index)
+        if index == WHOLE:
+            self._told.clear()
+            self.stale.clear()
+        else:
+            self.stale.discard(index)
+            if known is None and len(self._told) >= CHOICES_MAX:
+                return
+        self._told[index] = (at, {**known[1], **counts} if known else counts)
