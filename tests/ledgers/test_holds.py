@@ -223,6 +223,34 @@ def test_a_process_that_beats_keeps_what_it_holds(opened: Opened) -> None:
     opened.run(go)
 
 
+def test_a_hold_says_that_its_process_lives_once_in_a_beat(opened: Opened) -> None:
+    beat_ms = round(holds.BEAT_S * 1000)
+    first_ms = LATER_MS - 10 * beat_ms
+    moments = (
+        (0, 0),
+        (1, 0),  # it was said just now
+        (beat_ms - 1, 0),
+        (beat_ms, beat_ms),
+        (beat_ms + 1, beat_ms),
+        (beat_ms - 5, beat_ms - 5),  # a server's clock went back
+    )
+
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        for number, (after_ms, told_ms) in enumerate(moments):
+            now_ms = first_ms + after_ms
+            held = await book.ledger.transact(
+                lambda number=number, now_ms=now_ms: holds.hold(  # type: ignore[misc]
+                    bill(number, 0), FEN, 0, "of this test", now_ms
+                )
+            )
+            assert held is None
+            beats = await book.ledger.read(lambda: _ask("SELECT id, beat_ms FROM process"))
+            assert [tuple(row) for row in beats] == [("of this test", first_ms + told_ms)]
+
+    opened.run(go)
+
+
 def _ask(sql: str) -> Any:
     return (yield Ask(sql))
 
