@@ -76,7 +76,7 @@ class Shop:
         (self.port,) = free_ports(1)
         environment = {
             "SHOP": json.dumps(options),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
             **(environment or {}),
         }
         whole = [sys.executable, "-m", *(part.format(port=self.port) for part in command)]

@@ -46,7 +46,7 @@ def test_what_a_process_and_its_fork_settle_is_all_there(tmp_path: Path) -> None
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
+        env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         timeout=120,
     )
     assert done.returncode == 0, done.stderr

@@ -127,7 +127,10 @@ def record_of_version_3(db: apsw.Connection, rows: Sequence[Rows]) -> None:
         " ON CONFLICT (request_id) DO NOTHING",
         [row.request for row in rows],
     )
-    db.executemany(WRITTEN_BEFORE[1].replace("'x', x'7b7d'", "?, ?"), [row.event for row in rows])
+    db.executemany(
+        WRITTEN_BEFORE[1].replace("'x', x'7b7d'", "?, ?"),
+        [(row.request_id, row.event) for row in rows],
+    )
 
 
 def test_a_bill_of_a_worker_of_an_old_version_waits_for_a_new_one(

@@ -25,7 +25,7 @@ class Server:
             # Each server as on a host of its own, with its own ledger.
             "SUBJECT_LEDGER": json.dumps({"ledger": f"sqlite:///{folder}/ledger-{self.port}.db"}),
             "SUBJECT_FOLDER": str(folder),
-            "PYTHONPATH": str(_ROOT),
+            "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}",
         }
         self.process: Running | None = None
 

@@ -49,7 +49,7 @@ def two_workers(folder: Path, uri: str) -> Iterator[str]:
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "--factory", "tests.live.test_races:build"]
     command += ["--port", str(port), "--workers", "2", "--no-access-log"]
-    env = {"RACE_LEDGER": uri, "PYTHONPATH": str(ROOT)}
+    env = {"RACE_LEDGER": uri, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     server = Running(command, folder / "uvicorn.txt", env=env)
     try:
         wait_until(

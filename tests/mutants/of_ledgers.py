@@ -88,8 +88,8 @@ FAULTS = [
     Fault(
         "a settlement told again takes a place once more",
         "ledgers/recording.py",
-        "for seq, row in placed if seq in fresh]",
-        "for seq, row in placed]",
+        "for seq, row in zip(seqs, rows, strict=True) if seq in fresh]",
+        "for seq, row in zip(seqs, rows, strict=True)]",
         BATCHES + "test_of_bills_of_one_call_the_first_counts_in_one_batch_as_in_several[sqlite]",
     ),
     Fault(

@@ -34,7 +34,7 @@ class Workers:
         command += ["--port", str(port), "--workers", "2", "--no-access-log"]
         env = {
             "SUBJECT_FOLDER": str(folder),
-            "PYTHONPATH": str(_ROOT),
+            "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}",
             "PROMETHEUS_MULTIPROC_DIR": str(shared),
         }
         self.process = Running(command, folder / "uvicorn.txt", env=env)

@@ -165,6 +165,8 @@ def test_what_nobody_uses_any_more_is_not_handed_out_again() -> None:
     assert share("key", other, object).thing is not made
 
 
+ROOT = Path(__file__).parents[2]
+
 FORKED = """
 import asyncio, os, sys
 from inf_middleware import Gate
@@ -198,7 +200,7 @@ def test_each_process_of_a_fork_shares_within_itself(state: str, left: str, tmp_
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         timeout=60,
     )
     assert done.returncode == 0, done.stderr

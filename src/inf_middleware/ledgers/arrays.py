@@ -21,12 +21,12 @@ def settlements_of(rows: Sequence[Rows]) -> list[tuple[Any, ...]]:
     """Return the array of settlements; of several rows of one request the first counts."""
     first: dict[str, Rows] = {}
     for row in rows:
-        first.setdefault(row.event[0], row)
+        first.setdefault(row.request_id, row)
     return [_settlement_of(row) for row in first.values()]
 
 
 def _settlement_of(row: Rows) -> tuple[Any, ...]:
-    body = row.event[1]
+    body = row.event
     sides = row.posting[1:3] if row.posting else (None, None)
     if _NUL in body:  # every text of a record is in its event as well
         return (*map(storable, (*row.request, *sides)), body)

@@ -54,7 +54,7 @@ def release(request_id: str) -> Steps[None]:
 
 def finish(rows: Sequence[Rows]) -> Steps[None]:
     """Note of settled requests whether their answers were delivered whole."""
-    finished = [(row.state, row.event[0]) for row in rows if row.state is not None]
+    finished = [(row.state, row.request_id) for row in rows if row.state is not None]
     if finished:
         yield Ask("UPDATE idempotency SET state = ? WHERE request_id = ?", finished, many=True)
 

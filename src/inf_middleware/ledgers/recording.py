@@ -5,8 +5,6 @@ there is less of that, and less to do for each row.
 """
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import iadd
 from typing import Any
 
 import apsw
@@ -69,25 +67,38 @@ _SORT = (
 def record(db: apsw.Connection, rows: Sequence[Rows]) -> None:
     """Write records, postings and events inside whatever transaction is open."""
     ((last, is_sorted),) = db.execute(_LAST)
-    placed = list(enumerate(rows, last + 1))
-    if _insert(db, _INSERT_REQUESTS, [(seq, *row.request) for seq, row in placed]) < len(rows):
+    end = last + len(rows)
+    seqs: Sequence[int] = range(last + 1, end + 1)
+    requests = [row.request for row in rows]
+    if _insert(db, _INSERT_REQUESTS, len(COLUMNS) + 1, seqs, requests) < len(rows):
         fresh = {seq for (seq,) in db.execute("SELECT seq FROM request WHERE seq > ?", (last,))}
-        placed = [(seq, row) for seq, row in placed if seq in fresh]
+        placed = [(seq, row) for seq, row in zip(seqs, rows, strict=True) if seq in fresh]
+        seqs, rows = [seq for seq, _ in placed], [row for _, row in placed]
     db.execute(_INSERT_CHARGES, (last,))
-    for seq, row in placed:
+    for seq, row in zip(seqs, rows, strict=True):
         if row.posting is not None and row.request[_KIND] != "usage":
             db.execute(_INSERT_MOVEMENT, (seq, *row.posting[1:]))
-    _insert(db, _INSERT_EVENTS, [(seq, row.event[1]) for seq, row in placed])
-    if last + len(rows) - is_sorted > UNSORTED_MAX:
+    _insert(db, _INSERT_EVENTS, 2, seqs, [(row.event,) for row in rows])
+    if end - is_sorted > UNSORTED_MAX:
         db.execute(_SORT)
 
 
-def _insert(db: apsw.Connection, statements: tuple[str, str], rows: Sequence[Sequence[Any]]) -> int:
-    """Insert rows; return how many of them are new."""
+def _insert(
+    db: apsw.Connection,
+    statements: tuple[str, str],
+    width: int,
+    seqs: Sequence[int],
+    rows: Sequence[tuple[Any, ...]],
+) -> int:
+    """Insert rows, each after its place, as `width` columns; return how many of them are new."""
+    laid: list[Any] = []  # end to end
+    for seq, row in zip(seqs, rows, strict=True):
+        laid.append(seq)
+        laid += row
     several, one = statements
-    whole = len(rows) - len(rows) % _AT_ONCE
+    end, run = len(laid), _AT_ONCE * width
+    whole = end - end % run
     before = db.total_changes()
-    groups = (rows[start : start + _AT_ONCE] for start in range(0, whole, _AT_ONCE))
-    db.executemany(several, [reduce(iadd, group, []) for group in groups])
-    db.executemany(one, rows[whole:])
+    db.executemany(several, [laid[start : start + run] for start in range(0, whole, run)])
+    db.executemany(one, [laid[start : start + width] for start in range(whole, end, width)])
     return db.total_changes() - before

@@ -57,12 +57,14 @@ INTEGER_MAX = 2**63 - 1
 class Rows(msgspec.Struct, gc=False):
     """What one settlement writes: its record, its posting where it costs anything, its event.
 
-    `state` is what becomes of the client's idempotency key, where there is one.
+    `event` is in the very bytes that sinks get; `state` is what becomes of the client's
+    idempotency key, where there is one.
     """
 
+    request_id: str
     request: tuple[Any, ...]
     posting: tuple[Any, ...] | None
-    event: tuple[str, bytes]
+    event: bytes
     state: str | None = None
 
 
@@ -76,8 +78,7 @@ def rows_of(event: BillingEvent) -> Rows:
     amount, overdrawn = int(event.amount_nano), int(event.overdrawn_nano)
     if not 0 <= amount <= INTEGER_MAX or not 0 <= overdrawn <= INTEGER_MAX:
         raise ValueError(f"the amount {event.amount_nano} of {request_id} does not fit 64 bits")
-    request = (
-        *_values_of(astuple(event)),
+    request = _values_of(astuple(event)) + (  # noqa: RUF005 - unpacked it is copied twice
         amount,
         overdrawn,
         int(event.unpriced),
@@ -94,4 +95,4 @@ def rows_of(event: BillingEvent) -> Rows:
     state = None
     if event.idempotency_key is not None:
         state = "complete" if event.outcome == "complete" else "partial"
-    return Rows(request, posting, (request_id, event.encode()), state)
+    return Rows(request_id, request, posting, event.encode(), state)

@@ -31,7 +31,7 @@ def settle_all(rows: Sequence[Rows]) -> Steps[None]:
         held = yield Ask(
             "DELETE FROM hold WHERE request_id = ?"
             " RETURNING account, currency, amount_nano, credit_limit_nano",
-            (row.event[0],),
+            (row.request_id,),
         )
         if not held:
             unheld.append(row)
@@ -85,7 +85,7 @@ def _overdrawn(
     overdrawn = max(amount - available, 0) - short_before
     if overdrawn <= 0:
         return row
-    event = BillingEvent.decode(row.event[1])
+    event = BillingEvent.decode(row.event)
     return rows_of(replace(event, overdrawn_nano=str(overdrawn)))
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import apsw
 
@@ -38,14 +38,19 @@ PENDING_MAX = 20_000
 # After these the connection is not to be trusted: it is closed, and opened anew for the next batch.
 FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, apsw.FullError)
 
-# Something to be written, a settlement or any work; and who waits for it. The event loop makes one
-# per settlement: a plain tuple takes a sixth of the time of a named one.
-Item = tuple[BillingEvent | Work[Any], asyncio.Future[Any]]
+# Something to be written: a settlement, or any work.
+Item: TypeAlias = BillingEvent | Work[Any]
 
 
 class _Batch(NamedTuple):
+    """What is to be written, and who waits for it, in the same order.
+
+    Two lists, for an object less that is alive of each call until the commit.
+    """
+
     loop: asyncio.AbstractEventLoop
     items: list[Item]
+    futures: list[asyncio.Future[Any]]
 
 
 class _Job(NamedTuple):
@@ -59,7 +64,8 @@ class _Stop(NamedTuple):
     future: asyncio.Future[None]
 
 
-Answer = tuple[asyncio.Future[Any], Any, Exception | None]
+# What became of an item: its result (None of a settlement), or why there is none.
+Outcome: TypeAlias = Any | MiddlewareError
 
 
 class Writer(Forking):
@@ -77,7 +83,7 @@ class Writer(Forking):
         self._beat = beat
         self._beat_s = beat_s
         self._next_beat = 0.0
-        self._turn: dict[asyncio.AbstractEventLoop, list[Item]] = {}
+        self._turn: dict[asyncio.AbstractEventLoop, _Batch] = {}
         self._changed: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
         self._queue: SimpleQueue[_Batch | _Job | _Stop] = SimpleQueue()
         self._lock = threading.Lock()
@@ -86,7 +92,7 @@ class Writer(Forking):
         self._pending = 0
         self._db: apsw.Connection | None = None  # the thread's own, but for a fork
 
-    def submit(self, work: BillingEvent | Work[Any]) -> asyncio.Future[Any]:
+    def submit(self, item: Item) -> asyncio.Future[Any]:
         """Hand something over at once; the future ends when it is durable."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -95,9 +101,10 @@ class Writer(Forking):
             return future
         turn = self._turn.get(loop)
         if turn is None:
-            turn = self._turn[loop] = []
+            turn = self._turn[loop] = _Batch(loop, [], [])
             loop.call_soon(self._hand_over, loop)
-        turn.append((work, future))
+        turn.items.append(item)
+        turn.futures.append(future)
         return future
 
     async def run_job(self, work: Callable[[apsw.Connection], Any]) -> Any:
@@ -134,9 +141,9 @@ class Writer(Forking):
         thread.join()
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        items = self._turn.pop(loop, None)
-        if items:
-            self._put(_Batch(loop, items), len(items))
+        turn = self._turn.pop(loop, None)
+        if turn is not None:
+            self._put(turn, len(turn.items))
 
     def _put(self, item: _Batch | _Job, count: int = 0) -> None:
         with self._lock:
@@ -158,7 +165,7 @@ class Writer(Forking):
             if isinstance(item, _Stop):
                 with self.using:
                     self.let_go()
-                _tell(item.loop, [(item.future, None, None)])
+                _tell(item.loop, [item.future], [None])
                 return
             if isinstance(item, _Job):
                 self._do(item)
@@ -192,45 +199,45 @@ class Writer(Forking):
                 return queue.get(timeout=max(self._next_beat - now, 0) or self._beat_s)
 
     def _do(self, job: _Job) -> None:
-        result, failure = None, None
+        outcome: Outcome
         with self.using:
             try:
-                result = job.work(self._connection())
+                outcome = job.work(self._connection())
             except LedgerUnavailable as error:
-                failure = error
+                outcome = error
             except Exception as error:  # whatever it is: the thread lives on, for the settlements
-                failure = self._failed(error)
-        _tell(job.loop, [(job.future, result, failure)])
+                outcome = self._failed(error)
+        _tell(job.loop, [job.future], [outcome])
 
     def _commit(self, batches: list[_Batch], count: int) -> None:
         with self.using:
-            answers = self._write([item for batch in batches for item in batch.items])
+            outcomes = self._write([item for batch in batches for item in batch.items])
         with self._lock:
             self._pending -= count
         start = 0
         for batch in batches:
             end = start + len(batch.items)
-            _tell(batch.loop, answers[start:end], self._changed.pop(batch.loop, None))
+            changed = self._changed.pop(batch.loop, None)
+            _tell(batch.loop, batch.futures, outcomes[start:end], changed)
             start = end
 
-    def _write(self, items: Sequence[Item]) -> list[Answer]:
+    def _write(self, items: Sequence[Item]) -> list[Outcome]:
         try:
-            answers = _transact(self._connection(), items)
+            outcomes = _transact(self._connection(), items)
         except LedgerUnavailable as error:
-            return [(future, None, error) for _, future in items]
+            return [error] * len(items)
         except (apsw.ConstraintError, OverflowError) as error:
             if len(items) > 1:
-                return [answer for item in items for answer in self._write([item])]
-            return [(items[0][1], None, self._failed(error))]
+                return [self._write([item])[0] for item in items]
+            return [self._failed(error)]
         except Exception as error:  # whatever it is: those who wait are told, the thread lives on
             if not isinstance(error, apsw.Error):
                 _log.exception("a batch of %d failed in an unforeseen way", len(items))
                 self.let_go()
-            failure = self._failed(error)
-            return [(future, None, failure) for _, future in items]
+            return [self._failed(error)] * len(items)
         self.commits += 1
         self.generation += 1
-        return answers
+        return outcomes
 
     def _failed(self, error: Exception) -> LedgerUnavailable:
         if isinstance(error, FATAL):
@@ -291,55 +298,56 @@ def _transaction(db: apsw.Connection) -> Any:
         raise
 
 
-def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Answer]:
+def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Outcome]:
     # Before the file is locked, so that other processes may write meanwhile; and not where it is
     # handed over: the event loop has better things to do.
-    prepared = [_prepared(work) for work, _ in items]
-    answers: list[Answer] = []
+    prepared = [_prepared(item) for item in items]
+    outcomes: list[Outcome] = []
     settling: list[Rows] = []
     with _transaction(db):
-        for (_, future), work in zip(items, prepared, strict=True):
+        for work in prepared:
             if isinstance(work, Rows):
                 settling.append(work)
-                answers.append((future, None, None))
+                outcomes.append(None)
                 continue
             if isinstance(work, LedgerUnavailable):
-                answers.append((future, None, work))
+                outcomes.append(work)
                 continue
             if settling:
                 run(db, settle_all(settling))
                 settling = []
             try:
-                answers.append((future, run(db, work()), None))
+                outcomes.append(run(db, work()))
             except MiddlewareError as error:  # raised before its first write
-                answers.append((future, None, error))
+                outcomes.append(error)
         if settling:
             run(db, settle_all(settling))
-    return answers
+    return outcomes
 
 
-def _prepared(work: BillingEvent | Work[Any]) -> Rows | LedgerUnavailable | Work[Any]:
-    if not isinstance(work, BillingEvent):
-        return work
+def _prepared(item: Item) -> Rows | LedgerUnavailable | Work[Any]:
+    if not isinstance(item, BillingEvent):
+        return item
     try:
-        return rows_of(work)
+        return rows_of(item)
     except (ValueError, TypeError, OverflowError) as error:
-        return LedgerUnavailable(f"{work.id} cannot be recorded: {error}")
+        return LedgerUnavailable(f"{item.id} cannot be recorded: {error}")
 
 
 def _tell(
     loop: asyncio.AbstractEventLoop,
-    answers: Sequence[Answer],
+    futures: Sequence[asyncio.Future[Any]],
+    outcomes: Sequence[Outcome],
     changed: asyncio.Event | None = None,
 ) -> None:
     def tell() -> None:
-        for future, result, failure in answers:
+        for future, outcome in zip(futures, outcomes, strict=True):
             if future.done():  # its waiter was cancelled; the settlement stands all the same
                 continue
-            if failure is None:
-                future.set_result(result)
+            if isinstance(outcome, MiddlewareError):
+                future.set_exception(outcome)
             else:
-                future.set_exception(failure)
+                future.set_result(outcome)
         if changed is not None:
             changed.set()
 
