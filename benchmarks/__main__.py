@@ -86,7 +86,7 @@ def _costs_table(whole: Costs, chunks: Costs) -> Table:
 
 def over_uvicorn(places: Places, *, rounds: int) -> tuple[list[Row], list[Table], str]:
     """Measure what a request costs over uvicorn, and when the first chunk comes."""
-    chosen = subjects_for(places)
+    chosen = [subject for subject in subjects_for(places) if subject.is_served]
     found = served(chosen, places, connections=64, rounds=rounds, seconds=1.0)
     bare = found[subjects.BARE]
     ours = found[subjects.ALL]

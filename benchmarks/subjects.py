@@ -9,6 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from benchmarks.model_app import KEY, PATH, answer, bare
+from benchmarks.straight_line import StraightLine
 from inf_middleware import Account, CostLedger, Gate, Tier, TierLimiter, TokenMeter
 
 # Limits that never refuse: what is measured is the work, not the refusals.
@@ -30,6 +31,7 @@ class Subject:
     """One thing to measure, against `base`; `needs` names what must be there.
 
     `is_frozen`: its server has the garbage collector leave alone what was made at start.
+    `is_served`: over uvicorn, too.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Subject:
     base: str = "bare app"
     needs: tuple[str, ...] = ()
     is_frozen: bool = False
+    is_served: bool = True
 
 
 class _PureAsgi:
@@ -181,6 +184,17 @@ SUBJECTS = (
     Subject("asgi-ratelimit, Redis", _asgi_ratelimit, needs=("ratelimit", "redis")),
     Subject(HITS_MEMORY, lambda _: _LimitsByHand(bare(), "memory://")),
     Subject(HITS_REDIS, lambda places: _LimitsByHand(bare(), places.redis), needs=("redis",)),
+    Subject("straight-line code: counts", lambda _: StraightLine(bare()), is_served=False),
+    Subject(
+        "straight-line code: and limits",
+        lambda _: StraightLine(bare(), limits=True),
+        is_served=False,
+    ),
+    Subject(
+        "straight-line code: and makes bills",
+        lambda _: StraightLine(bare(), limits=True, bills=True),
+        is_served=False,
+    ),
     Subject(METER, lambda _: TokenMeter(bare())),
     Subject(LIMITER, lambda _: TierLimiter(bare(), accounts=account())),
     Subject(

@@ -159,8 +159,8 @@ FAULTS = [
     Fault(
         "claims: a refusal keeps the key",
         "call/worker.py",
-        "                note_refusal(call, refuse)\n            await abandon(call)",
-        "                note_refusal(call, refuse)",
+        "            note_refusal(call, refuse)\n            await abandon(call)",
+        "            note_refusal(call, refuse)",
         KEYS + "test_a_refusal_gives_the_key_back",
     ),
     Fault(

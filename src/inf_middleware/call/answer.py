@@ -13,17 +13,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from starlette.types import Message, Send
 
 from inf_middleware.call.drain import drains
-from inf_middleware.call.observing import FirstOutput
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.start import NAME, read_headers
+from inf_middleware.call.stream import Stream
 from inf_middleware.wire.alike import Alike
-from inf_middleware.wire.body import without_usage
 from inf_middleware.wire.ending import clean_end
-from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Intake, cutter_of, intake_of
+from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Cutter, Intake, cutter_of, intake_by
 from inf_middleware.wire.reader import AnswerReader
-from inf_middleware.wire.seen import Seen
-from inf_middleware.wire.sse import Frame, SSEReader
+from inf_middleware.wire.sse import SSEReader
 
 Header = tuple[bytes, bytes]
 
@@ -42,17 +40,16 @@ class Answer:
         "_alike",
         "_call",
         "_ended",
-        "_ending",
         "_headers",
         "_held",
         "_intake",
         "_is_over",
-        "_is_stream",
+        "_is_read",
         "_length",
         "_passed",
-        "_reader",
         "_server_send",
         "_settle",
+        "_stream",
         "_strip",
         "is_complete",
     )
@@ -71,15 +68,14 @@ class Answer:
         self._settle = settle
         self._headers = headers
         self._held: Message | None = None  # the start of an answer that is no stream
-        self._length: int | None = None
-        self._passed = 0  # body bytes seen
-        self._reader: AnswerReader | None = None  # of an answer that holds facts
-        self._intake: Intake | None = None  # where it does not come whole at once
+        self._stream: Stream | None = None
         self._alike: Alike | None = None  # what takes more text of a stream, and nothing else
-        self._is_stream = False
-        self.is_complete = False  # the end of its body was seen
-        self._ending = False  # the end of the stream was read
-        self._ended = False
+        self._is_read = False  # it is no stream, and holds facts that nobody else reads
+        self._intake: Intake | None = None  # of such an answer that does not come whole at once
+        self._length: int | None = None
+        self._passed = 0  # body bytes seen of an answer that is no stream
+        self.is_complete = False
+        self._ended = False  # the end of the answer was reached, and is settled
         self._is_over = False  # nothing more of the app's answer goes out
 
     async def send(self, message: Message) -> None:
@@ -103,35 +99,49 @@ class Answer:
                 raise OSError("the stream was ended: the balance is used up")  # as of a client gone
             return
         kind = message["type"]
-        if kind == "http.response.body":
-            if self._is_stream and self._intake is not None:
-                await self._stream_body(message, self._intake)
-            else:
-                await self._whole_body(message)
-        elif kind == "http.response.start":
+        if kind == "http.response.start":
             start = self._start(message)
             if start is not None:
                 await self._send(start)
-        else:
-            await self._send_held()
-            await self._send(message)
+            return
+        if kind == "http.response.body":
+            if self._stream is not None:
+                await self._send_part(message, self._stream)
+                return
+            if not self._ended and self._read_whole(message) and not await self._end():
+                await self._send_unrecorded()
+                return
+        held, self._held = self._held, None
+        if self._call.draining:
+            return
+        try:
+            if held is not None:
+                await self._server_send(held)
+            await self._server_send(message)
+        except OSError:
+            if not self._drains():
+                raise
 
     async def finish(self) -> None:
         """Send what is still held back of an answer that is not complete, after its app."""
-        if self._held is not None:
-            await self._send_held()
+        held, self._held = self._held, None
+        if held is not None:
+            await self._send(held)
         self.read_what_came()
-        if self._intake is not None and self._is_stream and not self.is_complete:
-            out, _ = self._read_frames(self._intake.close(), self._intake)
-            if self._strip and out:
-                body = b"".join(out)
+        if self._stream is not None and not self.is_complete:
+            body = self._stream.rest()
+            if body:
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     def read_what_came(self) -> None:
         """Read what there is of an answer that is no stream and did not come to its end."""
         if self._passed:
             self._call.begun = True
-        if self._intake is not None and self._passed and not (self._is_stream or self._ended):
+        if not self._is_read or self._ended:
+            return
+        if self._intake is None:
+            self._reader()
+        elif self._passed:
             self._intake.close()
 
     async def _send(self, message: Message) -> None:
@@ -161,163 +171,125 @@ class Answer:
         content_type, coding, self._length, is_named = read_headers(headers)
         cutter = cutter_of(content_type)
         if status < 400 and cutter is not None:
-            self._read_as(content_type, coding, is_stream=bool(cutter))
-        if self._strip and self._intake is not None and self._is_stream:
-            changed = [b"content-length"]
-            if self._intake.is_decoded:  # an event can be taken out of plain bytes only
-                changed.append(b"content-encoding")
-            headers = [header for header in headers if header[0].lower() not in changed]
-            self._length = None
+            if cutter:
+                headers = self._begin_stream(cutter, coding, headers)
+            elif call.reader is None:
+                self._is_read = True
+                if coding not in PLAIN:
+                    self._intake = intake_by(self._reader(), cutter, coding)
         ours = self._headers
         if is_named:  # the app's own name for the request stays; `request-id` is ours
             ours = [header for header in ours if header[0] != NAME]
         start = dict(message)
         start["headers"] = [*headers, *ours]
-        if self._is_stream or cutter is SSEReader:
+        if self._stream is not None or cutter is SSEReader:
             return start
         self._held = start
         return None
 
-    def _read_as(self, content_type: bytes, coding: bytes, *, is_stream: bool) -> None:
+    def _begin_stream(
+        self, cutter: Cutter, coding: bytes, headers: Sequence[Header]
+    ) -> Sequence[Header]:
+        """Be ready for a stream; return the headers that hold for what goes out of it."""
+        call = self._call
+        is_first = call.reader is None
+        reader = self._reader()
+        if is_first:
+            call.is_stream = True
+        noted = None if call.observer is None else self._note_first_output
+        stream = self._stream = Stream(
+            intake_by(reader, cutter, coding), reader, self._strip, noted
+        )
+        without = stream.without()
+        if not without:
+            return headers
+        return [header for header in headers if header[0].lower() not in without]
+
+    def _reader(self) -> AnswerReader:
+        """Return a reader; the call goes by the one that is nearest to the app."""
         call = self._call
         assert call.request is not None
-        reader = self._reader = call.dialect.answer(call.request)
+        reader = call.dialect.answer(call.request)
         if call.reader is None:
             call.reader = reader
-        if is_stream or coding not in PLAIN:
-            self._intake = intake_of(reader, content_type, coding)
-        if is_stream:
-            self._is_stream = True
-            if call.reader is reader:
-                call.is_stream = True
-            if call.observer is not None and self._intake is not None:
-                self._intake = FirstOutput(self._intake, reader, self._note_first_output)
+        return reader
 
-    def _note_first_output(self, intake: Intake) -> None:
-        self._intake = intake  # the rest of the stream costs nothing more
+    def _note_first_output(self) -> None:
         if self._call.first_output_ns is None:
             self._call.first_output_ns = self._call.parts.now_ns()
 
-    async def _whole_body(self, message: Message) -> None:
-        call = self._call
+    def _read_whole(self, message: Message) -> bool:
+        """Read a message of an answer that is no stream; tell whether that is whole with it."""
         body = message.get("body", b"")
-        self._passed += len(body)
-        if not self._ended:
-            complete = not message.get("more_body", False) or (
-                self._length is not None and self._passed >= self._length
-            )
-            if self._reader is not None:
-                self._read_whole(self._reader, bytes(body), complete)
-            if complete:
-                self.is_complete = self._ended = True
-                if self._settle is not None:
-                    call.ended = True
-                    if not await self._settle(call):
-                        self._is_over = True
-                        if self._held is not None:
-                            await self._send_unrecorded()
-                        return
-        held, self._held = self._held, None
-        if call.draining:
-            return
-        try:
-            if held is not None:
-                await self._server_send(held)
-            await self._server_send(message)
-        except OSError:
-            if not self._drains():
-                raise
+        passed = self._passed = self._passed + len(body)
+        complete = not message.get("more_body", False)
+        if self._length is not None and passed >= self._length:
+            complete = True
+        if self._is_read:
+            self._read_piece(bytes(body), complete)
+        if complete:
+            self.is_complete = True
+        return complete
 
-    def _read_whole(self, reader: AnswerReader, body: bytes, complete: bool) -> None:
-        """Read a body that is no stream, or a piece of it; nearly all come in one."""
-        intake = self._intake
+    def _read_piece(self, body: bytes, complete: bool) -> None:
+        """Read a body, or a piece of it; nearly all come in one."""
+        call, intake = self._call, self._intake
         if intake is None:
             if complete and len(body) <= JSON_BYTES_MAX:
-                reader.whole(body)
+                assert call.request is not None
+                call.reader = call.dialect.read_whole(call.request, body)
                 return
-            intake = self._intake = Intake(reader, None, None, is_readable=True)
+            intake = self._intake = intake_by(self._reader(), False, b"")
         intake.feed(body)
         if complete:
             intake.close()
 
-    async def _stream_body(self, message: Message, intake: Intake) -> None:
+    async def _send_part(self, message: Message, stream: Stream) -> None:
+        """Send a message of a stream, read."""
         call = self._call
         self._alike = None
         out: Message | None = message
-        alike, more = intake.alike, message.get("more_body", False)
+        alike, more = stream.alike, message.get("more_body", False)
         if alike is None or not more or not alike.takes_anew(message.get("body", b"")):
-            out = self._read_stream(message, intake)
-        if call.hold is not None and out is not None and await self._is_unpaid():
-            await self._cut(out, intake)
+            out = stream.read(message)
+            if not more:
+                self.is_complete = True
+        if call.hold is not None and out is not None and await self._is_unpaid(stream):
+            await self._cut(out, stream)
             return
-        if self._ending:
-            if not self._ended and not await self._end():
-                await self._send_error_event()
-                return
-        else:
-            self._alike = self._alike_paid()
+        if not stream.has_ended:
+            self._alike = self._alike_paid(stream.alike)
+        elif not self._ended and not await self._end():
+            await self._send_error_event()
+            return
         if out is not None:
             await self._send(out)
 
-    def _alike_paid(self) -> Alike | None:
+    def _alike_paid(self, alike: Alike | None) -> Alike | None:
         """Return what takes further text, as far as that is paid for."""
-        alike, hold = None if self._intake is None else self._intake.alike, self._call.hold
+        hold = self._call.hold
         if alike is None or self._settle is None or hold is None:
             return alike
         alike.room, hold.room = min(alike.room, hold.room), 0  # once: it is told when it is asked
         return alike if alike.room > 0 else None
 
-    def _read_stream(self, message: Message, intake: Intake) -> Message | None:
-        """Read a message of a stream; return what of it goes out, None where nothing does."""
-        more = message.get("more_body", False)
-        body = message.get("body", b"")
-        if type(body) is not bytes:
-            body = bytes(body)
-        strip = self._strip
-        if more and strip != "continuous":
-            seen = intake.read_one(body)
-            if not seen:
-                if seen is not None:
-                    return message
-            else:
-                if seen & Seen.END:
-                    self._ending = True
-                return None if strip and seen & Seen.USAGE_ONLY else message
-        changed = bool(strip) and (intake.is_pending or intake.is_decoded)
-        frames = intake.feed(body)
-        if not more:
-            self.is_complete = self._ending = True
-            frames += intake.close()
-        if not strip:
-            for frame in frames:
-                if intake.read(frame) & Seen.END:
-                    self._ending = True
-            return message
-        out, dropped = self._read_frames(frames, intake)
-        if changed or dropped or (more and intake.is_pending):
-            if not out and more:
-                return None
-            return {**message, "body": b"".join(out)}
-        return message
-
-    async def _is_unpaid(self) -> bool:
-        call, intake = self._call, self._intake
-        if self._ending or self._settle is None or call.hold is None or call.reader is None:
+    async def _is_unpaid(self, stream: Stream) -> bool:
+        hold, reader = self._call.hold, self._call.reader
+        if stream.has_ended or self._settle is None or hold is None:
             return False
-        if intake is not None and intake.is_pending:  # nothing is cut in the middle of an event
-            return False
-        return not await call.hold.covers(call.reader)
+        if stream.is_pending or not isinstance(reader, AnswerReader):
+            return False  # nothing is cut in the middle of an event
+        return not await hold.covers(reader)
 
-    async def _cut(self, message: Message, intake: Intake) -> None:
+    async def _cut(self, message: Message, stream: Stream) -> None:
         """End a stream that is not paid for any further, with what was made until then."""
         call = self._call
-        plain = bool(self._strip) or not intake.is_decoded
-        call.exhausted = self.is_complete = True
+        call.exhausted = self.is_complete = self._is_over = True
         if not await self._end():
             await self._send_error_event()
             return
         body = message.get("body", b"")
-        if plain and call.reader is not None and call.request is not None:
+        if stream.is_plain and isinstance(call.reader, AnswerReader) and call.request is not None:
             body += clean_end(
                 call.dialect,
                 call.request,
@@ -328,48 +300,29 @@ class Answer:
             )
         await self._send({**message, "body": body, "more_body": False})
 
-    def _read_frames(self, frames: list[Frame], intake: Intake) -> tuple[list[bytes], bool]:
-        """Read frames; return what is left of them, and whether that is less than there was."""
-        out: list[bytes] = []
-        dropped = False
-        for frame in frames:
-            raw = frame.raw
-            seen = intake.read(frame)
-            if not seen:
-                out.append(raw)
-                continue
-            if seen & Seen.END:
-                self._ending = True
-            if seen & Seen.USAGE_ONLY:
-                dropped = True
-                continue
-            if self._strip == "continuous" and seen & Seen.RUNNING_USAGE and frame.data:
-                raw = raw.replace(frame.data, without_usage(frame.data), 1)
-                dropped = True
-            out.append(raw)
-        return out, dropped
-
-    async def _end(self) -> bool:
+    def _end(self) -> Awaitable[bool]:
+        """Return what settles, where that is done here; it gives False where it could not be."""
         self._ended = True
         if self._settle is None:
-            return True
+            return _settled_elsewhere()
         self._call.ended = True
-        recorded = await self._settle(self._call)
-        self._is_over = self._call.exhausted or not recorded
-        return recorded
-
-    async def _send_held(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            await self._send(held)
+        return self._settle(self._call)
 
     async def _send_unrecorded(self) -> None:
+        self._is_over = True
+        if self._held is None:  # the status is out
+            return
         self._held = None
         refuse = Refuse(503, "ledger_unavailable", LEDGER_MESSAGE, headers=[(b"retry-after", b"1")])
         await send_refusal(self._call, refuse, self._send)
 
     async def _send_error_event(self) -> None:
+        self._is_over = True
         event = self._call.dialect.error_event(
             LEDGER_MESSAGE, type="server_error", code="ledger_unavailable"
         )
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+async def _settled_elsewhere() -> bool:
+    return True

@@ -1,6 +1,5 @@
 """Telling who watches what became of a call: nothing is done here where nobody does."""
 
-from collections.abc import Callable
 from typing import Any
 
 from inf_middleware.call.record import Call, log
@@ -9,14 +8,12 @@ from inf_middleware.call.settle import outcome_of
 from inf_middleware.domain.observations import RefusedCall, SettledCall
 from inf_middleware.domain.usage import Usage
 from inf_middleware.ports import Observer
-from inf_middleware.wire.intake import Intake
-from inf_middleware.wire.reader import AnswerReader
-from inf_middleware.wire.sse import Frame
 
 
 def note_refusal(call: Call, refuse: Refuse) -> None:
     """Tell of a call that is refused."""
-    assert call.observer is not None
+    if call.observer is None:
+        return
     try:
         call.observer.refused(
             RefusedCall(
@@ -54,53 +51,6 @@ def tell_settlement(call: Call, observer: Observer) -> None:
         )
     except Exception:  # who watches must not stop what is watched
         log.exception("the settlement of call %s could not be told", call.id)
-
-
-class FirstOutput(Intake):
-    """The intake of a stream until its first output, of which `seen` is told.
-
-    It passes all on to the real one, which then takes its place: later chunks cost nothing more.
-    """
-
-    def __init__(
-        self, intake: Intake, reader: AnswerReader, seen: Callable[[Intake], None]
-    ) -> None:
-        self._real = intake
-        self._of = reader
-        self._seen = seen
-        self.is_stream = intake.is_stream
-        self.is_decoded = intake.is_decoded
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether an event is unfinished."""
-        return self._real.is_pending
-
-    def read_one(self, piece: bytes) -> int | None:
-        """Read a piece that is just one event; None where it must be fed."""
-        seen = self._real.read_one(piece)
-        self._look()
-        return seen
-
-    def feed(self, piece: bytes) -> list[Frame]:
-        """Take the next bytes; return the frames that are whole now."""
-        frames = self._real.feed(piece)
-        self._look()
-        return frames
-
-    def close(self) -> list[Frame]:
-        """Take the end."""
-        return self._real.close()
-
-    def read(self, frame: Frame) -> int:
-        """Read one frame."""
-        seen = self._real.read(frame)
-        self._look()
-        return seen
-
-    def _look(self) -> None:
-        if self._of.has_output:
-            self._seen(self._real)
 
 
 def _facts(call: Call) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import Dialects
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.told import Told
 
 CALL_KEY = "inf_middleware.call"
 
@@ -118,7 +119,8 @@ class Parts:
     request comes from. `prices` are the defaults where `billing` is None. `now_ns` is the wall
     clock. `observer` is None where nobody listens. `known` gives what the look-up has at hand, by
     the key's SHA-256; None where it has nothing. `callers` are what was found by `tiers`, by that
-    too: each holds as long as `known` gives the same account.
+    too: each holds as long as `known` gives the same account. `identifies`: it is of concern who
+    calls.
     """
 
     lookup: AccountLookup | None
@@ -137,12 +139,15 @@ class Parts:
     observer: Observer | None
     known: Callable[[bytes], Account | None] | None = field(init=False, repr=False)
     callers: dict[bytes, Caller] = field(init=False, repr=False)
+    identifies: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         lookup = self.lookup
         known = lookup.known_by_digest if isinstance(lookup, KnownAccounts) else None
         object.__setattr__(self, "known", known)
         object.__setattr__(self, "callers", {})
+        identifies = bool(self.names_accounts or self.limiting or self.billing)
+        object.__setattr__(self, "identifies", identifies)
 
 
 class Held(Protocol):
@@ -202,7 +207,7 @@ class Call(msgspec.Struct, eq=False):
     would_refuse: str | None = None  # the code of what is not enforced
     refused: bool = False
     status: int | None = None
-    reader: AnswerReader | None = None
+    reader: AnswerReader | Told | None = None  # what its answer tells
     is_stream: bool = False
     begun: bool = False  # some of the body has come of an answer that did not come to its end
     first_output_ns: int | None = None  # of a stream that is observed

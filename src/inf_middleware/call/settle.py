@@ -179,7 +179,7 @@ def _usage_told(call: Call) -> Usage | None:
 
 async def _usage_counted(call: Call) -> Usage:
     reader = call.reader
-    if reader is None or (call.status is None and call.disconnected):
+    if not isinstance(reader, AnswerReader) or (call.status is None and call.disconnected):
         # The model may have worked to the end: its input is known, its output is not.
         return Usage(await count_input(call), 0, basis="estimated")
     return await _counted(call, reader, reader.usage or Usage())

@@ -11,26 +11,18 @@ from fnmatch import fnmatchcase
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.call.admission import admit, reserve, try_admit, try_reserve
-from inf_middleware.call.ahead import Ahead, ClientGone
+from inf_middleware.call.ahead import ClientGone
 from inf_middleware.call.answer import Answer, Header
-from inf_middleware.call.billable import check_ledger, check_model
 from inf_middleware.call.body import as_message, read_body, replayed, with_length
-from inf_middleware.call.claim import KEY_HEADER, abandon, note_fingerprint, take_claim
+from inf_middleware.call.claim import KEY_HEADER, abandon, note_fingerprint
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.fetched import serve_fetched
 from inf_middleware.call.finish import close, give_up, try_close
-from inf_middleware.call.fit import refuse_misfit
-from inf_middleware.call.hold import refuse_background, take_hold
+from inf_middleware.call.join import join
 from inf_middleware.call.observing import note_refusal
-from inf_middleware.call.record import (
-    CALL_KEY,
-    PARTS_KEY,
-    STACKS_KEY,
-    Call,
-    Parts,
-)
+from inf_middleware.call.part import take_part
+from inf_middleware.call.record import CALL_KEY, PARTS_KEY, STACKS_KEY, Call, Metering, Parts
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, is_read, understand
 from inf_middleware.call.settle import settle
@@ -43,9 +35,6 @@ from inf_middleware.wire.dialect import Request
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008
-
-# A body that asks for usage is longer than the client's, by less than this.
-_ASKING_BYTES = 1024
 
 
 class Worker:
@@ -69,8 +58,6 @@ class Worker:
         # say is in force before they are reached.
         self._metering = parts.metering
         self._prices = parts.prices
-        # Whether it is its concern who calls.
-        self._identifies = bool(parts.names_accounts or parts.limiting or parts.billing)
         self._exempt = exempt
         self._websockets = websockets
         self._touch = touch
@@ -90,7 +77,7 @@ class Worker:
             if fresh is not None:
                 return self._serve_after(fresh, scope, receive, send)
             if CALL_KEY in scope:
-                return self._join(scope, receive, send)
+                return join(self._app, self._parts, scope, receive, send)
             return self._open(scope, receive, send)
         if kind == "websocket" and self._refuses_websocket(scope):
             return _refuse_websocket(receive, send)
@@ -108,7 +95,10 @@ class Worker:
         self, fresh: Awaitable[None], scope: Scope, receive: Receive, send: Send
     ) -> None:
         await fresh
-        await (self._join if CALL_KEY in scope else self._open)(scope, receive, send)
+        if CALL_KEY in scope:
+            await join(self._app, self._parts, scope, receive, send)
+        else:
+            await self._open(scope, receive, send)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts, metering, prices = self._parts, self._metering, self._prices
@@ -123,7 +113,7 @@ class Worker:
         try:
             # Before the body is read: an unknown caller shall not make us hold 8 MiB.
             headers = dict(scope["headers"])
-            if self._identifies:
+            if parts.identifies:
                 caller = known_caller(scope["headers"], headers, parts)
                 call.account, call.tier, call.key_id = caller or await caller_of(inner, parts)
                 call.named = parts.names_accounts
@@ -135,14 +125,13 @@ class Worker:
                 call.request, call.unread = Request(), True
             if KEY_HEADER in headers:
                 note_fingerprint(call)
-            ahead = await self._take_part(call, inner, receive)
+            ahead = await take_part(call, parts, inner, receive)
             body = asking(call)
             if body is not None:
                 inner, message = with_length(inner, len(body)), as_message(body)
         except Refuse as refuse:
             call.refused = True
-            if call.observer is not None:
-                note_refusal(call, refuse)
+            note_refusal(call, refuse)
             await abandon(call)
             await send_refusal(call, refuse, send)
             return
@@ -167,15 +156,19 @@ class Worker:
             if not (call.exhausted and isinstance(error, Exception)):  # that is how it is stopped
                 raise
         finally:
-            # It may have begun before others were taken over.
-            if call.metering is not metering:
-                self._metering = call.metering
-            if call.prices is not prices:
-                self._prices = call.prices
+            if call.metering is not metering or call.prices is not prices:
+                self._learn(call, metering, prices)
             if ahead is not None:
                 ahead.close()
             if not try_close(call):
                 await (close(call) if call.settled else to_the_end(close(call)))
+
+    def _learn(self, call: Call, metering: Metering, prices: Prices) -> None:
+        """Go by what a call was told further in."""
+        if call.metering is not metering:  # else it may have begun before others were taken over
+            self._metering = call.metering
+        if call.prices is not prices:
+            self._prices = call.prices
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass; it is read where it fetches an answer that is still to be billed."""
@@ -190,98 +183,6 @@ class Worker:
     def _shown(self, scope: Scope) -> Scope:
         """Return a scope in which routes of ours find what stands around them."""
         return {**scope, STACKS_KEY: (*scope.get(STACKS_KEY, ()), self._around)}
-
-    async def _join(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts, call = self._parts, scope[CALL_KEY]
-        asked, admission = call.asked, call.admission
-        call.observer = call.observer or parts.observer
-        # Past the body that the opener replays, so that a client is seen to leave.
-        ahead = Ahead(receive, None if call.unread else await receive())
-        try:
-            body = self._take_over_metering(call)
-            if body is not None:
-                limit = parts.body_bytes_max + _ASKING_BYTES
-                await read_body(None, ahead.receive, limit)
-                scope = with_length(scope, len(body))
-            names = parts.names_accounts and not call.named
-            if self._identifies and (call.account is None or names):
-                sent = scope["headers"]
-                caller = known_caller(sent, dict(sent), parts)
-                call.account, call.tier, call.key_id = caller or await caller_of(scope, parts)
-                call.named = parts.names_accounts
-            await self._take_part(call, scope, receive, ahead)
-        except Refuse as refuse:
-            call.refused = True
-            if call.observer is not None:
-                note_refusal(call, refuse)
-            await send_refusal(call, refuse, send)
-            return
-        except ClientGone:
-            call.refused = True  # it was not admitted: there is nothing to bill
-            return
-        strip = call.asked if call.asked != asked else False
-        headers: list[Header] = []
-        if call.admission is not None and call.admission is not admission:
-            headers = call.limit_headers(call.admission.standings)
-        answer = Answer(call, send, strip, None, headers)
-        inner = ahead.receive if body is None else replayed(call, as_message(body), ahead.receive)
-        try:
-            await self._app(scope, inner, answer.send)
-        finally:
-            answer.read_what_came()
-            ahead.close()
-
-    def _take_over_metering(self, call: Call) -> bytes | None:
-        """Let the stack's own TokenMeter say how to meter; return another body for the app."""
-        metering = self._parts.metering
-        if call.metering.is_given or not metering.is_given:
-            return None
-        dialect = metering.dialects.of(call.endpoint)
-        if dialect is not call.metering.dialects.of(call.endpoint):
-            call.dialect = dialect
-            if call.body is not None:
-                understand(call, call.body)
-        call.metering = metering
-        call.input_tokens = call.input_texts = None
-        call.input_exact = True
-        call.input_reserved = None
-        asked, call.asked = call.asked, False
-        body = asking(call)
-        return None if call.asked == asked else body or call.body
-
-    async def _take_part(
-        self, call: Call, scope: Scope, receive: Receive, ahead: Ahead | None = None
-    ) -> Ahead | None:
-        """Do what this worker's parts do before the app, as far as nobody has done it.
-
-        Returns what has read ahead of the app, if anything had to.
-        """
-        parts = self._parts
-        billing = parts.billing if call.billing is None else None
-        if billing is not None:
-            call.prices = parts.prices
-        call.look_up_price()
-        if billing is not None:
-            check_model(call, billing)
-            checking = check_ledger(billing)
-            if checking is not None:
-                await checking
-            refuse_background(call, billing)
-            call.billing = billing
-            if call.fingerprint is not None:
-                await take_claim(call, scope["headers"])
-        limiting = parts.limiting if call.limiting is None else None
-        if limiting is not None and not try_reserve(call, limiting):
-            await reserve(call, limiting)  # what no level holds is said of the level
-        checking = refuse_misfit(call, parts)
-        if checking is not None:
-            await checking
-        if limiting is not None and not try_admit(call, limiting):
-            ahead = ahead or Ahead(receive)
-            await admit(call, limiting, ahead)
-        if call.billing is not None and call.billing.holds is not None:
-            await take_hold(call)
-        return ahead
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)

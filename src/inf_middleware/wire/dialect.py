@@ -11,6 +11,7 @@ from inf_middleware.domain.errors import ConfigError, InvalidRequest
 from inf_middleware.wire.body import ODD, Fields, asking_for_usage, typed_head, whole_number
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.told import Told
 
 ErrorForm = Literal["openai", "anthropic", "ollama"]
 
@@ -273,6 +274,16 @@ class Dialect:
     def answer(self, request: Request) -> AnswerReader:
         """Return a reader for the answer to a request."""
         return AnswerReader(self.answers, request.choices, request.prompts)
+
+    def read_whole(self, request: Request, body: bytes) -> AnswerReader | Told:
+        """Return what the answer to a request tells that is no stream, and there as a whole."""
+        read = self.answers.told
+        told = None if read is None else read(body)
+        if told is not None:
+            return told
+        reader = self.answer(request)
+        reader.whole(body)
+        return reader
 
     def error_body(self, message: str, *, type: str, code: str, param: str | None) -> bytes:  # noqa: A002
         """Return an error as the body of an answer."""

@@ -4,7 +4,7 @@ Sans-IO and bounded: `feed` takes bytes in any cut, `read` the frames that are f
 """
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.encodings import Decoder, decoder_of
@@ -30,6 +30,9 @@ _LINES = (
     b"application/jsonl",
     b"application/x-jsonl",
 )
+
+# What cuts a stream; False where an answer is one whole.
+Cutter: TypeAlias = type[SSEReader | NDJSONReader] | Literal[False]
 
 
 class Intake:
@@ -141,8 +144,11 @@ class Intake:
 def intake_of(reader: AnswerReader, content_type: bytes, coding: bytes) -> Intake | None:
     """Return what takes an answer by its headers; None where it holds no facts."""
     cutter = cutter_of(content_type)
-    if cutter is None:
-        return None
+    return None if cutter is None else intake_by(reader, cutter, coding)
+
+
+def intake_by(reader: AnswerReader, cutter: Cutter, coding: bytes) -> Intake:
+    """Return what takes an answer of a coding that is cut so."""
     decoder, readable = None, True
     if coding not in PLAIN:
         decoder = decoder_of(coding)
@@ -151,8 +157,8 @@ def intake_of(reader: AnswerReader, content_type: bytes, coding: bytes) -> Intak
 
 
 @lru_cache(maxsize=256)  # an app's types are few
-def cutter_of(content_type: bytes) -> type[SSEReader | NDJSONReader] | Literal[False] | None:
-    """Return what cuts an answer of a type: False where it is one whole, None where no facts."""
+def cutter_of(content_type: bytes) -> Cutter | None:
+    """Return what cuts an answer of a type; None where it holds no facts."""
     content_type = content_type.lower()
     if content_type.startswith(b"text/event-stream"):
         return SSEReader

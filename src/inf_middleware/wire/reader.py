@@ -39,12 +39,9 @@ class AnswerReader:
         "_choices",
         "_finished",
         "_form",
-        "_is_begun",
         "_plain",
-        "_prompts",
         "_reports",
         "_texts",
-        "_told",
         "_unread",
         "deferred",
         "failed",
@@ -56,17 +53,12 @@ class AnswerReader:
         "usage_final",
     )
 
-    # Made once there is more to take than a body whose report tells all, as that of nearly all.
-    _finished: set[int]
-    _reports: Reports
-    _texts: Texts
-
     def __init__(self, form: Answers, choices: int = 1, prompts: int = 1) -> None:
         self._form = form
         self._choices = choices
-        self._prompts = prompts
-        self._is_begun = False
-        self._told: Usage | None = None  # by a body of which nothing else was read
+        self._finished: set[int] = set()
+        self._reports = Reports(choices, prompts)
+        self._texts = Texts(cumulative=form.cumulative)
         self._unread: bytes | None = None  # a body of whose output nothing was asked yet
         self._plain: PlainDecoder | None = None  # once the names are known, which it skips
         self.outline = Outline(form.parts) if form.parts is not None else None
@@ -78,35 +70,24 @@ class AnswerReader:
         self.has_output = False
         self.unread_bytes = 0
 
-    def _begin(self) -> None:
-        """Be ready to take reports and texts."""
-        self._is_begun = True
-        self._finished = set()
-        self._reports = Reports(self._choices, self._prompts)
-        self._texts = Texts(cumulative=self._form.cumulative)
-
     @property
     def usage(self) -> Usage | None:
         """The latest report, None where nothing was told."""
-        if self._told is not None:
-            return self._told
-        return self._reports.usage if self._is_begun else None
+        return self._reports.usage
 
     @property
     def tells_input(self) -> bool:
         """Whether the report tells the input of all prompts."""
-        return self._told is not None or (self._is_begun and self._reports.tells_input)
+        return self._reports.tells_input
 
     @property
     def tells_output(self) -> bool:
         """Whether the report contains all the output that was seen."""
-        return self._told is not None or (self._is_begun and self._reports.tells_output)
+        return self._reports.tells_output
 
     @property
     def usage_of_all(self) -> Usage | None:
         """The latest report, where it is of all that was seen, so that nothing need be counted."""
-        if self._told is not None or not self._is_begun:
-            return self._told
         covers = self._reports.covers if self._form.text else bool(self._reports)
         return self._reports.usage if covers else None
 
@@ -118,10 +99,6 @@ class AnswerReader:
     @property
     def output_so_far(self) -> int:
         """A lower estimate of the output in tokens, without counting text."""
-        if self._told is not None:
-            return self._told.output_tokens
-        if not self._is_begun:
-            return 0
         told = self._reports.output
         pieces = self._texts.seen
         return max(told, pieces) if self._reports.stale else told or pieces
@@ -129,26 +106,23 @@ class AnswerReader:
     @property
     def text_overflow_bytes(self) -> int:
         """Bytes of output that came after more text than is kept."""
-        return self._texts.overflow_bytes if self._is_begun else 0
+        return self._texts.overflow_bytes
 
     @property
     def unfinished(self) -> list[int]:
         """The choices that have not been told to be finished."""
-        finished = self._finished if self._is_begun else ()
-        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in finished]
+        return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
 
     @property
     def text_characters(self) -> int:
         """How much output text was seen."""
         self._read_output()
-        return self._texts.characters if self._is_begun else 0
+        return self._texts.characters
 
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
             return Seen.END
-        if not self._is_begun:
-            self._begin()
         if event is None and self._plain is not None and self._take_plain(data, self._plain):
             return Seen.NOTHING
         try:
@@ -180,19 +154,12 @@ class AnswerReader:
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
-        told = None if self._is_begun or self._form.told is None else self._form.told(body)
-        if told is not None:
-            self._told, self.response_id, self.model = told
-            self.has_output = self.usage_final = True
-            self._unread = body
-        elif self._take_reported(body):
+        if self._take_reported(body):
             self._unread = body
         else:
             self._read_whole(body)
 
     def _read_whole(self, body: bytes) -> None:
-        if not self._is_begun:
-            self._begin()
         value = read_parts(body, self._form.fields)
         if isinstance(value, dict):
             self._take_whole(value, WHOLE)
@@ -210,8 +177,6 @@ class AnswerReader:
         """Note bytes of the answer that could not be read: only their number is known."""
         if self._form.text and size:
             self._read_output()
-            if not self._is_begun:
-                self._begin()
             self.has_output = True
             self._reports.stale.add(0)
             self.unread_bytes += size
@@ -219,12 +184,12 @@ class AnswerReader:
     def texts(self) -> list[str]:
         """Return the output text of each choice, joined."""
         self._read_output()
-        return self._texts.joined() if self._is_begun else []
+        return self._texts.joined()
 
     def texts_of(self, number: int) -> list[str]:
         """Return the texts of one part."""
         self._read_output()
-        return self._texts.of(number) if self._is_begun else []
+        return self._texts.of(number)
 
     def _take_plain(self, data: bytes, decode: PlainDecoder) -> bool:
         """Take an event that holds nothing but a piece of text; False where it is another."""
@@ -273,8 +238,6 @@ class AnswerReader:
             value = read(body)
         except _ODD:
             return False
-        if not self._is_begun:
-            self._begin()
         self._take_facts(value)
         if self.failed or self.deferred or not self._take_usage(value, WHOLE):
             return False
@@ -283,7 +246,7 @@ class AnswerReader:
 
     def _read_output(self) -> None:
         if self._unread is not None:
-            body, self._unread, self._told = self._unread, None, None
+            body, self._unread = self._unread, None
             self._read_whole(body)
 
     def _take_stream(self, body: bytes) -> None:

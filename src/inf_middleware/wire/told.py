@@ -7,7 +7,7 @@ another place) makes it one that has to be looked into, which takes some five ti
 from collections.abc import Callable, Sequence
 from keyword import iskeyword
 from operator import attrgetter
-from typing import Annotated, Any, Protocol, TypeAlias
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
@@ -15,9 +15,31 @@ from inf_middleware.domain.usage import TOKENS_MAX, Usage
 from inf_middleware.wire.body import ODD
 from inf_middleware.wire.usage import WHOLES, UsageAt
 
-# The usage of the whole answer, its id and the name of its model; None where a body has to be
-# looked into.
-ToldReader: TypeAlias = Callable[[bytes], tuple[Usage, str | None, str | None] | None]
+
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """What such a body tells, in the words of `AnswerReader`: it did not fail, and it is all."""
+
+    usage: Usage
+    response_id: str | None
+    model: str | None
+
+    failed: ClassVar[bool] = False
+    deferred: ClassVar[bool] = False
+    has_output: ClassVar[bool] = True
+
+    @property
+    def usage_of_all(self) -> Usage:
+        """The usage."""
+        return self.usage
+
+    @property
+    def output_so_far(self) -> int:
+        """All of the output."""
+        return self.usage.output_tokens
+
+
+# None where a body has to be looked into.
+ToldReader: TypeAlias = Callable[[bytes], Told | None]
 
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 
@@ -80,7 +102,7 @@ def _reader(
     parts_of = attrgetter(*parts, parts[0]) if parts else None
     none = (None,) * (len(parts) + 1)
 
-    def read(body: bytes) -> tuple[Usage, str | None, str | None] | None:
+    def read(body: bytes) -> Told | None:
         try:
             value = decode(body)
         except ODD:
@@ -97,7 +119,7 @@ def _reader(
             told: dict[str, Any] = dict(zip(parts, found, strict=False))
             told |= {at.input: report.input, at.output: report.output}
             usage = at.usage(at.counts(told))
-        return usage, value.id, value.model
+        return Told(usage, value.id, value.model)
 
     return read
 
@@ -109,4 +131,4 @@ def _are_names(names: Sequence[str]) -> bool:
 
 
 def _struct(names: dict[str, str], fields: list[Any]) -> Any:
-    return msgspec.defstruct("Told", fields, rename=names, gc=False)
+    return msgspec.defstruct("Body", fields, rename=names, gc=False)
