@@ -1,6 +1,7 @@
 """Money held for running calls: never more than is there, and never for longer than they live."""
 
 import asyncio
+import itertools
 from typing import Any
 
 from inf_middleware import BillingEvent, Usage
@@ -219,6 +220,69 @@ def test_a_process_that_beats_keeps_what_it_holds(opened: Opened) -> None:
                 lambda at=at: holds.beat(None, "", at, 0, now)  # type: ignore[misc]
             )
             assert reaped == ended
+
+    opened.run(go)
+
+
+def test_settled_together_each_call_is_overdrawn_as_if_it_was_settled_alone(
+    opened: Opened,
+) -> None:
+    # Held and used, in fen: all of the balance of 4 is held by turns, and 7 are used.
+    calls = ((1, 3), (2, 1), (1, 2), (0, 1))
+    runs = list(enumerate(itertools.permutations(calls)))
+
+    def bills_of(way: str, run: int, order: Any) -> list[BillingEvent]:
+        return [
+            bill(number, 1000 * used, request_id=f"{way} {run} {number}", account=f"{way} {run}")
+            for number, (_, used) in enumerate(order)
+        ]
+
+    async def go(book: LedgerBook) -> None:
+        for run, order in runs:
+            for way in ("alone", "together"):
+                await book.recharge(f"{way} {run}", "0.04", reference=f"{way} {run}")
+                bills = bills_of(way, run, order)
+                for event, (held, _) in zip(bills, order, strict=True):
+                    if held:
+                        assert await book.ledger.hold(event, held * FEN, 0) is None
+                # The first is told twice, which takes nothing.
+                for together in ([bills[0], *bills],) if way == "together" else zip(bills):
+                    await asyncio.gather(*map(book.ledger.settle, together))
+                assert await standing(book, f"{way} {run}") == (-3 * FEN, 0)
+
+    opened.run(go)
+    found = opened.rows("SELECT account, request_id, overdrawn_nano FROM request")
+    overdrawn = {request_id: nano for _, request_id, nano in found}
+    for run, order in runs:
+        of_run = [overdrawn[f"alone {run} {number}"] for number in range(len(order))]
+        assert [overdrawn[f"together {run} {number}"] for number in range(len(order))] == of_run
+        assert sum(of_run) > 0
+
+
+def test_a_hold_says_that_its_process_lives_once_in_a_beat(opened: Opened) -> None:
+    beat_ms = round(holds.BEAT_S * 1000)
+    first_ms = LATER_MS - 10 * beat_ms
+    moments = (
+        (0, 0),
+        (1, 0),  # it was said just now
+        (beat_ms - 1, 0),
+        (beat_ms, beat_ms),
+        (beat_ms + 1, beat_ms),
+        (beat_ms - 5, beat_ms - 5),  # a server's clock went back
+    )
+
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        for number, (after_ms, told_ms) in enumerate(moments):
+            now_ms = first_ms + after_ms
+            held = await book.ledger.transact(
+                lambda number=number, now_ms=now_ms: holds.hold(  # type: ignore[misc]
+                    bill(number, 0), FEN, 0, "of this test", now_ms
+                )
+            )
+            assert held is None
+            beats = await book.ledger.read(lambda: _ask("SELECT id, beat_ms FROM process"))
+            assert [tuple(row) for row in beats] == [("of this test", first_ms + told_ms)]
 
     opened.run(go)
 

@@ -51,6 +51,27 @@ FAULTS = [
         HOLDS + "test_what_a_dead_process_held_ends_once_at_its_checkpoint[sqlite]",
     ),
     Fault(
+        "what is settled together takes more than is there, and nobody is told",
+        "ledgers/settling.py",
+        "available - charged.get(taken_of, 0)",
+        "available",
+        HOLDS + "test_settled_together_each_call_is_overdrawn_as_if_it_was_settled_alone[sqlite]",
+    ),
+    Fault(
+        "each hold writes that its process lives",
+        "ledgers/holds.py",
+        "yield _beat(owner, now_ms, _FRESH_MS)\n    floor_nano",
+        "yield _beat(owner, now_ms)\n    floor_nano",
+        HOLDS + "test_a_hold_says_that_its_process_lives_once_in_a_beat[sqlite]",
+    ),
+    Fault(
+        "a hold does not say any more that its process lives",
+        "ledgers/holds.py",
+        "_FRESH_MS = round(BEAT_S * 1000)",
+        "_FRESH_MS = 2 * round(BEAT_S * 1000)",
+        HOLDS + "test_a_hold_says_that_its_process_lives_once_in_a_beat[sqlite]",
+    ),
+    Fault(
         "living processes are taken for dead",
         "ledgers/holds.py",
         "now_ms - round(LEASE_S * 1000)",

@@ -4,6 +4,7 @@ from tests.mutants.fault import Fault
 
 CONTRACT = "tests/stores/test_store_contract.py::"
 WINDOW = "tests/stores/test_window.py::"
+CONNECTIONS = "tests/stores/test_connections.py::"
 OUTAGE = "tests/stores/test_outage.py::"
 REDIS = "tests/stores/test_redis_store.py::"
 DAMAGED = "tests/faults/test_damaged_keys.py::"
@@ -194,6 +195,20 @@ FAULTS = [
         "                self._owe(Admission(ask, _UNKNOWN), 0)\n",
         "",
         OUTAGE + "test_an_admission_whose_answer_was_lost_keeps_no_slot",
+    ),
+    Fault(
+        "connections: the next gets the reply of a command that was given up",
+        "stores/connections.py",
+        "connection.read_response()",
+        "connection.read_response(disconnect_on_error=False)",
+        CONNECTIONS + "test_whenever_a_command_is_given_up_the_next_gets_its_own_reply",
+    ),
+    Fault(
+        "connections: each command opens its own",
+        "stores/connections.py",
+        "self._free.pop() if self._free else self._pool.make_connection()",
+        "self._pool.make_connection()",
+        CONNECTIONS + "test_there_are_as_many_as_commands_were_under_way_at_once[tcp]",
     ),
     Fault(
         "leases: renewals do not tell what was used",
