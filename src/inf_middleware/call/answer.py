@@ -16,10 +16,10 @@ from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.start import NAME, read_headers
-from inf_middleware.call.stream import Stream
+from inf_middleware.call.stream import Stream, reader_for, stream_of
 from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.ending import clean_end
-from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Cutter, Intake, cutter_of, intake_by
+from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Intake, cutter_of, intake_by
 from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.sse import SSEReader
 
@@ -142,7 +142,7 @@ class Answer:
         if not self._is_read or self._ended:
             return
         if self._intake is None:
-            self._reader()
+            reader_for(self._call)
         elif self._passed:
             self._intake.close()
 
@@ -174,11 +174,12 @@ class Answer:
         cutter = cutter_of(content_type)
         if status < 400 and cutter is not None:
             if cutter:
-                headers = self._begin_stream(cutter, coding, headers)
+                stream = self._stream = stream_of(call, self._strip, cutter, coding)
+                headers = stream.headers(headers)
             elif call.reader is None:
                 self._is_read = True
                 if coding not in PLAIN:
-                    self._intake = intake_by(self._reader(), cutter, coding)
+                    self._intake = intake_by(reader_for(call), cutter, coding)
         ours = self._headers
         if is_named:  # the app's own name for the request stays; `request-id` is ours
             ours = [header for header in ours if header[0] != NAME]
@@ -188,37 +189,6 @@ class Answer:
             return start
         self._held = start
         return None
-
-    def _begin_stream(
-        self, cutter: Cutter, coding: bytes, headers: Sequence[Header]
-    ) -> Sequence[Header]:
-        """Be ready for a stream; return the headers that hold for what goes out of it."""
-        call = self._call
-        is_first = call.reader is None
-        reader = self._reader()
-        if is_first:
-            call.is_stream = True
-        noted = None if call.observer is None else self._note_first_output
-        stream = self._stream = Stream(
-            intake_by(reader, cutter, coding), reader, self._strip, noted
-        )
-        without = stream.without()
-        if not without:
-            return headers
-        return [header for header in headers if header[0].lower() not in without]
-
-    def _reader(self) -> AnswerReader:
-        """Return a reader; the call goes by the one that is nearest to the app."""
-        call = self._call
-        assert call.request is not None
-        reader = call.dialect.answer(call.request)
-        if call.reader is None:
-            call.reader = reader
-        return reader
-
-    def _note_first_output(self) -> None:
-        if self._call.first_output_ns is None:
-            self._call.first_output_ns = self._call.parts.now_ns()
 
     def _read_whole(self, message: Message) -> bool:
         """Read a message of an answer that is no stream; tell whether that is whole with it."""
@@ -241,7 +211,7 @@ class Answer:
                 assert call.request is not None
                 call.reader = call.dialect.read_whole(call.request, body)
                 return
-            intake = self._intake = intake_by(self._reader(), False, b"")
+            intake = self._intake = intake_by(reader_for(call), False, b"")
         intake.feed(body)
         if complete:
             intake.close()
@@ -254,8 +224,8 @@ class Answer:
         alike, more = stream.intake.alike, message.get("more_body", False)
         if alike is None or not more or not alike.takes_anew(message.get("body", b"")):
             out = stream.read(message)
-            if stream.first_output is not None:
-                stream.look()
+            if stream.watched is not None:
+                stream.note_output(stream.watched)
             if not more:
                 self.is_complete = True
         if call.hold is not None and out is not None and await self._is_unpaid(stream):

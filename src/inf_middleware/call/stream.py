@@ -1,37 +1,58 @@
 """A streamed answer, message by message: what is read of it, and what of it goes out."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from starlette.types import Message
 
-from inf_middleware.call.record import Asked
+from inf_middleware.call.record import Asked, Call
 from inf_middleware.wire.body import without_usage
-from inf_middleware.wire.intake import Intake
+from inf_middleware.wire.intake import Cutter, Intake, intake_by
 from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import Frame
+
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+
+def reader_for(call: Call) -> AnswerReader:
+    """Return a reader of the call's answer; the call goes by the one that is nearest to the app."""
+    assert call.request is not None
+    reader = call.dialect.answer(call.request)
+    if call.reader is None:
+        call.reader = reader
+    return reader
+
+
+def stream_of(call: Call, strip: Asked, cutter: Cutter, coding: bytes) -> "Stream":
+    """Return what reads the call's answer, which is a stream that is cut so."""
+    reader = reader_for(call)
+    if call.reader is reader:
+        call.is_stream = True
+    watched = None if call.observer is None else call
+    return Stream(intake_by(reader, cutter, coding), reader, strip, watched)
 
 
 class Stream:
     """Reads the messages of one streamed answer.
 
-    `strip` takes out the usage that we asked for. `has_ended`: its end was read. `first_output` is
-    called once there is output (None: nobody wants to know).
+    `strip` takes out the usage that we asked for. `has_ended`: its end was read. `watched` is the
+    call on which the first output is noted (None: nobody wants to know, or it is).
     """
 
-    __slots__ = ("_reader", "_strip", "first_output", "has_ended", "intake")
+    __slots__ = ("_reader", "_strip", "has_ended", "intake", "watched")
 
     def __init__(
         self,
         intake: Intake,
         reader: AnswerReader,
         strip: Asked,
-        first_output: Callable[[], None] | None,
+        watched: Call | None,
     ) -> None:
         self.intake = intake
         self._reader = reader
         self._strip = strip
-        self.first_output = first_output
+        self.watched = watched
         self.has_ended = False
 
     @property
@@ -39,19 +60,21 @@ class Stream:
         """Whether what goes out is in no coding, so that events can be taken out and added."""
         return bool(self._strip) or not self.intake.is_decoded
 
-    def without(self) -> list[bytes]:
-        """Return the names of the headers that do not hold for what goes out."""
+    def headers(self, headers: Headers) -> Headers:
+        """Return those of the headers that hold for what goes out."""
         if not self._strip:
-            return []
-        # An event can be taken out of plain bytes only.
-        coding = [b"content-encoding"] if self.intake.is_decoded else []
-        return [b"content-length", *coding]
+            return headers
+        changed = [b"content-length"]
+        if self.intake.is_decoded:  # an event can be taken out of plain bytes only
+            changed.append(b"content-encoding")
+        return [header for header in headers if header[0].lower() not in changed]
 
-    def look(self) -> None:
-        """Look whether there is output by now."""
-        if self.first_output is not None and self._reader.has_output:
-            self.first_output()
-            self.first_output = None  # the rest of the stream costs nothing more
+    def note_output(self, call: Call) -> None:
+        """Note on the call when there was output first."""
+        if self._reader.has_output:
+            self.watched = None  # the rest of the stream costs nothing more
+            if call.first_output_ns is None:
+                call.first_output_ns = call.parts.now_ns()
 
     def rest(self) -> bytes:
         """Read the end, which the app did not send; return what was held back of it."""
