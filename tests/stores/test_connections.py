@@ -117,7 +117,7 @@ def test_whenever_a_command_is_given_up_the_next_gets_its_own_reply(server: Redi
                 await asyncio.wait([theirs])
                 given_up += theirs.cancelled()
                 await echo(connections, b"mine %d" % number)
-            assert given_up > 20
+            assert given_up > 10  # half of them before they had begun
 
     asyncio.run(go())
 

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer, Header
-from inf_middleware.call.body import as_message, read_body, replayed, with_length
+from inf_middleware.call.body import Replayed, as_message, read_body, with_length
 from inf_middleware.call.observing import note_refusal
 from inf_middleware.call.part import take_part
 from inf_middleware.call.record import CALL_KEY, Call, Parts
@@ -49,7 +49,7 @@ async def join(app: ASGIApp, parts: Parts, scope: Scope, receive: Receive, send:
     if call.admission is not None and call.admission is not admission:
         headers = call.limit_headers(call.admission.standings)
     answer = Answer(call, send, strip, None, headers)
-    inner = ahead.receive if body is None else replayed(call, as_message(body), ahead.receive)
+    inner = ahead.receive if body is None else Replayed(call, as_message(body), ahead.receive)
     try:
         await app(scope, inner, answer.send)
     finally:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inf_middleware.call.ahead import ClientGone
 from inf_middleware.call.answer import Answer, Header
-from inf_middleware.call.body import as_message, read_body, replayed, with_length
+from inf_middleware.call.body import Replayed, as_message, read_body, with_length
 from inf_middleware.call.claim import KEY_HEADER, abandon, note_fingerprint
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.deferred import deferred
@@ -144,7 +144,7 @@ class Worker:
         if call.input_tokens is not None and call.metering.is_given:
             call.body = call.input_texts = None  # counted: they are not needed any more
         answer = Answer(call, send, call.asked, settle, _headers(call))
-        receive = replayed(call, message, ahead.receive if ahead is not None else receive)
+        receive = Replayed(call, message, ahead.receive if ahead is not None else receive)
         message = None  # it is the app's
         try:
             await self._app(inner, receive, answer.send)
