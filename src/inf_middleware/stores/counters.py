@@ -50,9 +50,11 @@ class Counters:
         "earliest_us",
         "leases",
         "running",
+        "scope",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
         self.running = 0
         self.leases: dict[str, _Lease] = {}  # lost ones, too
         self._of_requests: tuple[RollingWindow, ...] = ()
@@ -177,10 +179,10 @@ class _Asked:
         lease_us: int,
     ) -> None:
         self.groups = groups
-        self.counted = tuple(zip(groups, counted, strict=True))
+        self.counted = tuple(counted)  # of each group, in their order
         rated = [
             (rate, counters.window(rate, now_us))
-            for group, counters in self.counted
+            for group, counters in zip(groups, counted, strict=True)
             for rate in group.rates
         ]
         self.requests = tuple([one for one in rated if one[0].metric == "requests"])
@@ -194,9 +196,28 @@ class AccountCounters:
     __slots__ = ("_asked", "groups", "touched_us")
 
     def __init__(self) -> None:
-        self.groups: dict[str, Counters] = {}  # by scope
+        self.groups: tuple[Counters, ...] = ()  # mostly one: a dict would take twice its memory
         self.touched_us = 0
         self._asked: _Asked | None = None  # of what was asked for last
+
+    def of(self, scope: str) -> Counters | None:
+        """Return what counts in a scope; None where nothing does yet."""
+        for counters in self.groups:
+            if counters.scope == scope:
+                return counters
+        return None
+
+    def settle(self, ask: Ask, tokens: int | None, now_us: int) -> None:
+        """End what a call took, with the tokens really used (None: what was reserved); once."""
+        asked = self._asked
+        if asked is not None and asked.groups is ask.groups:
+            for counters in asked.counted:
+                counters.settle(ask.call_id, tokens, now_us)
+            return
+        for group in ask.groups:
+            found = self.of(group.scope)
+            if found is not None:
+                found.settle(ask.call_id, tokens, now_us)
 
     def admit(self, ask: Ask, now_us: int, lease_us: int) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all."""
@@ -205,7 +226,7 @@ class AccountCounters:
             asked = self._asked = self._found(ask.groups, now_us, lease_us)
         call_id, tokens = ask.call_id, ask.tokens
         fits = takes = True
-        for group, counters in asked.counted:
+        for group, counters in zip(asked.groups, asked.counted, strict=True):
             if now_us >= counters.due_us:
                 counters.pass_time(now_us)
             if group.concurrency is not None and counters.running >= group.concurrency:
@@ -230,7 +251,7 @@ class AccountCounters:
         until_us = now_us + lease_us
         due_us = now_us + asked.stays_us
         concurrency = UNLIMITED
-        for group, counters in asked.counted:
+        for group, counters in zip(asked.groups, asked.counted, strict=True):
             counters.leases[call_id] = _Lease(now_us, until_us, tokens, tokens)
             running = counters.running = counters.running + 1
             if until_us < counters.earliest_us:
@@ -248,15 +269,17 @@ class AccountCounters:
     def _found(self, groups: Sequence[LimitGroup], now_us: int, lease_us: int) -> _Asked:
         counted = []
         for group in groups:
-            counters = self.groups.get(group.scope)
+            counters = self.of(group.scope)
             if counters is None:
-                counters = self.groups[group.scope] = Counters()
+                counters = Counters(group.scope)
+                self.groups = (*self.groups, counters)
             counters.pass_time(now_us)
             counted.append(counters)
         return _Asked(groups, counted, now_us, lease_us)
 
     def _readings(self, asked: _Asked, tokens: int, now_us: int) -> list[GroupReading]:
-        return [counters.read(group, tokens, now_us) for group, counters in asked.counted]
+        counted = zip(asked.groups, asked.counted, strict=True)
+        return [counters.read(group, tokens, now_us) for group, counters in counted]
 
 
 def _added(rated: Sequence[tuple[Rate, RollingWindow]], amount: int, now_us: int) -> Standing:

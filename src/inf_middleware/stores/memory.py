@@ -45,7 +45,7 @@ class MemoryStore:
         with self._lock:
             now_us = self._now_us()
             running = 0
-            for counters in self._groups(account_id).values():
+            for counters in self._account(account_id).groups:
                 counters.pass_time(now_us)
                 running = max(running, counters.running)
         return running
@@ -78,10 +78,10 @@ class MemoryStore:
         """Return how groups of an account's limits stand now; takes nothing."""
         with self._lock:
             now_us = self._now_us()
-            known = self._groups(account_id)
+            known = self._account(account_id)
             readings = []
             for group in groups:
-                counters = known.get(group.scope) or Counters()
+                counters = known.of(group.scope) or Counters(group.scope)
                 readings.append(counters.read(group, 0, now_us))
         return readings
 
@@ -91,9 +91,9 @@ class MemoryStore:
         with self._lock:
             now_us = self._now_us()
             for admission, used in held:
-                groups = self._groups(admission.account_id)
+                account = self._account(admission.account_id)
                 for group in admission.ask.groups:
-                    counters = groups.get(group.scope)
+                    counters = account.of(group.scope)
                     if counters is None or not counters.renew(
                         admission.call_id, used, now_us, self._lease_us
                     ):
@@ -110,22 +110,16 @@ class MemoryStore:
         self._lock.acquire()
         try:
             account = self._accounts.get(ask.account_id)
-            if account is None:
-                return
-            now_us = self._now_us()
-            for group in ask.groups:
-                counters = account.groups.get(group.scope)
-                if counters is not None:
-                    counters.settle(ask.call_id, tokens, now_us)
+            if account is not None:
+                account.settle(ask, tokens, self._now_us())
         finally:
             self._lock.release()
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing open."""
 
-    def _groups(self, account_id: str) -> dict[str, Counters]:
-        account = self._accounts.get(account_id)
-        return account.groups if account is not None else {}
+    def _account(self, account_id: str) -> AccountCounters:
+        return self._accounts.get(account_id) or AccountCounters()
 
     def _now_us(self) -> int:
         now_us = round(self._clock() * _PER_S)
@@ -142,9 +136,9 @@ class MemoryStore:
             if now_us - account.touched_us < _SWEPT_AFTER_US:
                 self._sweep_from_us = account.touched_us + _SWEPT_AFTER_US
                 return
-            for counters in account.groups.values():
+            for counters in account.groups:
                 counters.pass_time(now_us)
-            if all(counters.is_idle() for counters in account.groups.values()):
+            if all(counters.is_idle() for counters in account.groups):
                 del accounts[account_id]
             else:
                 account.touched_us = now_us

@@ -8,6 +8,7 @@ with the rate. `state.lua` does the same.
 
 from array import array
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 
 from inf_middleware.domain.limits import Reading
 
@@ -18,6 +19,12 @@ SLOTS = 120
 # What an `array("I")` and an `array("q")` hold; 71 minutes in microseconds, and for ever.
 _SHORT_MAX = 2**32 - 1
 _LONG_MAX = 2**63 - 1
+
+
+@lru_cache(maxsize=64)
+def _lengths(window_us: int) -> tuple[int, int]:
+    """Return the length of a window and of its slots: all accounts share these numbers."""
+    return window_us, max(window_us // SLOTS, 1)
 
 
 class RollingWindow:
@@ -43,10 +50,9 @@ class RollingWindow:
     )
 
     def __init__(self, window_us: int, created_us: int) -> None:
-        self.window_us = window_us
+        self.window_us, self._slot_us = _lengths(window_us)
         self.created_us = created_us
         self.total = 0
-        self._slot_us = max(window_us // SLOTS, 1)
         # Of the slot that is added to, the moment of its latest addition, and its sum.
         self._slot_ends_us = created_us
         self._latest_us = created_us
