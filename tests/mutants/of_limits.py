@@ -114,8 +114,8 @@ FAULTS = [
     Fault(
         "window: a slot leaves a microsecond early",
         "stores/window.py",
-        "self.window_us = window_us",
-        "self.window_us = window_us - 1",
+        "    return window_us, max(",
+        "    return window_us - 1, max(",
         CONTRACT + "test_no_minute_whatever_holds_more_than_the_limits[memory]",
     ),
     Fault(
