@@ -31,8 +31,9 @@ from inf_middleware.stores.connections import Connections
 _log = logging.getLogger("inf_middleware.limits")
 
 # What a lost connection looks like: redis-py's client of a Cluster closes connections in others'
-# hands, too, and who is about to write then finds None in the place of the stream.
-_LOST = frozenset({"ConnectionError", "AttributeError"})
+# hands, too, and who is about to write then finds None in the place of the stream. While a slot
+# moves it may be sent from node to node until it gives up (`ClusterError`).
+_LOST = frozenset({"ConnectionError", "AttributeError", "ClusterError"})
 
 # Both clients name their errors so; by name, since only one of them may be installed.
 _NO_SCRIPT, _CROSS_SLOT = "NoScriptError", "ClusterCrossSlotError"
@@ -180,7 +181,7 @@ class Pipelines:
         _fail(waiting, f"for another just now: {reason}", cause)
 
     async def _twice(self, asked: Sequence[_Asked]) -> list[Reply]:
-        """Run steps, and again where their connection was lost: each may be run twice.
+        """Run steps, and again where their connection or their node was lost: each may run twice.
 
         Servers and firewalls drop connections that idle, and a restart ends all. What came back
         last is taken first: the second try has the connection that has just failed, and opens it.

@@ -36,12 +36,11 @@ ACCOUNTS_KEPT = 4_096
 
 _METRICS: tuple[Metric, ...] = ("requests", "tokens")
 
-# What the steps are given, as their scripts read it: each begins with the step and its keys. A call
-# is told by the hash of its id: all that is asked about it is asked by one process.
-_ADMIT, _GROUP, _RATE = Struct("<BBqQQB"), Struct("<QB"), Struct("<BQQ")
-_SETTLE = Struct("<BBqQQB")
+# What the steps are given, as their scripts read it: each begins with the step and its keys.
+_ADMIT, _GROUP, _RATE = Struct("<BB8sQQB"), Struct("<QB"), Struct("<BQQ")
+_SETTLE = Struct("<BB8sQQB")
 _LEASE = Struct("<BBQ")
-_RENEWED = Struct("<qQ")
+_RENEWED = Struct("<8sQ")
 _SHOW = bytes((Step.SHOW, 1))
 
 # Of tokens a caller or a model may tell any number: one that no limit reaches is as good.
@@ -118,7 +117,7 @@ class RedisStore:
         if tokens > _TOKENS_MAX:
             tokens = _TOKENS_MAX
         head = _ADMIT.pack(
-            Step.ADMIT, len(keys), hash(ask.call_id), self._lease_us, tokens, ask.enforce
+            Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce
         )
         return self._scripts.run(keys, head + account.limits)
 
@@ -162,7 +161,7 @@ class RedisStore:
             keys = self._keys_of(ask.account_id, ask.groups)
             given = [_LEASE.pack(Step.RENEW, len(keys), self._lease_us)]
             for admission, used in ones:
-                given.append(_RENEWED.pack(hash(admission.call_id), min(used, _TOKENS_MAX)))
+                given.append(_RENEWED.pack(_id8(admission.call_id), min(used, _TOKENS_MAX)))
             steps.append((keys, b"".join(given)))
         (self.workers,), *replies = await self._scripts.run_all(steps)
         return frozenset(
@@ -183,7 +182,7 @@ class RedisStore:
         ask = admission.ask
         keys = self._keys_of(ask.account_id, ask.groups)
         used = min(tokens or 0, _TOKENS_MAX)
-        head = (Step.SETTLE, len(keys), hash(ask.call_id), self._lease_us, used, tokens is not None)
+        head = (Step.SETTLE, len(keys), _id8(ask.call_id), self._lease_us, used, tokens is not None)
         return self._scripts.run(keys, _SETTLE.pack(*head))
 
     async def ping(self) -> None:
@@ -276,6 +275,10 @@ class _Account:
 def _account(prefix: str, account_id: str) -> str:
     name = hashlib.blake2b(account_id.encode("utf-8", "replace"), digest_size=16).hexdigest()
     return f"{prefix}:{{{name}}}"
+
+
+def _id8(call_id: str) -> bytes:
+    return hashlib.blake2b(call_id.encode("utf-8", "replace"), digest_size=8).digest()
 
 
 def _readings(groups: Sequence[LimitGroup], reply: Sequence[int]) -> list[GroupReading]:
