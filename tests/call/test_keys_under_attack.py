@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inf_middleware import Account, ConfigError, Gate, TierLimiter
-from inf_middleware.call import who
 from inf_middleware.call.failed_keys import FAILED_KEYS_PER_MINUTE
+from inf_middleware.call.who import CALLERS_MAX
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import Answered, post, scope_of
 from tests.kit import CHAT, House
@@ -111,18 +112,18 @@ def test_a_malformed_key_is_a_401_though_its_digest_is_configured(kind: str) -> 
     assert (refused.status, code_of(refused)) == (401, "invalid_api_key")
 
 
-def test_beyond_the_callers_that_are_kept_ready_each_is_who_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(who, "CALLERS_MAX", 2)
-    limits = {"sk-a": "free", "sk-b": "tier1", "sk-c": "tier2", "sk-d": "tier3"}
+def test_beyond_the_callers_that_are_kept_ready_each_is_who_it_is() -> None:
+    levels = {"free": "4", "tier1": "20", "tier2": "80", "tier3": "240"}
+    names = [f"sk-{number}" for number in range(CALLERS_MAX + 8)]
+    limits = dict(zip(names, itertools.cycle(levels), strict=False))
     limiter = TierLimiter(JsonApp(completion(usage=usage_of(1, 1))), accounts=limits)
 
-    async def calls() -> list[str]:
-        answers = [await post(limiter, CHAT, key=key) for _ in range(3) for key in limits]
-        return [answered.headers["x-ratelimit-limit-requests"] for answered in answers]
+    async def calls() -> None:
+        for key in (*names, *names[:8], *names[-8:]):
+            answered = await post(limiter, CHAT, key=key)
+            assert answered.headers["x-ratelimit-limit-requests"] == levels[limits[key]]
 
-    assert asyncio.run(calls()) == ["4", "20", "80", "240"] * 3
+    asyncio.run(calls())
 
 
 @settings(

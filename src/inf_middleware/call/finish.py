@@ -4,7 +4,7 @@ import anyio
 
 from inf_middleware.call.claim import abandon
 from inf_middleware.call.drain import drains
-from inf_middleware.call.observing import note_settlement, tell_settlement
+from inf_middleware.call.observing import note_settlement
 from inf_middleware.call.record import Call, CurrentCall, log
 from inf_middleware.call.settle import release, settle
 
@@ -19,8 +19,7 @@ def try_close(call: Call) -> bool:
     """Close a call for which nothing more is waited, as nearly all; False where `close` has to."""
     if not call.settled or call.refused or call.metering.on_usage is not None:
         return False
-    if call.observer is not None and call.observer.listens():
-        tell_settlement(call, call.observer)
+    note_settlement(call)
     if call.draining:
         drains.end(call)
     return True

@@ -7,7 +7,6 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.call.settle import outcome_of
 from inf_middleware.domain.observations import RefusedCall, SettledCall
 from inf_middleware.domain.usage import Usage
-from inf_middleware.ports import Observer
 
 
 def note_refusal(call: Call, refuse: Refuse) -> None:
@@ -28,12 +27,9 @@ def note_refusal(call: Call, refuse: Refuse) -> None:
 
 def note_settlement(call: Call) -> None:
     """Tell of a call that was served and is settled."""
-    if call.observer is not None and call.observer.listens():
-        tell_settlement(call, call.observer)
-
-
-def tell_settlement(call: Call, observer: Observer) -> None:
-    """Tell somebody who listens of a call that was served and is settled."""
+    observer = call.observer
+    if observer is None or not observer.listens():
+        return
     event, first_ns = call.event, call.first_output_ns
     try:
         observer.settled(

@@ -229,8 +229,7 @@ class Call(msgspec.Struct, eq=False):
 
     def look_up_price(self) -> None:
         """Note what the model costs the caller, by the list in force when the call began."""
-        prices = (self.account.prices if self.account else None) or self.prices
-        self.found = prices.find_at(self.model, self.started_ns)
+        self.found = self.price_list.find_at(self.model, self.started_ns)
 
     @property
     def tokens_so_far(self) -> int:

@@ -104,8 +104,7 @@ class Worker:
         parts, metering, prices = self._parts, self._metering, self._prices
         now_ns = parts.now_ns()
         path = scope["path"]
-        dialect = metering.dialects.of(path)
-        told, state = parts.observer, scope.get("state")
+        dialect, told, state = metering.dialects.of(path), parts.observer, scope.get("state")
         call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices, told, state)
         inner: Scope = dict(scope)
         inner[CALL_KEY] = call

@@ -97,26 +97,6 @@ class Facts:
         """The choices that have not been told to be finished."""
         return [n for n in range(min(self._choices, CHOICES_MAX)) if n not in self._finished]
 
-    @property
-    def text_characters(self) -> int:
-        """How much output text was seen."""
-        self._read_output()
-        return self._texts.characters
-
-    def texts(self) -> list[str]:
-        """Return the output text of each choice, joined."""
-        self._read_output()
-        return self._texts.joined()
-
-    def texts_of(self, number: int) -> list[str]:
-        """Return the texts of one part."""
-        self._read_output()
-        return self._texts.of(number)
-
-    def _read_output(self) -> None:
-        """Read what was left to be read."""
-        raise NotImplementedError
-
     def _take_text(self, source: dict[str, Any], tree: Tree, index: int, group: Group) -> None:
         if self._texts.take(source, tree, group):
             self.has_output = True

@@ -29,6 +29,22 @@ class AnswerReader(Facts):
 
     __slots__ = ()
 
+    @property
+    def text_characters(self) -> int:
+        """How much output text was seen."""
+        self._read_output()
+        return self._texts.characters
+
+    def texts(self) -> list[str]:
+        """Return the output text of each choice, joined."""
+        self._read_output()
+        return self._texts.joined()
+
+    def texts_of(self, number: int) -> list[str]:
+        """Return the texts of one part."""
+        self._read_output()
+        return self._texts.of(number)
+
     def event(self, data: bytes, event: bytes | None) -> int:
         """Read the data and the `event` field of one event."""
         if data == _DONE:
