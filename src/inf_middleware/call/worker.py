@@ -106,8 +106,7 @@ class Worker:
         path = scope["path"]
         dialect, told, state = metering.dialects.of(path), parts.observer, scope.get("state")
         call = Call(uuid7(now_ns), now_ns, path, dialect, parts, metering, prices, told, state)
-        inner: Scope = dict(scope)
-        inner[CALL_KEY] = call
+        inner: Scope = {**scope, CALL_KEY: call}
         message: Message | None = None
         try:
             # Before the body is read: an unknown caller shall not make us hold 8 MiB.
