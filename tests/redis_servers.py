@@ -131,21 +131,25 @@ class RedisCluster:
 
     def move(self, slot: int) -> None:
         """Move a slot with its keys to the next node, as `redis-cli --cluster reshard` does."""
+        source, target = self.ends_of(slot)
+        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", source.ask("CLUSTER MYID"))
+        heir = target.ask("CLUSTER MYID")
+        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", heir)
+        while keys := source.ask("CLUSTER GETKEYSINSLOT", slot, 100):
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+        for node in (target, source, *self.nodes):
+            node.ask("CLUSTER SETSLOT", slot, "NODE", heir)
+
+    def ends_of(self, slot: int) -> tuple[RedisServer, RedisServer]:
+        """The node that has a slot, and the next one."""
         ids = [node.ask("CLUSTER MYID") for node in self.nodes]
         (owner,) = [
             node_id
             for first, last, (_, _, node_id, *_) in self.nodes[0].ask("CLUSTER SLOTS")
             if first <= slot <= last
         ]
-        source = self.nodes[ids.index(owner)]
-        heir = ids[(ids.index(owner) + 1) % len(ids)]
-        target = self.nodes[ids.index(heir)]
-        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", owner)
-        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", heir)
-        while keys := source.ask("CLUSTER GETKEYSINSLOT", slot, 100):
-            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
-        for node in (target, source, *self.nodes):
-            node.ask("CLUSTER SETSLOT", slot, "NODE", heir)
+        place = ids.index(owner)
+        return self.nodes[place], self.nodes[(place + 1) % len(ids)]
 
 
 @contextlib.contextmanager

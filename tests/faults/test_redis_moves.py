@@ -1,15 +1,23 @@
 """Redis that changes under load: slots of a Cluster that move, a primary that dies."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
 
+from inf_middleware.domain.limits import Admission, Ask
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.stores.outage import OutageStore
 from inf_middleware.stores.redis import RedisStore
 from tests.faults.load import PATIENCE_S, SLOTS, TIER, under_load, until
-from tests.redis_servers import RedisCluster, RedisSentinels, redis_cluster, redis_sentinels
+from tests.redis_servers import (
+    RedisCluster,
+    RedisSentinels,
+    RedisServer,
+    redis_cluster,
+    redis_sentinels,
+)
 
 ACCOUNTS = [f"account-{number}" for number in range(6)]
 
@@ -24,49 +32,80 @@ async def until_idle(store: OutageStore, account: str) -> None:
 def test_while_slots_of_a_cluster_move_nobody_is_let_in_twice_and_nothing_is_lost() -> None:
     async def go(cluster: RedisCluster) -> None:
         shared = RedisStore(cluster.uri, timeout_s=10.0)
-        store = OutageStore(shared, MemoryStore(), policy="refuse")
-        async with under_load(store, ACCOUNTS) as load:
-            slots = await asyncio.to_thread(cluster.slots_in_use)
-            assert len(slots) >= len(ACCOUNTS)
-            # All of them to the next node, and on to the one after it.
-            for _ in range(2):
-                for slot in slots:
-                    await asyncio.to_thread(cluster.move, slot)
-                await load.more(3)
-        assert store.outages == 0
-        assert load.most == SLOTS
-        assert load.refused > 0
-        for account in ACCOUNTS:
-            (group,) = await shared.show(account)
-            used = {(one.metric, one.window_s): one.used for one in group.windows}
-            assert used == {
-                ("requests", 60.0): load.admitted[account],
-                ("tokens", 60.0): 10 * load.admitted[account],
-            }
-            assert group.running == 0
-        await store.aclose()
+        async with contextlib.aclosing(
+            OutageStore(shared, MemoryStore(), policy="refuse")
+        ) as store:
+            async with under_load(store, ACCOUNTS) as load:
+                slots = await asyncio.to_thread(cluster.slots_in_use)
+                assert len(slots) >= len(ACCOUNTS)
+                # All of them to the next node, and on to the one after it.
+                for _ in range(2):
+                    for slot in slots:
+                        await asyncio.to_thread(cluster.move, slot)
+                    await load.more(3)
+            assert store.outages == 0
+            assert load.most == SLOTS
+            assert load.refused > 0
+            for account in ACCOUNTS:
+                (group,) = await shared.show(account)
+                used = {(one.metric, one.window_s): one.used for one in group.windows}
+                assert used == {
+                    ("requests", 60.0): load.admitted[account],
+                    ("tokens", 60.0): 10 * load.admitted[account],
+                }
+                assert group.running == 0
 
     with redis_cluster() as cluster:
         asyncio.run(go(cluster))
 
 
+def test_who_is_sent_around_while_a_slot_moves_is_answered_when_it_has_a_node() -> None:
+    async def go(cluster: RedisCluster) -> None:
+        async with contextlib.aclosing(RedisStore(cluster.uri, timeout_s=PATIENCE_S)) as store:
+            assert isinstance(await store.admit(asked("before")), Admission)
+            (slot,) = await asyncio.to_thread(cluster.slots_in_use)
+            source, target = await asyncio.to_thread(cluster.ends_of, slot)
+            owner, heir = source.ask("CLUSTER MYID"), target.ask("CLUSTER MYID")
+            # The source sends to the target, and the target, which does not know of it, back.
+            await asyncio.to_thread(source.ask, "DEL", *source.ask("KEYS", "*"))
+            await asyncio.to_thread(source.ask, "CLUSTER SETSLOT", slot, "MIGRATING", heir)
+            admitting = asyncio.create_task(store.admit(asked("meanwhile")))
+            # A client gives up after 16 answers, of which 8 are the source's.
+            enough = 5 * 8
+            await until(lambda: times_sent_on(source) > enough, f"{enough} times sent on")
+            assert not admitting.done()
+            await asyncio.to_thread(target.ask, "CLUSTER SETSLOT", slot, "IMPORTING", owner)
+            assert isinstance(await admitting, Admission)
+
+    with redis_cluster() as cluster:
+        asyncio.run(go(cluster))
+
+
+def asked(call: str) -> Ask:
+    return Ask(call, "account", TIER.groups_for(None), 10)
+
+
+def times_sent_on(node: RedisServer) -> int:
+    """How often a node has answered that another may have the key."""
+    found: dict[str, dict[str, int]] = node.ask("INFO", "errorstats")
+    return found.get("errorstat_ASK", {}).get("count", 0)
+
+
 @pytest.mark.parametrize("deaths", [1, 3], ids=["a node", "all nodes"])
 def test_while_nodes_of_a_cluster_are_away_all_are_answered_and_it_comes_back(deaths: int) -> None:
     async def go(cluster: RedisCluster) -> None:
-        shared = RedisStore(cluster.uri, lease_s=1.5, timeout_s=0.5)
-        store = OutageStore(shared, MemoryStore(lease_s=1.5), policy="local")
-        async with under_load(store, ACCOUNTS) as load:
-            for node in cluster.nodes[:deaths]:
-                node.running.kill()
-            await until(lambda: store.is_away, "it is noticed")
-            await load.more(3)
-            assert load.most <= 2 * SLOTS
-            for node in cluster.nodes[:deaths]:
-                await asyncio.to_thread(node.start)
-            await until(lambda: not store.is_away, "the store is back")
-        for account in ACCOUNTS:
-            await until_idle(store, account)
-        await store.aclose()
+        async with going_on_alone(cluster.uri) as store:
+            async with under_load(store, ACCOUNTS) as load:
+                for node in cluster.nodes[:deaths]:
+                    node.running.kill()
+                await until(lambda: store.is_away, "it is noticed")
+                await load.more(3)
+                assert load.most <= 2 * SLOTS
+                for node in cluster.nodes[:deaths]:
+                    await asyncio.to_thread(node.start)
+                await until(lambda: not store.is_away, "the store is back")
+            for account in ACCOUNTS:
+                await until_idle(store, account)
 
     with redis_cluster() as cluster:
         asyncio.run(go(cluster))
@@ -74,22 +113,26 @@ def test_while_nodes_of_a_cluster_are_away_all_are_answered_and_it_comes_back(de
 
 def test_while_a_primary_dies_all_are_answered_and_afterwards_the_limits_hold_again() -> None:
     async def go(sentinels: RedisSentinels) -> None:
-        shared = RedisStore(sentinels.uri, lease_s=1.5, timeout_s=0.5)
-        store = OutageStore(shared, MemoryStore(lease_s=1.5), policy="local")
-        async with under_load(store, ACCOUNTS[:3]) as load:
-            await asyncio.to_thread(sentinels.fail_over)
-            await load.more(3)
-            # Once more, by the share of this process, where the storage was away or forgot.
-            assert load.most <= 2 * SLOTS
-            await until(lambda: not store.is_away, "the store is back")
-        # What was lost with the primary holds a slot for no longer than its lease.
-        for account in ACCOUNTS[:3]:
-            await until_idle(store, account)
-        async with under_load(store, ACCOUNTS[:3]) as load:
-            await load.more(3)
-        assert load.most == SLOTS
-        assert load.refused > 0
-        await store.aclose()
+        async with going_on_alone(sentinels.uri) as store:
+            async with under_load(store, ACCOUNTS[:3]) as load:
+                await asyncio.to_thread(sentinels.fail_over)
+                await load.more(3)
+                # Once more, by the share of this process, where the storage was away or forgot.
+                assert load.most <= 2 * SLOTS
+                await until(lambda: not store.is_away, "the store is back")
+            # What was lost with the primary holds a slot for no longer than its lease.
+            for account in ACCOUNTS[:3]:
+                await until_idle(store, account)
+            async with under_load(store, ACCOUNTS[:3]) as load:
+                await load.more(3)
+            assert load.most == SLOTS
+            assert load.refused > 0
 
     with redis_sentinels() as sentinels:
         asyncio.run(go(sentinels))
+
+
+def going_on_alone(uri: str) -> contextlib.aclosing[OutageStore]:
+    """A store that lets in its share while the storage is away; closed whatever happens."""
+    shared = RedisStore(uri, lease_s=1.5, timeout_s=0.5)
+    return contextlib.aclosing(OutageStore(shared, MemoryStore(lease_s=1.5), policy="local"))

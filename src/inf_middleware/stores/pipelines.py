@@ -31,12 +31,17 @@ from inf_middleware.stores.connections import Connections
 _log = logging.getLogger("inf_middleware.limits")
 
 # What a lost connection looks like: redis-py's client of a Cluster closes connections in others'
-# hands, too, and who is about to write then finds None in the place of the stream. While a slot
-# moves it may be sent from node to node until it gives up (`ClusterError`).
-_LOST = frozenset({"ConnectionError", "AttributeError", "ClusterError"})
+# hands, too, and who is about to write then finds None in the place of the stream.
+_LOST = frozenset({"ConnectionError", "AttributeError"})
 
-# Both clients name their errors so; by name, since only one of them may be installed.
-_NO_SCRIPT, _CROSS_SLOT = "NoScriptError", "ClusterCrossSlotError"
+# Both clients name their errors so; by name, since only one of them may be installed. While a slot
+# moves, a client may be sent from node to node until it gives up (`ClusterError`, 16 times in a
+# few milliseconds): nothing has run then, and a moment later it may.
+_NO_SCRIPT, _CROSS_SLOT, _MOVING = "NoScriptError", "ClusterCrossSlotError", "ClusterError"
+
+# Before what was sent around is asked again, and twice as long each time after: a slot with few
+# keys moves in about so long.
+MOVING_PAUSE_S = 0.01
 
 # Steps that one command carries: a few milliseconds of the server's time.
 PIPELINE_MAX = 100
@@ -157,7 +162,7 @@ class Pipelines:
             return
         deadline = _Deadline(self._loop, self._timeout_s)
         try:
-            replies = await self._twice(asked)
+            replies = await self._run_surely(asked)
         except asyncio.CancelledError as error:
             if not deadline.is_over:  # the loop ends
                 for _, _, answer in asked:
@@ -180,18 +185,27 @@ class Pipelines:
         waiting, self._waiting = self._waiting, deque()
         _fail(waiting, f"for another just now: {reason}", cause)
 
-    async def _twice(self, asked: Sequence[_Asked]) -> list[Reply]:
-        """Run steps, and again where their connection or their node was lost: each may run twice.
+    async def _run_surely(self, asked: Sequence[_Asked]) -> list[Reply]:
+        """Run steps, once more where their connection was lost: each may run twice then.
 
         Servers and firewalls drop connections that idle, and a restart ends all. What came back
         last is taken first: the second try has the connection that has just failed, and opens it.
+        Steps that found no node while their slot moved are tried until the deadline ends it.
         """
-        try:
-            return await self._run(asked)
-        except Exception as error:
-            if type(error).__name__ not in _LOST:
-                raise
-        return await self._run(asked)
+        was_lost = False
+        pause_s = MOVING_PAUSE_S
+        while True:
+            try:
+                return await self._run(asked)
+            except Exception as error:
+                name = type(error).__name__
+                if name == _MOVING:
+                    await asyncio.sleep(pause_s)
+                    pause_s *= 2
+                elif name in _LOST and not was_lost:
+                    was_lost = True
+                else:
+                    raise
 
     async def _run(self, asked: Sequence[_Asked]) -> list[Reply]:
         if len(asked) > self._calls_max:  # which has become less since they were taken
