@@ -55,6 +55,7 @@ def scope_of(
     headers: Sequence[tuple[str, str]] = (),
     length: int | None = None,
     client: tuple[str, int] | None = ("127.0.0.1", 50000),
+    spec_version: str = "2.3",
 ) -> dict[str, Any]:
     raw = [(b"host", b"test"), (b"content-type", b"application/json")]
     if length is not None:
@@ -64,7 +65,7 @@ def scope_of(
     raw += [(name.encode(), value.encode()) for name, value in headers]
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "asgi": {"version": "3.0", "spec_version": spec_version},
         "http_version": "1.1",
         "method": method,
         "scheme": "http",

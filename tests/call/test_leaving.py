@@ -1,6 +1,7 @@
 """A client that leaves, by each policy: what is billed, and what the app sees."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,36 @@ def test_a_server_that_raises_when_the_client_is_gone_is_drained_too(tmp_path: P
     asyncio.run(go())
     assert house.record["output_tokens"] == 30
     assert house.record["outcome"] == "client_disconnect"
+
+
+class Swallows(Streams):
+    """Ends as if all were well, whatever a send raises."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.suppress(OSError):
+            await super().__call__(scope, receive, send)
+
+
+@pytest.mark.parametrize(("order", "between"), cases())
+def test_where_a_send_that_fails_tells_of_the_client_it_is_noted_whatever_the_app_says(
+    order: Any, between: Any, tmp_path: Path
+) -> None:
+    app = Swallows()
+    house = House(app, tmp_path, order=order, between=between)
+
+    async def on_message(message: Any) -> None:
+        if b"word4" in message.get("body", b""):
+            raise OSError("connection lost")
+
+    async def go() -> None:
+        await post(house.app, STREAM, key="sk-one", on_message=on_message, spec_version="2.4")
+        await house.close()
+
+    asyncio.run(go())
+    record = house.record
+    assert (record["basis"], record["outcome"]) == ("counted", "client_disconnect")
+    assert app.made == 5
+    assert record["output_tokens"] >= app.made
 
 
 class Waits:

@@ -10,7 +10,7 @@ that a settlement that fails can still become a 503.
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from starlette.types import Message, Send
+from starlette.types import Message, Scope, Send
 
 from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Asked, Call
@@ -39,6 +39,7 @@ class Answer:
     __slots__ = (
         "_alike",
         "_call",
+        "_direct",
         "_ended",
         "_headers",
         "_held",
@@ -47,6 +48,7 @@ class Answer:
         "_is_read",
         "_length",
         "_passed",
+        "_scope",
         "_server_send",
         "_settle",
         "_stream",
@@ -57,12 +59,14 @@ class Answer:
     def __init__(
         self,
         call: Call,
+        scope: Scope,
         send: Send,
         strip: Asked,
         settle: Callable[[Call], Awaitable[bool]] | None,
         headers: Sequence[Header],
     ) -> None:
         self._call = call
+        self._scope = scope
         self._server_send = send
         self._strip = strip
         self._settle = settle
@@ -70,6 +74,7 @@ class Answer:
         self._held: Message | None = None  # the start of an answer that is no stream
         self._stream: Stream | None = None
         self._alike: Alike | None = None  # what takes more text of a stream, and nothing else
+        self._direct: Send | None = None  # takes chunks where a send that fails tells nothing
         self._is_read = False  # it is no stream, and holds facts that nobody else reads
         self._intake: Intake | None = None  # of such an answer that does not come whole at once
         self._length: int | None = None
@@ -78,8 +83,8 @@ class Answer:
         self._ended = False  # the end of the answer was reached, and is settled
         self._is_over = False  # nothing more of the app's answer goes out
 
-    async def send(self, message: Message) -> None:
-        """Take one message from the app."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take one message from the app; what is returned sends what goes out of it."""
         alike = self._alike
         if alike is not None:  # first and in place: so are nearly all chunks of a stream
             try:
@@ -87,13 +92,11 @@ class Answer:
             except KeyError:  # both may be left out
                 is_taken = False
             if is_taken:
-                if not self._call.draining:
-                    try:
-                        await self._server_send(message)
-                    except OSError:
-                        if not self._drains():
-                            raise
-                return
+                direct = self._direct
+                return self._send(message) if direct is None else direct(message)
+        return self._take(message)
+
+    async def _take(self, message: Message) -> None:
         if self._is_over:
             if self._call.exhausted:
                 raise OSError("the stream was ended: the balance is used up")  # as of a client gone
@@ -176,6 +179,8 @@ class Answer:
             if cutter:
                 stream = self._stream = stream_of(call, self._strip, cutter, coding)
                 headers = stream.headers(headers)
+                if not _tells_by_raising(self._scope) and not drains.may_begin(call):
+                    self._direct = self._server_send
             elif call.reader is None:
                 self._is_read = True
                 if coding not in PLAIN:
@@ -294,6 +299,15 @@ class Answer:
             LEDGER_MESSAGE, type="server_error", code="ledger_unavailable"
         )
         return {"type": "http.response.body", "body": event, "more_body": False}
+
+
+def _tells_by_raising(scope: Scope) -> bool:
+    """Tell whether the server says by an OSError of `send` that the client has left.
+
+    Source: ASGI, HTTP & WebSocket protocol, "Disconnected Client", since spec version 2.4.
+    """
+    version: str = scope.get("asgi", {}).get("spec_version", "2.0")
+    return version not in ("2.0", "2.1", "2.2", "2.3")
 
 
 async def _settled_elsewhere() -> bool:

@@ -23,11 +23,15 @@ class Drains:
     def __len__(self) -> int:
         return len(self._deadlines)
 
+    def may_begin(self, call: Call) -> bool:
+        """Tell whether the call is drained when its client leaves, while there is room."""
+        return call.billing is not None and call.billing.drains
+
     def begin(self, call: Call) -> bool:
         """Begin to drain a call whose client has left; False where it is not to be drained."""
         if call.id in self._deadlines:
             return True
-        if call.billing is None or not call.billing.drains or len(self._deadlines) >= self._max:
+        if not self.may_begin(call) or len(self._deadlines) >= self._max:
             return False
         self._deadlines[call.id] = anyio.current_time() + self._timeout_s
         call.draining = True

@@ -30,7 +30,7 @@ async def serve_fetched(
         deferred.note(due)  # it could not be recorded: it is still to be billed
         return False
 
-    answer = Answer(call, send, False, settle_fetched, ())
+    answer = Answer(call, scope, send, False, settle_fetched, ())
     await app({**scope, CALL_KEY: call}, receive, answer.send)
     await answer.finish()
     if call.settled:

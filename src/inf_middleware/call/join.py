@@ -48,7 +48,7 @@ async def join(app: ASGIApp, parts: Parts, scope: Scope, receive: Receive, send:
     headers: list[Header] = []
     if call.admission is not None and call.admission is not admission:
         headers = call.limit_headers(call.admission.standings)
-    answer = Answer(call, send, strip, None, headers)
+    answer = Answer(call, scope, send, strip, None, headers)
     inner = ahead.receive if body is None else Replayed(call, as_message(body), ahead.receive)
     try:
         await app(scope, inner, answer.send)

@@ -141,7 +141,7 @@ class Worker:
             raise
         if call.input_tokens is not None and call.metering.is_given:
             call.body = call.input_texts = None  # counted: they are not needed any more
-        answer = Answer(call, send, call.asked, settle, _headers(call))
+        answer = Answer(call, scope, send, call.asked, settle, _headers(call))
         receive = Replayed(call, message, ahead.receive if ahead is not None else receive)
         message = None  # it is the app's
         try:
