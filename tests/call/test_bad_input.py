@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.apps import JsonApp, completion, usage_of
+from tests.apps import JsonApp, completion, read_all, usage_of
 from tests.driver import Answered, post
 from tests.kit import CHAT, House
 
@@ -250,3 +250,29 @@ def test_no_body_whatever_is_a_500_of_ours_or_unmetered(
     assert len(house.records) >= len(lax.served)
     if answered.status == 200:
         assert len(house.records) == len(lax.served) == 1
+
+
+LENGTHS = {"5,000 digits": "9" * 5_000, "zeros before": "0" * 5_000 + "5", "words": "plenty"}
+
+
+@pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS)
+def test_a_length_that_cannot_be_meant_is_as_none_of_a_request(length: str, tmp_path: Path) -> None:
+    house = House(JsonApp(completion(usage=usage_of(9, 2))), tmp_path)
+    answered = ask(house, CHAT, headers=[("content-length", length)])
+    assert answered.status == 200
+    assert house.record["input_tokens"] == 9
+
+
+@pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS)
+def test_a_length_that_cannot_be_meant_is_as_none_of_an_answer(length: str, tmp_path: Path) -> None:
+    whole = json.dumps(completion(usage=usage_of(9, 2))).encode()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        headers = [(b"content-type", b"application/json"), (b"content-length", length.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": whole})
+
+    house = House(app, tmp_path)
+    assert ask(house, CHAT).body == whole
+    assert house.record["input_tokens"] == 9

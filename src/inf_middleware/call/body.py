@@ -15,6 +15,7 @@ from inf_middleware.call.ahead import ClientGone
 from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Call
 from inf_middleware.call.refuse import Refuse
+from inf_middleware.wire.length import length_of
 
 # A body that takes longer than this holds a connection for nothing; SDKs send theirs in one go.
 BODY_TIMEOUT_S = 30.0
@@ -27,7 +28,7 @@ async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: in
         Refuse: The body is over its bound (413) or its deadline (408).
         ClientGone: The client left meanwhile.
     """
-    if declared is not None and declared.isdigit() and int(declared) > body_bytes_max:
+    if declared is not None and (length_of(declared) or 0) > body_bytes_max:
         raise _too_large(body_bytes_max)
     pieces: list[bytes] = []
     size = 0

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from inf_middleware.wire.length import length_of
+
 # The name of the request, where the app has given it one.
 NAME = b"x-request-id"
 
@@ -21,8 +23,7 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes, 
         if told is _TYPE:
             content_type = value
         elif told is _LENGTH:
-            if value.isdigit():
-                length = int(value)
+            length = length_of(value)
         elif told is _CODING:
             coding = value.strip().lower()
         else:
