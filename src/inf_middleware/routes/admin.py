@@ -184,15 +184,21 @@ async def _grant(book: LedgerBook, request: Request) -> Answer:
     return _booked(receipt)
 
 
+def _page_of(wanted: str) -> int:
+    """Return a number that a page may have; 0 for another, or what is none."""
+    is_short = len(wanted) <= len(str(PAGE_MAX))
+    return int(wanted) if is_short and wanted.isascii() and wanted.isdigit() else 0
+
+
 async def _accounts(book: LedgerBook, request: Request) -> Answer:
     after, wanted = request.query_params.get("after", ""), request.query_params.get("limit", "")
-    if wanted and not (wanted.isascii() and wanted.isdigit() and 1 <= int(wanted[:9]) <= PAGE_MAX):
+    count = _page_of(wanted) if wanted else PAGE
+    if not 1 <= count <= PAGE_MAX:
         raise Refuse(
             400, "invalid_request_body", f"limit must be from 1 to {PAGE_MAX:,}", param="limit"
         )
     if "\0" in after:
         raise Refuse(400, "invalid_request_body", "after is no account's id", param="after")
-    count = int(wanted or PAGE)
     found = await book.accounts(after=after, count_max=count + 1)
     return Answer(
         200,
