@@ -1,15 +1,19 @@
 """The steps that nobody can leave out, one after the other in one function: for orientation.
 
-One API, one account, limits that only count, streams of one server, no options, no errors, nothing
-kept: what this adds to the bare app is what metering, limiting and billing add before they are a
-library.
+One API, one account, limits that only count, streams of one server, no options, no errors, one
+table for bills: what this adds to the bare app is what metering, limiting and billing add before
+they are a library.
 """
 
 import asyncio
 import hashlib
+import threading
 import time
-from typing import Any
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeAlias
 
+import apsw
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,10 +71,24 @@ class _Window:
         return _WIDE - self.total
 
 
-class StraightLine:
-    """Counts; `limits`: and limits; `bills`: and makes the event, and waits a turn for nothing."""
+# The bills of one turn of a loop, and who waits for them.
+_Batch: TypeAlias = tuple[asyncio.AbstractEventLoop, list[bytes], list["asyncio.Future[None]"]]
 
-    def __init__(self, app: ASGIApp, *, limits: bool = False, bills: bool = False) -> None:
+
+class StraightLine:
+    """Counts; `limits`: and limits; `bills`: and makes the event, and waits a turn for nothing.
+
+    `keeps`: the file in which it keeps the events, durably, and what it waits for instead.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: bool = False,
+        bills: bool = False,
+        keeps: Path | None = None,
+    ) -> None:
         self._app = app
         self._limits = limits
         self._bills = bills
@@ -78,6 +96,11 @@ class StraightLine:
         self._tokens = _Window()
         self._running: set[str] = set()
         self._waiting: list[asyncio.Future[None]] = []
+        self._events: list[bytes] = []
+        self._queue: SimpleQueue[_Batch] | None = None
+        if keeps is not None:
+            self._queue = SimpleQueue()
+            threading.Thread(target=_keep, args=(keeps, self._queue), daemon=True).start()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request that is as expected."""
@@ -129,8 +152,8 @@ class StraightLine:
                 self._tokens.slots[slot] += used - reserved
                 self._running.discard(call_id)
             if self._bills:
-                _encode(_event(call_id, account, asked, told, started_ns))
-                await self._turn()
+                event = _encode(_event(call_id, account, asked, told, started_ns))
+                await self._turn(event)
 
         async def sending(out: Message) -> None:
             nonlocal start
@@ -151,19 +174,40 @@ class StraightLine:
 
         await self._app({**scope, "straight": call_id}, replaying, sending)
 
-    def _turn(self) -> asyncio.Future[None]:
+    def _turn(self, event: bytes) -> asyncio.Future[None]:
         """Wait for what all who ask in one turn of the loop wait for."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._tell)
+            loop.call_soon(self._hand_over, loop)
         self._waiting.append(future)
+        self._events.append(event)
         return future
 
-    def _tell(self) -> None:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            one.set_result(None)
+        events, self._events = self._events, []
+        if self._queue is None:
+            _tell(waiting)
+        else:
+            self._queue.put((loop, events, waiting))
+
+
+def _tell(waiting: list["asyncio.Future[None]"]) -> None:
+    for one in waiting:
+        one.set_result(None)
+
+
+def _keep(path: Path, queue: "SimpleQueue[_Batch]") -> None:
+    """Write what comes, each turn in a transaction that is durable before those who wait hear."""
+    db = apsw.Connection(str(path))
+    db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+    db.execute("CREATE TABLE bill (seq INTEGER PRIMARY KEY, body TEXT NOT NULL)")
+    while True:
+        loop, events, waiting = queue.get()
+        with db:
+            db.executemany("INSERT INTO bill (body) VALUES (?)", [(one,) for one in events])
+        loop.call_soon_threadsafe(_tell, waiting)
 
 
 def _event(

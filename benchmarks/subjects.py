@@ -195,6 +195,12 @@ SUBJECTS = (
         lambda _: StraightLine(bare(), limits=True, bills=True),
         is_served=False,
     ),
+    Subject(
+        "straight-line code: and keeps them in SQLite",
+        lambda places: StraightLine(
+            bare(), limits=True, bills=True, keeps=places.folder / "straight.db"
+        ),
+    ),
     Subject(METER, lambda _: TokenMeter(bare())),
     Subject(LIMITER, lambda _: TierLimiter(bare(), accounts=account())),
     Subject(
