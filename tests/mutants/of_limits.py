@@ -227,9 +227,8 @@ FAULTS = [
     Fault(
         "waiting: a refusal keeps its place",
         "call/admission.py",
-        "                if not isinstance(answer, Admission):\n"
-        "                    waiting.places.give()\n",
-        "                pass\n",
+        "        if not isinstance(answer, Admission):\n            waiting.places.give()\n",
+        "        pass\n",
         WAITING + "test_a_refusal_leaves_no_place_taken",
     ),
     Fault(

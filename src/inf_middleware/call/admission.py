@@ -1,6 +1,7 @@
 """Admission: how much a call asks for, and the store's answer."""
 
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from inf_middleware.call.ahead import Ahead
 from inf_middleware.call.record import Call, Limiting
@@ -59,41 +60,41 @@ def try_admit(call: Call, limiting: Limiting) -> bool:
     return True
 
 
-async def admit(call: Call, limiting: Limiting, ahead: Ahead) -> None:
-    """Take a place, a slot, a request and a reservation of tokens for a call, or refuse it.
+class InTurn(NamedTuple):
+    """A call has to wait for its turn, if it may; `refusal` is what it was given, if it asked."""
+
+    refusal: Refusal | None
+
+
+async def admit(call: Call, limiting: Limiting) -> InTurn | None:
+    """Take a place, a slot, a request and a reservation of tokens for a call.
+
+    What is returned is for `admit_in_turn`; None: it is admitted.
 
     Raises:
-        Refuse: It is over a limit (429), can never fit (400), this process is full or the store
-            failed (503).
-        ClientGone: The client left while it waited.
+        Refuse: The store failed (503).
     """
     ask = _ask_of(call, limiting)
     if not limiting.enforce:
         await _admit_anyway(call, ask, limiting)
-        return
+        return None
     waiting = limiting.waiting
+    if not waiting.try_place(ask.account_id):
+        return InTurn(None)
     answer: Admission | Refusal | None = None
     try:
-        if waiting.try_place(ask.account_id):
-            try:
-                answer = await limiting.store.admit(ask)
-                if isinstance(answer, Refusal):
-                    answer = await _by_what_it_has(call, ask, answer, limiting)
-            finally:
-                if not isinstance(answer, Admission):
-                    waiting.places.give()
-        if not isinstance(answer, Admission):
-            answer = await _admit_in_turn(call, limiting, ahead, answer)
+        answer = await limiting.store.admit(ask)
+        if isinstance(answer, Refusal):
+            answer = await _by_what_it_has(call, ask, answer, limiting)
     except LimitsUnavailable as error:
-        raise Refuse(
-            503,
-            "limits_unavailable",
-            "The limits cannot be checked just now; try again shortly.",
-            headers=answers.retry_headers(_RETRY_S),
-        ) from error
-    call.limiting = limiting
-    call.admission = answer
-    limiting.leases.hold(call)
+        raise _unavailable() from error
+    finally:
+        if not isinstance(answer, Admission):
+            waiting.places.give()
+    if isinstance(answer, Refusal):
+        return InTurn(answer)
+    _take(call, limiting, answer)
+    return None
 
 
 def _ask_of(call: Call, limiting: Limiting) -> Ask:
@@ -125,10 +126,13 @@ async def _by_what_it_has(
     return refusal if exact.tokens >= ask.tokens else await limiting.store.admit(exact)
 
 
-async def _admit_in_turn(
-    call: Call, limiting: Limiting, ahead: Ahead, refusal: Refusal | None
-) -> Admission:
-    """Admit a call that was refused, or that has no place yet, if it may wait for its turn."""
+async def admit_in_turn(call: Call, limiting: Limiting, ahead: Ahead, turn: InTurn) -> None:
+    """Admit a call that was refused, or that has no place yet, if it may wait for its turn.
+
+    Raises:
+        Refuse: It is over a limit (429), this process is full or the store failed (503).
+        ClientGone: The client left while it waited.
+    """
     assert call.account is not None
     assert call.tier is not None
 
@@ -140,7 +144,7 @@ async def _admit_in_turn(
         return answer
 
     try:
-        answer = await limiting.waiting.admit(call.account.id, ask_again, ahead, refusal)
+        answer = await limiting.waiting.admit(call.account.id, ask_again, ahead, turn.refusal)
     except Full:
         raise Refuse(
             503,
@@ -148,6 +152,8 @@ async def _admit_in_turn(
             "This server has as many requests in progress as it takes; try again shortly.",
             headers=answers.retry_headers(_RETRY_S),
         ) from None
+    except LimitsUnavailable as error:
+        raise _unavailable() from error
     if isinstance(answer, Refusal):
         raise Refuse(
             429,
@@ -159,7 +165,22 @@ async def _admit_in_turn(
             ],
             should_retry=answer.retry_after_s <= RETRY_AFTER_S_MAX,
         )
-    return answer
+    _take(call, limiting, answer)
+
+
+def _unavailable() -> Refuse:
+    return Refuse(
+        503,
+        "limits_unavailable",
+        "The limits cannot be checked just now; try again shortly.",
+        headers=answers.retry_headers(_RETRY_S),
+    )
+
+
+def _take(call: Call, limiting: Limiting, admission: Admission) -> None:
+    call.limiting = limiting
+    call.admission = admission
+    limiting.leases.hold(call)
 
 
 async def _admit_anyway(call: Call, ask: Ask, limiting: Limiting) -> None:
@@ -175,9 +196,7 @@ async def _admit_anyway(call: Call, ask: Ask, limiting: Limiting) -> None:
     if not limiting.waiting.places.try_take():
         limiting.waiting.places.take_anyway()
         call.would_refuse = call.would_refuse or "server_busy"
-    call.limiting = limiting
-    call.admission = answer
-    limiting.leases.hold(call)
+    _take(call, limiting, answer)
 
 
 async def count_input(call: Call, *, flat: bool = True) -> int:

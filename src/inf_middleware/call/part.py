@@ -2,7 +2,7 @@
 
 from starlette.types import Receive, Scope
 
-from inf_middleware.call.admission import admit, reserve, try_admit, try_reserve
+from inf_middleware.call.admission import admit, admit_in_turn, reserve, try_admit, try_reserve
 from inf_middleware.call.ahead import Ahead
 from inf_middleware.call.billable import check_ledger, check_model
 from inf_middleware.call.claim import take_claim
@@ -42,8 +42,10 @@ async def take_part(
     if checking is not None:
         await checking
     if limiting is not None and not try_admit(call, limiting):
-        ahead = ahead or Ahead(receive)
-        await admit(call, limiting, ahead)
+        turn = await admit(call, limiting)
+        if turn is not None:
+            ahead = ahead or Ahead(receive)
+            await admit_in_turn(call, limiting, ahead, turn)
     if call.billing is not None and call.billing.holds is not None:
         await take_hold(call)
     return ahead

@@ -4,6 +4,7 @@ It is idempotent: an interrupted settlement is simply run again, with the same e
 """
 
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable
 
@@ -108,7 +109,7 @@ def _begin_release(call: Call, tokens: int | None) -> Awaitable[object] | None:
     call.limiting.leases.let_go(call.id)
     settling = call.limiting.store.settle(call.admission, tokens)
     # A coroutine would begin only when it is awaited, after the ledger's commit.
-    return asyncio.ensure_future(settling) if asyncio.iscoroutine(settling) else settling
+    return asyncio.ensure_future(settling) if inspect.iscoroutine(settling) else settling
 
 
 async def _end_release(call: Call, releasing: Awaitable[object]) -> None:

@@ -90,7 +90,8 @@ class OutageStore:
         answer = self._shared.answer(ask, told)
         if isinstance(answer, Admission):
             self._known.add(ask.call_id)
-            self._local.admit_now(replace(ask, enforce=False))
+            if isinstance(self._local.admit_now(ask), Refusal):  # here others may have left later
+                self._local.admit_now(replace(ask, enforce=False))
         return answer
 
     async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> Sequence[GroupReading]:
