@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from inf_middleware import BillingEvent, Usage
 from inf_middleware.cli import main
@@ -254,6 +255,31 @@ def test_an_export_has_every_record_in_the_words_of_the_event(uri: str, tmp_path
     assert target.read_text("utf-8").splitlines() == lines
     nowhere = run(uri, "ledger", "export", "--output", f"{tmp_path}/no/such/file", code=2)
     assert "cannot be written" in nowhere.stderr
+
+
+# As they come in: a bill that was kept in a spool is recorded after later ones.
+_DAYS = [3, 1, 2, 2, 5, 1, 3, 4]
+
+
+@pytest.mark.parametrize("days", [(1, 6), (1, 2), (2, 4), (5, 6), (6, 9), (4, None), (None, 3)])
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_an_export_of_some_days_has_their_events_in_the_order_of_their_places(
+    form: str, days: tuple[int | None, int | None], uri: str
+) -> None:
+    moments = [f"2026-11-{day:02d}T12:00:00.000000Z" for day in _DAYS]
+    bills = [replace(event_of(n), settled_at=at) for n, at in enumerate(moments)]
+    settle(uri, *bills)
+    start, end = days
+    words = ["--from", f"2026-11-{start:02d}"] if start else []
+    words += ["--to", f"2026-11-{end:02d}"] if end else []
+    told = run(uri, "ledger", "export", "--format", form, *words).stdout
+    rows: list[Any] = [*csv.DictReader(io.StringIO(told))]
+    if form == "jsonl":
+        rows = [json.loads(line) for line in told.splitlines()]
+    wanted = [
+        bill.id for bill, day in zip(bills, _DAYS, strict=True) if (start or 0) <= day < (end or 99)
+    ]
+    assert [row["request_id"] for row in rows] == wanted
 
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n"])

@@ -267,6 +267,11 @@ def test_the_command_works_on_it(postgres: PostgresServer) -> None:
     assert told("ledger", "reconcile")["ok"] is True
     exported = CliRunner().invoke(main, ["ledger", "export", "--ledger", uri])
     assert len(exported.stdout.splitlines()) == 3
+    of_days = ["--from", "2026-11-24", "--to", "2026-11-25", "--ledger", uri]
+    of_bills = CliRunner().invoke(main, ["ledger", "export", *of_days]).stdout.splitlines()
+    assert [json.loads(line)["request_id"] for line in of_bills] == [bill.id]
+    no_days = ["--from", "2025-11-24", "--to", "2025-11-25", "--ledger", uri]
+    assert not CliRunner().invoke(main, ["ledger", "export", *no_days]).stdout
 
 
 def test_deliveries_are_seen_and_events_sent_once_more(postgres: PostgresServer) -> None:

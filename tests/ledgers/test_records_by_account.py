@@ -7,14 +7,15 @@ from typing import Any
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
-from inf_middleware.ledgers import reports
+from inf_middleware.ledgers import exports, reports
 from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.recording import UNSORTED_MAX
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.settling import settle_all
 from inf_middleware.ledgers.steps import Ask
-from inf_middleware.ledgers.writer import transact
+from inf_middleware.ledgers.writer import run, transact
 from tests.events import event_of
 
 ACCOUNTS = 7
@@ -72,7 +73,7 @@ def test_each_record_is_found_by_its_account_sorted_or_not(db: apsw.Connection) 
         lambda: reports.usage(["model"], account="a1", period=reports.Period("2026", "2027")),
         lambda: reports.usage(["account"], account="a1", period=reports.Period("2026", "2027")),
         lambda: reports.statement("a1", "CNY", "2026", "2027"),
-        lambda: reports.events(0, 10, account="a1", period=reports.Period("2026", "2027")),
+        lambda: exports.events(0, 10, account="a1", period=reports.Period("2026", "2027")),
     ],
     ids=["usage", "usage by account", "statement", "export"],
 )
@@ -100,6 +101,40 @@ def test_a_report_on_a_month_looks_at_no_more_of_others_than_what_is_unsorted(
     assert sum("time_request USING PRIMARY KEY (settled_at>?" in step for step in plan) >= 1
     scans = {step for step in plan if step.startswith("SCAN")}
     assert scans <= {"SCAN meta", "SCAN charges"}
+
+
+def test_pages_of_a_period_have_each_of_its_events_once_sorted_or_not(db: apsw.Connection) -> None:
+    count = UNSORTED_MAX + 1_100
+    moments = [f"2026-11-{number * 5 % 28 + 1:02d}T00:00:00.000000Z" for number in range(count)]
+    bills = [replace(event_of(n), settled_at=at) for n, at in enumerate(moments)]
+    for first in range(0, count, 1_000):  # so that the last hundred are not sorted
+        transact(db, settle_all([rows_of(bill) for bill in bills[first : first + 1_000]]))
+    assert unsorted(db) > 0
+    period = reports.Period("2026-11-05", "2026-11-07")
+    bounds = run(db, exports.places(period))
+    assert bounds is not None
+    place, last = bounds[0] - 1, bounds[1]
+    found: list[str] = []
+    while page := run(db, exports.events(place, 50, account=None, period=period, last=last)):
+        found += [event.id for _, event in page]
+        place = page[-1][0]
+    of_days = [bill.id for bill in bills if "2026-11-05" <= bill.settled_at < "2026-11-07"]
+    assert found == of_days
+    assert run(db, exports.places(reports.Period("2027"))) is None
+
+
+def test_a_page_of_a_period_looks_at_no_event_before_its_first_place_or_after_its_last(
+    db: apsw.Connection,
+) -> None:
+    settle(db, 0, 20)
+    period = reports.Period("2026-11", "2026-12")
+    (bounds,) = plans_of(lambda: exports.places(period), db)
+    assert any("time_request USING PRIMARY KEY (settled_at>?" in step for step in bounds)
+    assert {step for step in bounds if step.startswith("SCAN")} <= {"SCAN meta", "SCAN request"}
+    page = lambda: exports.events(0, 10, account=None, period=period, last=5)  # noqa: E731
+    (plan,) = plans_of(page, db)
+    assert any("INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in step for step in plan)
+    assert not [step for step in plan if step.startswith("SCAN")]
 
 
 def plans_of(steps: Any, db: apsw.Connection) -> list[list[str]]:

@@ -25,7 +25,7 @@ from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.money import decimal_string
-from inf_middleware.ledgers import reports
+from inf_middleware.ledgers import exports, reports
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.reports import Period, Shown
 
@@ -132,12 +132,17 @@ def export(
 def _texts(chosen: Chosen, form: str, account: str | None, period: Period) -> Iterator[str]:
     if form == "csv":
         yield _csv_line(BillingEvent.__struct_fields__[:-1])
-    place = 0
+    place, last = 0, None
+    if account is None and period != Period():
+        found = read(chosen, lambda: exports.places(period))
+        if found is None:
+            return
+        place, last = found[0] - 1, found[1]
     while True:
         page = read(
             chosen,
-            lambda after=place: reports.events(  # type: ignore[misc]
-                after, _PAGE, account=account, period=period
+            lambda after=place: exports.events(  # type: ignore[misc]
+                after, _PAGE, account=account, period=period, last=last
             ),
         )
         for _, event in page:

@@ -69,7 +69,7 @@ def usage(
         # No time zone cuts a minute: minutes are summed up here, and days made of them below.
         columns[list(by).index("day")] = "substr(settled_at, 1, 16)"
     grouped = ", ".join([*columns, "currency"])
-    where, params = _where(account, period)
+    where, params = where_of(account, period)
     charges = _CHARGES.format(records=_records_of(account, period))
     rows = yield Ask(
         f"SELECT {grouped}, CAST(sum(calls) AS BIGINT), CAST(sum(input_tokens) AS BIGINT),"
@@ -228,23 +228,6 @@ def show(request_id: str) -> Steps[Shown]:
     )
 
 
-def events(
-    after: int, count_max: int, *, account: str | None, period: Period
-) -> Steps[list[tuple[int, BillingEvent]]]:
-    """Return the next events after a place in the outbox, for an export in pages."""
-    # Of one account few of all are wanted: they are found first, for a place with a sign is no key.
-    place = "outbox.seq" if account is None else "+outbox.seq"
-    records = "request" if account is None else "request_by_account"
-    where, params = _where(account, period, "AND")
-    rows = yield Ask(
-        f"SELECT outbox.seq, outbox.body FROM outbox JOIN {records} request"
-        f" ON request.request_id = outbox.id WHERE {place} > ?{where}"
-        f" ORDER BY {place} LIMIT {count_max:d}",
-        (after, *params),
-    )
-    return [(seq, BillingEvent.decode(bytes(body))) for seq, body in rows]
-
-
 def _latest_tiers(
     summed: dict[tuple[Any, ...], list[int]], by: Sequence[By]
 ) -> Steps[dict[str, str]]:
@@ -303,9 +286,10 @@ def _records_of(account: str | None, period: Period) -> str:
     return "request" if period == Period() else "request_by_time"
 
 
-def _where(
+def where_of(
     account: str | None, period: Period, keyword: str = "WHERE"
 ) -> tuple[str, tuple[str, ...]]:
+    """Return the condition on records of an account and a period, and what it is given."""
     conditions = [
         (condition, value)
         for condition, value in (
