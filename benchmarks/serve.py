@@ -5,7 +5,6 @@
 The port is inherited by forked processes with `WORKERS=n` in the environment.
 """
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -22,8 +21,9 @@ def app() -> object:
     subject = next(subject for subject in SUBJECTS if subject.name == name)
     made = subject.make(places)
     if subject.is_frozen:
-        gc.collect()
-        gc.freeze()
+        from inf_middleware.cli.serve import spare_garbage_collector  # noqa: PLC0415 - of two
+
+        spare_garbage_collector()
     return made
 
 

@@ -30,7 +30,7 @@ class Places:
 class Subject:
     """One thing to measure, against `base`; `needs` names what must be there.
 
-    `is_frozen`: its server has the garbage collector leave alone what was made at start.
+    `is_frozen`: its server spares the garbage collector, as `inf-middleware serve` does.
     `is_served`: over uvicorn, too.
     """
 

@@ -140,3 +140,15 @@ def doctor(folder: Path, config: str) -> dict[str, Any]:
     command = [COMMAND, "doctor", "--config", "inf.toml", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
     return next(one for one in json.loads(done.stdout) if one["part"] == "upstream")
+
+
+def test_once_it_has_started_the_garbage_collector_leaves_alone_what_is_there(
+    tmp_path: Path,
+) -> None:
+    steps = (
+        "import gc; _, *others = gc.get_threshold();"
+        "from inf_middleware.cli.serve import COLLECTED_AFTER, spare_garbage_collector;"
+        "spare_garbage_collector(); assert gc.get_freeze_count() > 10_000, gc.get_freeze_count();"
+        "assert gc.isenabled(); assert gc.get_threshold() == (COLLECTED_AFTER, *others)"
+    )
+    subprocess.run([sys.executable, "-c", steps], check=True, cwd=tmp_path)
