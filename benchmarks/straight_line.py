@@ -202,7 +202,7 @@ def _keep(path: Path, queue: "SimpleQueue[_Batch]") -> None:
     """Write what comes, each turn in a transaction that is durable before those who wait hear."""
     db = apsw.Connection(str(path))
     db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-    db.execute("CREATE TABLE bill (seq INTEGER PRIMARY KEY, body TEXT NOT NULL)")
+    db.execute("CREATE TABLE IF NOT EXISTS bill (seq INTEGER PRIMARY KEY, body TEXT NOT NULL)")
     while True:
         loop, events, waiting = queue.get()
         with db:
