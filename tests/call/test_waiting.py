@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from inf_middleware import Account, CostLedger, Tier, TierLimiter, TokenMeter
 from inf_middleware.call import waiting
 from tests.apps import completion, read_all, usage_of
@@ -322,6 +324,28 @@ def test_a_wait_longer_than_it_may_be_ends_with_the_refusal(tmp_path: Path) -> N
         answered = await post(house.app, asking("2"), key="sk-a")
         assert answered.status == 429
         assert answered.json["error"]["code"] == "concurrency_limit_exceeded"
+        model.end()
+        await first
+        await house.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("between", [None, Opaque], ids=["adjacent", "opaque"])
+def test_nothing_looks_for_the_client_of_a_call_that_waited_and_was_refused(
+    between: Any, tmp_path: Path
+) -> None:
+    async def go() -> None:
+        model = Gated()
+        house = House(model, tmp_path, accounts=accounts(a=ONE), max_wait_s=0.05, between=between)
+        first = asyncio.create_task(post(house.app, asking("1"), key="sk-a"))
+        await model.serves(1)
+        others = asyncio.all_tasks()
+        sent: list[Any] = []
+        await house.app(*client_that(asyncio.Event(), asking("2"), sent))
+        assert sent[0]["status"] == 429
+        await settled()
+        assert not asyncio.all_tasks() - others, "its client may stay, and ask again"
         model.end()
         await first
         await house.close()

@@ -41,11 +41,16 @@ async def take_part(
     checking = refuse_misfit(call, parts)
     if checking is not None:
         await checking
-    if limiting is not None and not try_admit(call, limiting):
-        turn = await admit(call, limiting)
-        if turn is not None:
-            ahead = ahead or Ahead(receive)
-            await admit_in_turn(call, limiting, ahead, turn)
-    if call.billing is not None and call.billing.holds is not None:
-        await take_hold(call)
+    try:
+        if limiting is not None and not try_admit(call, limiting):
+            turn = await admit(call, limiting)
+            if turn is not None:
+                ahead = ahead or Ahead(receive)
+                await admit_in_turn(call, limiting, ahead, turn)
+        if call.billing is not None and call.billing.holds is not None:
+            await take_hold(call)
+    except BaseException:
+        if ahead is not None:
+            ahead.close()  # nobody receives any more
+        raise
     return ahead
