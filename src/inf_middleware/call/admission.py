@@ -161,7 +161,7 @@ async def admit_in_turn(call: Call, limiting: Limiting, ahead: Ahead, turn: InTu
             answers.limit_message(call.tier.name, answer),
             headers=[
                 *answers.retry_headers(answer.retry_after_s),
-                *call.limit_headers(answer.standings),
+                *answers.limit_headers(answer.standings, call.dialect, call.parts.now_ns),
             ],
             should_retry=answer.retry_after_s <= RETRY_AFTER_S_MAX,
         )

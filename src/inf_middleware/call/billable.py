@@ -7,12 +7,22 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.wire import answers
 
 
-def check_ledger(billing: Billing) -> Awaitable[None] | None:
-    """Return what refuses a call that could not be recorded; None where all is well.
+def check_billable(call: Call, billing: Billing) -> Awaitable[None] | None:
+    """Refuse a call whose model is not served, or not sold.
+
+    Returns what refuses, when it is awaited, a call that could not be recorded (503): the ledger
+    lost a bill, and cannot be written yet. None where all is well.
 
     Raises:
-        Refuse: When it is awaited: the ledger lost a bill, and cannot be written yet (503).
+        Refuse: The model is one of these (404).
     """
+    if billing.serves is not None and call.model not in billing.serves:
+        raise _model_not_found(call, "this server does not serve it")
+    if call.found is None and billing.unpriced == "refuse":
+        raise _model_not_found(
+            call,
+            "it has no price here (operators: add it to `prices`, or set `unpriced`)",
+        )
     return _check_ledger(billing) if billing.health.is_down or billing.lost.ids else None
 
 
@@ -26,21 +36,6 @@ async def _check_ledger(billing: Billing) -> None:
         )
     if billing.lost.ids:
         await billing.lost.end()
-
-
-def check_model(call: Call, billing: Billing) -> None:
-    """Refuse a model that is not served, or not sold.
-
-    Raises:
-        Refuse: It is one of these (404).
-    """
-    if billing.serves is not None and call.model not in billing.serves:
-        raise _model_not_found(call, "this server does not serve it")
-    if billing.unpriced == "refuse" and call.found is None:
-        raise _model_not_found(
-            call,
-            "it has no price here (operators: add it to `prices`, or set `unpriced`)",
-        )
 
 
 def _model_not_found(call: Call, why: str) -> Refuse:

@@ -19,7 +19,8 @@ def try_close(call: Call) -> bool:
     """Close a call for which nothing more is waited, as nearly all; False where `close` has to."""
     if not call.settled or call.refused or call.metering.on_usage is not None:
         return False
-    note_settlement(call)
+    if call.observer is not None:
+        note_settlement(call)
     if call.draining:
         drains.end(call)
     return True

@@ -89,7 +89,7 @@ def refuse_background(call: Call, billing: Billing) -> None:
     Raises:
         Refuse: The call is prepaid, costs something, and is to be answered in the background (400).
     """
-    if billing.holds is None or call.request is None or not call.request.background:
+    if call.request is None or not call.request.background:
         return
     found = price_of(call, billing)
     if found is not None and (found.price.input_nano or found.price.output_nano):

@@ -11,6 +11,7 @@ from inf_middleware.call.record import CALL_KEY, Call, Parts
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, understand
 from inf_middleware.call.who import caller_of, known_caller
+from inf_middleware.wire.answers import limit_headers
 
 # A body that asks for usage is longer than the client's, by less than this.
 _ASKING_BYTES = 1024
@@ -47,7 +48,7 @@ async def join(app: ASGIApp, parts: Parts, scope: Scope, receive: Receive, send:
     strip = call.asked if call.asked != asked else False
     headers: list[Header] = []
     if call.admission is not None and call.admission is not admission:
-        headers = call.limit_headers(call.admission.standings)
+        headers = limit_headers(call.admission.standings, call.dialect, call.parts.now_ns)
     answer = Answer(call, scope, send, strip, None, headers)
     inner = ahead.receive if body is None else Replayed(call, as_message(body), ahead.receive)
     try:

@@ -4,7 +4,7 @@ from starlette.types import Receive, Scope
 
 from inf_middleware.call.admission import admit, admit_in_turn, reserve, try_admit, try_reserve
 from inf_middleware.call.ahead import Ahead
-from inf_middleware.call.billable import check_ledger, check_model
+from inf_middleware.call.billable import check_billable
 from inf_middleware.call.claim import take_claim
 from inf_middleware.call.fit import refuse_misfit
 from inf_middleware.call.hold import refuse_background, take_hold
@@ -27,11 +27,11 @@ async def take_part(
         call.prices = parts.prices
     call.look_up_price()
     if billing is not None:
-        check_model(call, billing)
-        checking = check_ledger(billing)
+        checking = check_billable(call, billing)
         if checking is not None:
             await checking
-        refuse_background(call, billing)
+        if billing.holds is not None:
+            refuse_background(call, billing)
         call.billing = billing
         if call.fingerprint is not None:
             await take_claim(call, scope["headers"])

@@ -16,7 +16,7 @@ from inf_middleware.call.lost import Lost
 from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.limits import Admission, Standings
+from inf_middleware.domain.limits import Admission
 from inf_middleware.domain.prices import Found, Price, Prices
 from inf_middleware.domain.tiers import Account, Tier, Tiers
 from inf_middleware.domain.usage import Usage, token_count
@@ -32,7 +32,6 @@ from inf_middleware.ports import (
     Spool,
 )
 from inf_middleware.tokens.counters import Counters
-from inf_middleware.wire import answers
 from inf_middleware.wire.dialect import Dialect, Request
 from inf_middleware.wire.dialects import Dialects
 from inf_middleware.wire.reader import AnswerReader
@@ -238,10 +237,6 @@ class Call(msgspec.Struct, eq=False):
         if told is not None:
             return told.total_tokens
         return (self.input_tokens or 0) + (self.reader.output_so_far if self.reader else 0)
-
-    def limit_headers(self, standings: Standings) -> list[tuple[bytes, bytes]]:
-        """Return how the limits stand, in the words of the call's dialect."""
-        return answers.limit_headers(standings, self.dialect, self.parts.now_ns)
 
 
 class CurrentCall:

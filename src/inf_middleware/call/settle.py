@@ -58,7 +58,9 @@ async def settle(call: Call) -> bool:
         durable = billing.ledger.settle(call.event)
     releasing = None
     if call.admission is not None:
-        tokens = None if _keeps_reservation(call, usage) else usage.total_tokens
+        tokens: int | None = usage.input_tokens + usage.output_tokens
+        if usage.basis == "estimated" and call.dialect.has_text and not call.is_stream:
+            tokens = None  # an aborted answer without usage: what it really took is not known
         if not release_here(call, tokens):
             releasing = _begin_release(call, tokens)
     failure = None
@@ -225,11 +227,6 @@ async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:
         reasoning_tokens=min(told.reasoning_tokens, outputs),
         basis="counted" if exact else "estimated",
     )
-
-
-def _keeps_reservation(call: Call, usage: Usage) -> bool:
-    # An aborted answer without usage: what it really took is not known.
-    return usage.basis == "estimated" and call.dialect.has_text and not call.is_stream
 
 
 def outcome_of(call: Call) -> str:

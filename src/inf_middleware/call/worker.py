@@ -31,6 +31,7 @@ from inf_middleware.call.who import caller_of, known_caller
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.wire.answers import limit_headers
 from inf_middleware.wire.dialect import Request
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
@@ -225,7 +226,7 @@ def _headers(call: Call) -> list[Header]:
     request_id = call.id.encode()
     headers = [(NAME, request_id), (b"request-id", request_id)]
     if call.admission is not None:
-        headers += call.limit_headers(call.admission.standings)
+        headers += limit_headers(call.admission.standings, call.dialect, call.parts.now_ns)
     return headers
 
 

@@ -20,11 +20,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     meter: str
     quantity: int
     unit_price_nano: int
-
-    @property
-    def amount_nano(self) -> int:
-        """Quantity times unit price, in nano units."""
-        return self.quantity * self.unit_price_nano
+    amount_nano: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +93,19 @@ class Price:
     def lines(self, usage: Usage) -> tuple[Line, ...]:
         """Price a usage as disjoint lines; lines of no tokens are left out."""
         inputs, outputs, cached = usage.input_tokens, usage.output_tokens, 0
+        lines = []
         if self.cached_input_nano is not None:
             cached = min(usage.cached_input_tokens, inputs)
-        lines = []
-        if inputs > cached:
-            lines.append(Line("input_tokens", inputs - cached, self.input_nano))
+            inputs -= cached
+        if inputs:
+            unit = self.input_nano
+            lines.append(Line("input_tokens", inputs, unit, inputs * unit))
         if cached:
-            lines.append(Line("cached_input_tokens", cached, self.cached_input_nano or 0))
+            unit = self.cached_input_nano or 0
+            lines.append(Line("cached_input_tokens", cached, unit, cached * unit))
         if outputs:
-            lines.append(Line("output_tokens", outputs, self.output_nano))
+            unit = self.output_nano
+            lines.append(Line("output_tokens", outputs, unit, outputs * unit))
         return tuple(lines)
 
 
