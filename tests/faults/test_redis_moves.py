@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Admission, Ask
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.stores.outage import OutageStore
@@ -62,13 +63,8 @@ def test_while_slots_of_a_cluster_move_nobody_is_let_in_twice_and_nothing_is_los
 def test_who_is_sent_around_while_a_slot_moves_is_answered_when_it_has_a_node() -> None:
     async def go(cluster: RedisCluster) -> None:
         async with contextlib.aclosing(RedisStore(cluster.uri, timeout_s=PATIENCE_S)) as store:
-            assert isinstance(await store.admit(asked("before")), Admission)
-            (slot,) = await asyncio.to_thread(cluster.slots_in_use)
-            source, target = await asyncio.to_thread(cluster.ends_of, slot)
-            owner, heir = source.ask("CLUSTER MYID"), target.ask("CLUSTER MYID")
-            # The source sends to the target, and the target, which does not know of it, back.
-            await asyncio.to_thread(source.ask, "DEL", *source.ask("KEYS", "*"))
-            await asyncio.to_thread(source.ask, "CLUSTER SETSLOT", slot, "MIGRATING", heir)
+            source, target, slot = await half_moved(cluster, store)
+            owner = source.ask("CLUSTER MYID")
             admitting = asyncio.create_task(store.admit(asked("meanwhile")))
             # A client gives up after 16 answers, of which 8 are the source's.
             enough = 5 * 8
@@ -79,6 +75,33 @@ def test_who_is_sent_around_while_a_slot_moves_is_answered_when_it_has_a_node() 
 
     with redis_cluster() as cluster:
         asyncio.run(go(cluster))
+
+
+def test_of_a_move_that_does_not_end_the_operator_reads_that_nodes_send_around() -> None:
+    async def go(cluster: RedisCluster) -> None:
+        async with contextlib.aclosing(RedisStore(cluster.uri, timeout_s=1.0)) as store:
+            await half_moved(cluster, store)
+            with pytest.raises(LimitsUnavailable, match="TTL exhausted"):
+                await store.admit(asked("meanwhile"))
+
+    with redis_cluster() as cluster:
+        asyncio.run(go(cluster))
+
+
+async def half_moved(
+    cluster: RedisCluster, store: RedisStore
+) -> tuple[RedisServer, RedisServer, int]:
+    """Begin to move the account's slot; return from where, to where, and which it is.
+
+    The source sends to the target, and the target, which does not know of it, back.
+    """
+    assert isinstance(await store.admit(asked("before")), Admission)
+    (slot,) = await asyncio.to_thread(cluster.slots_in_use)
+    source, target = await asyncio.to_thread(cluster.ends_of, slot)
+    heir = target.ask("CLUSTER MYID")
+    await asyncio.to_thread(source.ask, "DEL", *source.ask("KEYS", "*"))
+    await asyncio.to_thread(source.ask, "CLUSTER SETSLOT", slot, "MIGRATING", heir)
+    return source, target, slot
 
 
 def asked(call: str) -> Ask:

@@ -162,7 +162,7 @@ class Pipelines:
             return
         deadline = _Deadline(self._loop, self._timeout_s)
         try:
-            replies = await self._run_surely(asked)
+            replies = await self._run_surely(asked, deadline)
         except asyncio.CancelledError as error:
             if not deadline.is_over:  # the loop ends
                 for _, _, answer in asked:
@@ -185,23 +185,31 @@ class Pipelines:
         waiting, self._waiting = self._waiting, deque()
         _fail(waiting, f"for another just now: {reason}", cause)
 
-    async def _run_surely(self, asked: Sequence[_Asked]) -> list[Reply]:
+    async def _run_surely(self, asked: Sequence[_Asked], deadline: "_Deadline") -> list[Reply]:
         """Run steps, once more where their connection was lost: each may run twice then.
 
         Servers and firewalls drop connections that idle, and a restart ends all. What came back
         last is taken first: the second try has the connection that has just failed, and opens it.
-        Steps that found no node while their slot moved are tried until the deadline ends it.
+        Steps that found no node while their slot moved are tried until the deadline ends it, and
+        raise what they were told last.
         """
         was_lost = False
+        moving: Exception | None = None
         pause_s = MOVING_PAUSE_S
         while True:
             try:
+                if moving is not None:
+                    await asyncio.sleep(pause_s)
+                    pause_s *= 2
                 return await self._run(asked)
+            except asyncio.CancelledError:
+                if moving is None or not deadline.is_over:
+                    raise
+                raise moving from None
             except Exception as error:
                 name = type(error).__name__
                 if name == _MOVING:
-                    await asyncio.sleep(pause_s)
-                    pause_s *= 2
+                    moving = error.with_traceback(None)  # that would keep this frame
                 elif name in _LOST and not was_lost:
                     was_lost = True
                 else:
