@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from inf_middleware import current_call
 from inf_middleware.tokens.encodings import load_encoding
@@ -86,6 +90,39 @@ def test_a_request_that_failed_pays_nothing_and_is_recorded(status: int, tmp_pat
     failed = {"error": {"message": "no"}, "usage": usage_of(5, 5)}
     record = record_of(JsonApp(failed, status=status), tmp_path)
     assert (record["amount_nano"], record["outcome"]) == (0, "upstream_error")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_who_is_sent_to_another_place_pays_there_only(status: int, tmp_path: Path) -> None:
+    record = record_of(JsonApp(b"", status=status), tmp_path)
+    assert (record["amount_nano"], record["outcome"]) == (0, "upstream_error")
+
+
+def test_an_answer_that_says_it_has_no_content_costs_nothing(tmp_path: Path) -> None:
+    record = record_of(JsonApp(b"", status=204), tmp_path)
+    assert (record["amount_nano"], record["outcome"]) == (0, "complete")
+
+
+def test_a_slash_too_many_is_billed_once_and_its_key_is_free_for_the_other_place(
+    tmp_path: Path,
+) -> None:
+    async def answer(_: Request) -> JSONResponse:
+        return JSONResponse(completion(TEXT, usage=usage_of(9, 4)))
+
+    routes = [Route("/v1/chat/completions", answer, methods=["POST"])]
+    house = House(Starlette(routes=routes), tmp_path)
+    headers = [("idempotency-key", "k1")]
+
+    async def go() -> None:
+        sent_on = await post(
+            house.app, CHAT, key="sk-five", path="/v1/chat/completions/", headers=headers
+        )
+        assert sent_on.status == 307
+        assert (await post(house.app, CHAT, key="sk-five", headers=headers)).status == 200
+        await house.close()
+
+    asyncio.run(go())
+    assert [record["input_tokens"] for record in house.records] == [0, 9]
 
 
 def test_an_app_that_raises_before_it_answers_pays_nothing(tmp_path: Path) -> None:

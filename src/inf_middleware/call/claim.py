@@ -19,7 +19,9 @@ KEY_CHARACTERS_MAX = 255
 
 def note_fingerprint(call: Call) -> None:
     """Note the fingerprint of a request that has a key."""
-    digest = hashlib.sha256(call.endpoint.encode("utf-8", "replace"))
+    # Frameworks send who asks with a slash too many to the path without it: the same request.
+    path = call.endpoint.rstrip("/")
+    digest = hashlib.sha256(path.encode("utf-8", "replace"))
     digest.update(b"\0" + (call.body or b""))
     call.fingerprint = digest.hexdigest()
 

@@ -29,6 +29,11 @@ _RETRY_S = 0.05
 # Names of models and paths come from callers: their warnings must not fill memory or logs.
 WARNINGS_MAX = 100
 
+# From this status on nothing was answered: the client is sent to another place, or it failed.
+# Source: RFC 9110, section 15.
+_NO_ANSWER = 300
+_NO_CONTENT = 204
+
 # Of text that was too long to keep only the bytes are known; English and code run near this.
 _BYTES_PER_TOKEN = 4
 
@@ -166,8 +171,8 @@ def _usage_told(call: Call) -> Usage | None:
         return call.told
     if call.status is None and call.disconnected:
         return None
-    if call.status is None or call.status >= 400:
-        return Usage(basis="counted")  # it failed before its first token
+    if call.status is None or call.status >= _NO_ANSWER or call.status == _NO_CONTENT:
+        return Usage(basis="counted")  # it failed, or was sent on, before its first token
     reader = call.reader
     if reader is not None:
         if reader.deferred:
@@ -233,7 +238,7 @@ def outcome_of(call: Call) -> str:
     """Say how a call ended, by what happened to its answer."""
     if call.exhausted:
         return "balance_exhausted"
-    if call.status is not None and call.status >= 400:
+    if call.status is not None and call.status >= _NO_ANSWER:
         return "upstream_error"
     if call.reader is not None and call.reader.failed:
         return "upstream_error"
