@@ -114,6 +114,19 @@ def test_the_refusal_names_what_is_there_and_what_is_needed(tmp_path: Path) -> N
     assert "0.005 CNY are available, and 0.010" in message
 
 
+@pytest.mark.parametrize("policy", ["refuse", "spool"])
+def test_what_costs_more_than_a_ledger_can_hold_is_not_covered(policy: str, tmp_path: Path) -> None:
+    model = JsonApp(completion())
+    shop = Shop(model, tmp_path, on_ledger_error=policy)
+
+    async def go(shop: Shop) -> list[Answered]:
+        return [await shop.post({**CHAT, "max_tokens": 30_000, "n": 10**n}) for n in (6, 11, 18)]
+
+    for answered in shop.run(go, balance_tokens=500):
+        assert (answered.status, error_of(answered)["code"]) == (402, "insufficient_balance")
+    assert model.bodies == []
+
+
 def test_a_call_that_fails_before_its_first_token_pays_nothing(tmp_path: Path) -> None:
     shop = Shop(JsonApp({"error": {"message": "no"}}, status=500), tmp_path)
 
@@ -410,6 +423,40 @@ def test_a_stream_within_its_cap_is_never_cut(tmp_path: Path) -> None:
     answered = shop.run(go, balance_tokens=80)
     assert answered.body.endswith(event("[DONE]"))
     assert shop.calls[0]["outcome"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"max_tokens": 10}, {"max_completion_tokens": 1, "max_tokens": 5000}],
+    ids=["no cap", "a cap that the server ignores", "two caps, and the server goes by the other"],
+)
+def test_a_stream_that_keeps_to_no_cap_goes_on_for_as_long_as_it_is_paid(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    shop, model = streaming(tmp_path, 5000)
+
+    async def go(shop: Shop) -> tuple[int, int]:
+        await shop.post({**STREAM, **asked})
+        return await shop.standing()
+
+    balance, held = shop.run(go, balance_tokens=1100)
+    (call,) = shop.calls
+    assert (call["outcome"], held) == ("balance_exhausted", 0)
+    assert 0 <= balance < TOKEN
+    assert model.sent < 1100
+
+
+def test_a_stream_is_not_cut_for_what_it_may_be_miscounted(tmp_path: Path) -> None:
+    # Of another tokenizer each of these is a token; by ours they are 60.
+    pieces = [event(delta(" onetwo")) for _ in range(30)]
+    pieces += [event(delta("", finish="length")), event(usage_chunk(13, 30)), event("[DONE]")]
+    shop = Shop(StreamApp(pieces), tmp_path)
+
+    async def go(shop: Shop) -> Answered:
+        return await shop.post({**STREAM, "max_tokens": 30})
+
+    assert shop.run(go, balance_tokens=50).body.endswith(event("[DONE]"))
+    assert (shop.calls[0]["outcome"], shop.calls[0]["output_tokens"]) == ("complete", 30)
 
 
 class Faulty:
