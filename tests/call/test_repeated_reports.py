@@ -150,6 +150,45 @@ def test_running_reports_hold_until_a_later_one_also_where_that_is_smaller(
     assert billed(house) == Usage(*second)
 
 
+@pytest.mark.parametrize(
+    ("options", "include_usage"),
+    [
+        ({"include_usage": True, "continuous_usage_stats": True}, True),
+        (None, True),
+        (None, "continuous"),
+    ],
+    ids=["its client", "ours", "ours, running"],
+)
+def test_who_asked_for_a_report_of_the_whole_is_billed_by_it_and_by_no_running_one(
+    options: Any, include_usage: Any, tmp_path: Path
+) -> None:
+    # As vLLM: what was cached is told only at the end.
+    whole = usage_chunk(1000, 3)
+    whole["usage"]["prompt_tokens_details"] = {"cached_tokens": 960}
+    pieces = [
+        event({**delta("Hel"), "usage": usage_of(1000, 1)}),
+        event({**delta("lo", finish="stop"), "usage": usage_of(1000, 3)}),
+        event(whole),
+        event("[DONE]"),
+    ]
+    house = House(Sends(pieces, EVENTS), tmp_path, include_usage=include_usage)
+    asked = STREAM if options is None else {**STREAM, "stream_options": options}
+    answered = serve(house, asked)
+    assert answered.body.endswith(pieces[-1])
+    assert billed(house) == Usage(1000, 3, cached_input_tokens=960)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["with [DONE]", "without"])
+def test_where_the_report_that_was_asked_for_does_not_come_the_running_one_is_billed(
+    ends: bool, tmp_path: Path
+) -> None:
+    pieces = [event({**delta("Hello", finish="stop"), "usage": usage_of(7, 2)})]
+    pieces += [event("[DONE]")] if ends else []
+    house = House(Sends(pieces, EVENTS), tmp_path)
+    assert serve(house, STREAM).body == b"".join(pieces)
+    assert billed(house) == Usage(7, 2)
+
+
 @pytest.mark.parametrize("is_asked", [False, True], ids=["unasked", "asked"])
 @pytest.mark.parametrize(("first", "second"), [((7, 2), (7, 2)), *TOLD])
 def test_a_report_after_the_final_one_changes_no_bill_and_is_shown_to_who_asked(

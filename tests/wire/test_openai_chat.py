@@ -268,24 +268,33 @@ def test_deep_nesting_is_survived() -> None:
         dialect.answer(Request()).whole(b'{"a":' * 100_000)
 
 
+HANDS_OFF = Request(stream=True)
+MAY_ASK = Request(stream=True, may_ask=True)
+WANTS = Request(stream=True, wants_usage=True)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
         ({}, Request()),
         ({"model": "m"}, Request(model="m")),
-        ({"stream": True}, Request(stream=True, may_ask=True)),
+        ({"stream": True}, MAY_ASK),
         ({"stream": "true"}, Request()),
-        ({"stream": True, "stream_options": None}, Request(stream=True, may_ask=True)),
-        ({"stream": True, "stream_options": {}}, Request(stream=True, may_ask=True)),
-        (
-            {"stream": True, "stream_options": {"include_usage": False}},
-            Request(stream=True, may_ask=True),
+        ({"stream": True, "stream_options": None}, MAY_ASK),
+        ({"stream": True, "stream_options": {}}, HANDS_OFF),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, HANDS_OFF),
+        *(
+            ({"stream": True, "stream_options": {"include_usage": yes}}, WANTS)
+            for yes in ("true", "Yes", 1, 1.0)
         ),
-        (
-            {"stream": True, "stream_options": {"include_usage": True}},
-            Request(stream=True, wants_usage=True),
+        *(
+            ({"stream": True, "stream_options": {"include_usage": no}}, MAY_ASK)
+            for no in (None, "false", 0)
         ),
-        ({"stream": True, "stream_options": [1]}, Request(stream=True)),
+        ({"stream": True, "stream_options": {"include_usage": [1]}}, HANDS_OFF),
+        ({"stream": True, "stream_options": {"include_usage": False}}, MAY_ASK),
+        ({"stream": True, "stream_options": {"include_usage": True}}, WANTS),
+        ({"stream": True, "stream_options": [1]}, HANDS_OFF),
         ({"stream": False, "stream_options": {}}, Request()),
         ({"max_tokens": 5}, Request(output_cap=5)),
         ({"max_tokens": 5, "max_completion_tokens": 7}, Request(output_cap=7)),

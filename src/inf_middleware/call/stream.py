@@ -27,6 +27,8 @@ def reader_for(call: Call) -> AnswerReader:
 def stream_of(call: Call, strip: Asked, cutter: Cutter, coding: bytes) -> "Stream":
     """Return what reads the call's answer, which is a stream that is cut so."""
     reader = reader_for(call)
+    if call.asked:
+        reader.awaits_report = True
     if call.reader is reader:
         call.is_stream = True
     watched = None if call.observer is None else call

@@ -20,6 +20,11 @@ ErrorForm = Literal["openai", "anthropic", "ollama"]
 _ANTHROPIC_TYPES = {"server_error": "api_error"}
 
 
+# What servers take for a truth value, beside true and false.
+# Source: pydantic, "Conversion Table" and "Booleans" (2026-11), by which vLLM and SGLang read.
+_YES = ("1", "on", "t", "true", "y", "yes", 1)
+_NO = ("0", "off", "f", "false", "n", "no", 0)
+
 # Requests that each dialect keeps for those that ask for the same. What comes from callers and is
 # kept is short: others are read anew each time.
 REQUESTS_MAX = 512
@@ -30,7 +35,7 @@ _Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class StreamOptions(msgspec.Struct, frozen=True, gc=False):
     """What a stream is asked to be, of which only this is read."""
 
-    include_usage: bool | None = None
+    include_usage: bool | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -215,12 +220,9 @@ class Dialect:
             if cap:
                 break
         prompts = 1 if prompt is None else _prompts(prompt)
-        if isinstance(options, StreamOptions):
-            options = {"include_usage": options.include_usage}
-        wants = isinstance(options, dict) and options.get("include_usage") is True
+        wants, may_ask = _usage_wanted(options)
         if self.tells_usage:
             wants = tells_usage is True
-        may_ask = self.asks_usage and streamed and not wants
         return Request(
             model if isinstance(model, str) else None,
             streamed,
@@ -230,7 +232,7 @@ class Dialect:
             1 if best_of is None else whole_number(best_of) or 1,
             echo is True,
             wants,
-            may_ask and (options is None or isinstance(options, dict)),
+            may_ask and self.asks_usage and streamed,
             background is True,
         )
 
@@ -273,7 +275,9 @@ class Dialect:
 
     def answer(self, request: Request) -> AnswerReader:
         """Return a reader for the answer to a request."""
-        return AnswerReader(self.answers, request.choices, request.prompts)
+        reader = AnswerReader(self.answers, request.choices, request.prompts)
+        reader.awaits_report = request.wants_usage
+        return reader
 
     def read_whole(self, request: Request, body: bytes) -> AnswerReader | Told:
         """Return what the answer to a request tells that is no stream, and there as a whole."""
@@ -306,6 +310,24 @@ class Dialect:
 def _anthropic_error(message: str, type_: str) -> bytes:
     error = {"type": _ANTHROPIC_TYPES.get(type_, type_), "message": message}
     return msgspec.json.encode({"type": "error", "error": error})
+
+
+def _usage_wanted(options: object) -> tuple[bool, bool]:
+    """Tell whether a stream's options ask for its usage, and whether we may ask in their place.
+
+    Options that do not say are left alone: vLLM's have it on by default, OpenAI's off, and what a
+    server sends unasked is its client's.
+    """
+    if isinstance(options, StreamOptions):
+        given: object = options.include_usage
+    elif isinstance(options, dict):
+        given = options.get("include_usage", msgspec.UNSET)
+    else:
+        given = None if options is None else msgspec.UNSET
+    word = given.lower() if isinstance(given, str) else given
+    if word in _YES:  # True is 1
+        return True, False
+    return False, given is None or word in _NO
 
 
 def _asks(value: object) -> bool:

@@ -14,9 +14,9 @@ class Facts:
     """What is known of one answer by now; `AnswerReader` finds it.
 
     `has_output`: at least one token of output was seen. `failed`: an error stands in the answer.
-    `deferred`: what was asked for is made later and fetched by its id. `usage_final`: the report is
-    of the whole answer. `unread_bytes` of it could not be read. `outline`: of its parts, where its
-    dialect has them.
+    `deferred`: what was asked for is made later and fetched by its id. `awaits_report`: one was
+    asked for, and comes in an event of its own. `usage_final`: the report is of the whole answer.
+    `unread_bytes` of it could not be read. `outline`: of its parts, where its dialect has them.
     """
 
     __slots__ = (
@@ -27,6 +27,7 @@ class Facts:
         "_reports",
         "_texts",
         "_unread",
+        "awaits_report",
         "deferred",
         "failed",
         "has_output",
@@ -46,7 +47,7 @@ class Facts:
         self._unread: bytes | None = None  # a body of whose output nothing was asked yet
         self._latest: tuple[str, Group] | None = None  # all text of the last event, if it is known
         self.outline = Outline(form.parts) if form.parts is not None else None
-        self.usage_final = False
+        self.usage_final = self.awaits_report = False
         self.model: str | None = None
         self.response_id: str | None = None
         self.failed = False

@@ -279,7 +279,7 @@ class AnswerReader(Facts):
         index = WHOLE if of_whole or len(choices) != 1 else number_of(choices[0].get("index"))
         if not self._take_usage(value, index):
             return Seen.USAGE_ONLY if only else Seen.NOTHING
-        self.usage_final = of_whole or ended
+        self.usage_final = of_whole or (ended and not self.awaits_report)
         seen = Seen.USAGE_ONLY if only else Seen.RUNNING_USAGE
         return seen | Seen.END if self.usage_final and form.usage_ends else seen
 
