@@ -231,6 +231,21 @@ def test_running_totals_of_several_choices_add_up() -> None:
     assert not reader.usage_covers
 
 
+def test_a_stream_of_several_prompts_ends_with_the_last_of_them() -> None:
+    dialect, request = DIALECTS.of("/completion").read(b'{"prompt": ["a", "b"], "stream": true}')
+    reader = dialect.answer(request)
+    seen = []
+    for index, made in ((0, 2), (1, 300)):
+        for _ in range(made):
+            told = {"index": index, "content": " a", "stop": False}
+            reader.event(json.dumps(told).encode(), None)
+        told = {"index": index, "content": "", "stop": True, "tokens_evaluated": 5,
+                "tokens_predicted": made}  # fmt: skip
+        seen.append(reader.event(json.dumps(told).encode(), None) & Seen.END)
+    assert seen == [Seen.NOTHING, Seen.END]
+    assert reader.usage_of_all == Usage(10, 302)
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat", "/other"])
 def test_an_error_in_a_200_is_a_failure(path: str) -> None:
     for data, event in (

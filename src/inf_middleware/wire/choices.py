@@ -5,6 +5,7 @@ from typing import Any
 from inf_middleware.wire.form import BY_INDEX, Answers
 from inf_middleware.wire.paths import collect, find
 from inf_middleware.wire.texts import CHOICES_MAX, Group
+from inf_middleware.wire.usage import OUTPUT
 
 
 def choices_of(value: dict[str, Any], form: Answers) -> list[dict[str, Any]]:
@@ -52,3 +53,14 @@ def is_empty(choice: dict[str, Any], form: Answers) -> bool:
     found: list[Any] = []
     collect(choice, form.delta_tree, found)
     return not found and choice.get(form.finish) is None and not choice.get("delta")
+
+
+def holds_text(value: dict[str, Any], form: Answers) -> bool:
+    """Whether a value has a place of a form's text, be it empty."""
+    heads = form.text_heads
+    return any(not heads.isdisjoint(choice) for choice in choices_of(value, form))
+
+
+def reports_output(value: dict[str, Any], form: Answers) -> bool:
+    """Whether a value tells output tokens in a form's place and words."""
+    return any(OUTPUT in at.read(value) for at in form.usage)

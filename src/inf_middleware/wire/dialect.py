@@ -1,7 +1,7 @@
 """What a dialect is: where model, input, caps, stream, usage and text sit in an API, as data."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -99,7 +99,9 @@ class Dialect:
     which fields ask for what a model must be able to do.
     `truncation`: fields that let the server shorten the input to its context ("": it always does).
 
-    `variants`: other dialects that share the path, by the first field that the body has.
+    `variants`: other dialects that share the path, by the first field that the body has. `also`:
+    other forms in which a server on this path may answer. Which it is the answer itself tells, for
+    servers pass over fields that they do not know.
 
     Raises:
         ConfigError: A path that does not start with a slash.
@@ -128,6 +130,7 @@ class Dialect:
     answers: Answers = field(default_factory=Answers)
     errors: ErrorForm = "openai"
     variants: tuple[tuple[str, "Dialect"], ...] = ()
+    also: tuple[Answers, ...] = ()
 
     def __post_init__(self) -> None:
         for path in self.paths:
@@ -160,12 +163,61 @@ class Dialect:
                 pass  # a server may still take it: it is read as laxly
         try:
             fields = Fields(body)
-            speaks = next((other for name, other in self.variants if name in fields), self)
-            return speaks, speaks._request(*map(fields.at, speaks._asked))
+            speaks = next((other for name, other in self._speaking if name in fields), self)
+            request = speaks._request(*map(fields.at, speaks._asked))
+            return speaks, request if speaks is self else self._with_largest_cap(request, fields)
         except InvalidRequest:
             if self.reads_body:
                 raise
             return self, Request()
+
+    @cached_property
+    def _family(self) -> tuple["Dialect", ...]:
+        return (self, *(other for _, other in self.variants))
+
+    @cached_property
+    def _forms(self) -> tuple[Answers, ...]:
+        """The forms in which an answer may come beside its own."""
+        others = (*(one.answers for one in self._family), *self.also)
+        return tuple(form for form in others if form is not self.answers)
+
+    @cached_property
+    def _speaking(self) -> tuple[tuple[str, "Dialect"], ...]:
+        """The variants, each with what else on this path is input, asks for more, or answers.
+
+        Which of them a server speaks no field can tell: a client may send any.
+        """
+        return tuple((name, self._joined(other)) for name, other in self.variants)
+
+    def _joined(self, variant: "Dialect") -> "Dialect":
+        every = (variant, *self._family)
+
+        def all_of(name: str) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(path for one in every for path in getattr(one, name)))
+
+        def first_of(name: str) -> str:
+            return next(filter(None, (getattr(one, name) for one in every)), "")
+
+        return replace(
+            variant,
+            messages=all_of("messages"),
+            texts=all_of("texts"),
+            schemas=all_of("schemas"),
+            choices=first_of("choices"),
+            best_of=first_of("best_of"),
+            prompts=first_of("prompts"),
+            asks_usage=any(one.asks_usage for one in every),
+            also=(self.answers, *self._forms),
+        )
+
+    def _with_largest_cap(self, request: Request, fields: Fields) -> Request:
+        """Return a request of a variant with the largest cap that any server may go by."""
+        paths = [path for one in self._family for path in one.output_cap]
+        caps = [cap for path in paths if (cap := whole_number(fields.at(path)))]
+        largest = max(caps, default=0)
+        if request.output_cap is None or largest <= request.output_cap:
+            return request
+        return msgspec.structs.replace(request, output_cap=largest)
 
     @cached_property
     def _asked(self) -> tuple[str, ...]:
@@ -275,7 +327,7 @@ class Dialect:
 
     def answer(self, request: Request) -> AnswerReader:
         """Return a reader for the answer to a request."""
-        reader = AnswerReader(self.answers, request.choices, request.prompts)
+        reader = AnswerReader(self.answers, request.choices, request.prompts, self._forms)
         reader.awaits_report = request.wants_usage
         return reader
 

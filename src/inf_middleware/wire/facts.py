@@ -3,6 +3,7 @@
 from typing import Any
 
 from inf_middleware.domain.usage import Usage
+from inf_middleware.wire.choices import holds_text, reports_output
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.outline import Outline
 from inf_middleware.wire.paths import Tree, find
@@ -24,6 +25,7 @@ class Facts:
         "_finished",
         "_form",
         "_latest",
+        "_others",
         "_reports",
         "_texts",
         "_unread",
@@ -38,15 +40,20 @@ class Facts:
         "usage_final",
     )
 
-    def __init__(self, form: Answers, choices: int = 1, prompts: int = 1) -> None:
-        self._form = form
+    def __init__(
+        self,
+        form: Answers,
+        choices: int = 1,
+        prompts: int = 1,
+        others: tuple[Answers, ...] = (),
+    ) -> None:
+        self._others = others  # forms in which it may be instead, until it is seen which it is
         self._choices = choices
         self._finished: set[int] = set()
         self._reports = Reports(choices, prompts)
-        self._texts = Texts(cumulative=form.cumulative)
+        self._go_by(form)
         self._unread: bytes | None = None  # a body of whose output nothing was asked yet
         self._latest: tuple[str, Group] | None = None  # all text of the last event, if it is known
-        self.outline = Outline(form.parts) if form.parts is not None else None
         self.usage_final = self.awaits_report = False
         self.model: str | None = None
         self.response_id: str | None = None
@@ -54,6 +61,24 @@ class Facts:
         self.deferred = False
         self.has_output = False
         self.unread_bytes = 0
+
+    def _go_by(self, form: Answers) -> None:
+        self._form = form
+        self._texts = Texts(cumulative=form.cumulative)
+        self.outline = Outline(form.parts) if form.parts is not None else None
+
+    def _find_form(self, value: dict[str, Any]) -> None:
+        """Go by the form that an answer is seen to be in, where it may be in several."""
+        form = self._form
+        if holds_text(value, form) or reports_output(value, form):
+            self._others = ()
+            return
+        for holds in (holds_text, reports_output):
+            for other in self._others:
+                if holds(value, other):
+                    self._others = ()
+                    self._go_by(other)
+                    return
 
     @property
     def usage(self) -> Usage | None:

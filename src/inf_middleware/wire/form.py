@@ -49,7 +49,8 @@ class Answers:
 
     By an event's type (its `type`, else its `event:` field): `ends` end the answer, `fails` say
     that it failed, `silent` carry no text whatever they hold. `end_flag`: what is true in the last
-    event only. `usage_ends`: the report of the whole answer ends a stream.
+    event only, of each choice where they are told apart `by_index`. `usage_ends`: the report of the
+    whole answer ends a stream.
 
     `unfinished`: values of `status` that say that the answer is to be fetched later. `parts`: where
     its events open and close parts, which have to be closed before it ends.
@@ -82,6 +83,11 @@ class Answers:
     def delta_tree(self) -> Tree:
         """The paths of an event's output, joined."""
         return tree_of(self.delta)
+
+    @cached_property
+    def text_heads(self) -> frozenset[str]:
+        """The fields of a choice in which its output begins."""
+        return frozenset(self.text_tree) | frozenset(self.delta_tree)
 
     @cached_property
     def delta_head(self) -> tuple[str, Tree]:

@@ -54,6 +54,7 @@ class AnswerReader(Facts):
             plain = self._form.plain
             seen = None if plain is None else self._take_plain(data, plain)
             if seen is not None:
+                self._others = ()
                 return seen
         try:
             value = _decode(data)
@@ -95,7 +96,10 @@ class AnswerReader(Facts):
             self._read_whole(body)
 
     def _read_whole(self, body: bytes) -> None:
-        value = read_parts(body, self._form.fields)
+        value = read_parts(body, self._form.fields.union(*(one.fields for one in self._others)))
+        if self._others:
+            first = value[0] if isinstance(value, list) and value else value
+            self._find_form(first if isinstance(first, dict) else {})
         if isinstance(value, dict):
             self._take_whole(value, WHOLE)
         elif isinstance(value, list):
@@ -182,8 +186,8 @@ class AnswerReader(Facts):
         So nearly all are, and the output is nearly all of them.
         """
         read = self._form.report
-        if read is None:
-            return False
+        if read is None or (self._others and not self._form.text):
+            return False  # without a form that has output, one of the others may be it
         try:
             value = read(body)
         except _ODD:
@@ -227,6 +231,8 @@ class AnswerReader(Facts):
 
     def _take_event(self, value: dict[str, Any], event: bytes | None) -> int:
         # Run for every chunk: what is usually absent is asked for as cheaply as can be.
+        if self._others:
+            self._find_form(value)
         form = self._form
         kind = _kind_of(value, event)
         if self.response_id is None or self.model is None:
@@ -244,10 +250,20 @@ class AnswerReader(Facts):
             if value.get(head) is not None:
                 seen = self._take_report(value, choices)
                 break
-        if (kind and kind in form.ends) or (form.end_flag and find(value, form.end_flag)):
+        if (kind and kind in form.ends) or (form.end_flag and self._is_last(value)):
             self.usage_final = bool(self._reports)
             return seen | Seen.END
         return seen
+
+    def _is_last(self, value: dict[str, Any]) -> bool:
+        """Tell whether the end flag of an event is that of the last choice to end."""
+        form = self._form
+        if not find(value, form.end_flag):
+            return False
+        if not form.by_index or self._choices == 1:
+            return True
+        self._finished.add(group_of(value, form)[0])
+        return len(self._finished) >= self._choices
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
         form = self._form

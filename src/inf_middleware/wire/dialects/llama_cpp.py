@@ -27,6 +27,7 @@ COMPLETION = Dialect(
         ),
         text=("content",),
         delta=("content",),
+        by_index=True,  # of the prompts
         end_flag="stop",
     ),
 )

@@ -5,6 +5,7 @@ Source: ollama docs/api.md; the ollama client 0.6.3. Where a prompt was cached, 
 """
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
+from inf_middleware.wire.dialects import openai_chat
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.usage import UsageAt
 
@@ -41,6 +42,7 @@ CHAT = Dialect(
         ),
         end_flag="done",
     ),
+    also=(openai_chat.CHAT.answers,),  # llama.cpp's server answers so on this path
 )
 
 GENERATE = Dialect(

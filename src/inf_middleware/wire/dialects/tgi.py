@@ -15,6 +15,7 @@ GENERATE = Dialect(
     texts=("inputs",),
     output_cap=("parameters.max_new_tokens",),
     best_of="parameters.best_of",
+    echo="parameters.return_full_text",
     tells_usage="parameters.details",
     answers=Answers(
         usage=(UsageAt(at="details", input="input_length", output="generated_tokens"),),
@@ -26,5 +27,10 @@ GENERATE = Dialect(
 )
 
 GENERATE_STREAM = replace(
-    GENERATE, name="tgi.generate_stream", paths=("/generate_stream",), stream="", streams=True
+    GENERATE,
+    name="tgi.generate_stream",
+    paths=("/generate_stream",),
+    echo="",  # its tokens are new ones alone
+    stream="",
+    streams=True,
 )
