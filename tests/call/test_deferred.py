@@ -10,7 +10,7 @@ import pytest
 from inf_middleware import Price
 from inf_middleware.call.deferred import Deferred
 from inf_middleware.ledgers.book import LedgerBook
-from tests.apps import read_all
+from tests.apps import event, read_all
 from tests.call.test_any_order import cases
 from tests.driver import post, scope_of
 from tests.kit import House
@@ -125,6 +125,85 @@ def test_a_response_that_was_billed_at_once_is_not_billed_again_when_fetched(
 
     asyncio.run(go())
     assert house.records == []
+
+
+WORDS = " word" * 40
+
+
+class Made:
+    """Answers whole, or by a stream, and shows another answer to who fetches it."""
+
+    def __init__(self, posted: list[bytes], media: str, fetched: dict[str, Any]) -> None:
+        self.posted = posted
+        self.media = media
+        self.fetched = fetched
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        is_get = scope["method"] == "GET"
+        media = "application/json" if is_get else self.media
+        headers = [(b"content-type", media.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in [json.dumps(self.fetched).encode()] if is_get else self.posted:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def whole(name: str, **more: Any) -> dict[str, Any]:
+    output = [{"type": "message", "content": [{"type": "output_text", "text": WORDS}]}]
+    return {"id": name, "model": "m", "status": "completed", "output": output, **more}
+
+
+def records_after(app: Any, body: dict[str, Any], name: str, tmp_path: Path, **more: Any) -> Any:
+    house = House(app, tmp_path)
+
+    async def go() -> None:
+        await post(house.app, body, key="sk-one", path="/v1/responses", **more)
+        for _ in range(2):
+            await get(house.app, f"/v1/responses/{name}", key="sk-one")
+        await house.close()
+
+    asyncio.run(go())
+    return house.records
+
+
+def test_a_background_response_without_usage_is_counted_when_it_is_fetched(tmp_path: Path) -> None:
+    queued = json.dumps({"id": "resp_count", "model": "m", "status": "queued"}).encode()
+    app = Made([queued], "application/json", whole("resp_count"))
+    body = {"model": "inf-chat-v1", "input": "Hello, how are you?", "background": True}
+    asked, made = records_after(app, body, "resp_count", tmp_path)
+    assert asked["amount_nano"] == 0
+    assert (made["output_tokens"], made["basis"]) == (40, "counted")
+    assert 6 <= made["input_tokens"] <= 16
+
+
+@pytest.mark.parametrize("usage", [USAGE | {"output_tokens": 60}, None], ids=["told", "counted"])
+@pytest.mark.parametrize("leaves", [True, False], ids=["its client leaves", "its server ends it"])
+def test_of_a_background_stream_that_was_cut_the_rest_is_billed_when_it_is_fetched(
+    leaves: bool, usage: Any, tmp_path: Path
+) -> None:
+    name = f"resp_cut_{leaves}_{usage is None}"
+    told = {"type": "response.output_text.delta", "output_index": 0, "delta": " word"}
+    created = {"type": "response.created", "response": {"id": name, "status": "in_progress"}}
+    pieces = [event(one) for one in (created, *[told] * 5)]
+    app = Made(pieces, "text/event-stream", whole(name, usage=usage))
+    body = {"model": "inf-chat-v1", "input": "Hi", "background": True, "stream": True}
+    more = {"leave_after": len(pieces)} if leaves else {}
+    first, rest = records_after(app, body, name, tmp_path, **more)
+    assert first["output_tokens"] == 5
+    outputs = first["output_tokens"] + rest["output_tokens"]
+    assert outputs == (usage["output_tokens"] if usage else 40)
+    assert first["input_tokens"] + rest["input_tokens"] == max(
+        first["input_tokens"], usage["input_tokens"] if usage else 0
+    )
+
+
+def test_a_background_stream_that_came_whole_is_billed_once(tmp_path: Path) -> None:
+    done = {"type": "response.completed", "response": whole("resp_whole", usage=USAGE)}
+    app = Made([event(done)], "text/event-stream", whole("resp_whole", usage=USAGE))
+    body = {"model": "inf-chat-v1", "input": "Hi", "background": True, "stream": True}
+    (record,) = records_after(app, body, "resp_whole", tmp_path)
+    assert (record["input_tokens"], record["output_tokens"]) == (15, 12)
 
 
 class Reader:

@@ -59,12 +59,10 @@ class Deferred:
     def is_due(self, call: Call) -> bool:
         """Whether an answer that was fetched is whole, and billed to nobody yet."""
         reader = call.reader
-        return (
-            reader is not None
-            and reader.usage is not None
-            and not reader.deferred
-            and reader.response_id in self.calls
-        )
+        if reader is None or reader.deferred or reader.response_id not in self.calls:
+            return False
+        # A stream without usage may have been cut.
+        return reader.usage is not None or (reader.has_output and not call.is_stream)
 
 
 deferred = Deferred()

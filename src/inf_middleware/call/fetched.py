@@ -21,6 +21,7 @@ async def serve_fetched(
     call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
     call.request, call.model, call.billing = due.request, due.model, due.billing
     call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
+    call.input_tokens, call.input_exact, call.billed = due.input_tokens, due.input_exact, due.usage
     call.look_up_price()
 
     async def settle_fetched(call: Call) -> bool:

@@ -211,6 +211,7 @@ class Call(msgspec.Struct, eq=False):
     begun: bool = False  # some of the body has come of an answer that did not come to its end
     first_output_ns: int | None = None  # of a stream that is observed
     told: Usage | None = None  # by the handler itself
+    billed: Usage | None = None  # of an answer that was made on: what was billed of it before
     ended: bool = False  # the answer's end was reached
     disconnected: bool = False  # the client was seen to leave before that
     draining: bool = False  # the app does not know of it, and what it sends goes nowhere

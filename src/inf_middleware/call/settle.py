@@ -52,10 +52,12 @@ async def settle(call: Call) -> bool:
     if usage is None:
         usage = await _usage_counted(call)
         usage = call.usage or usage  # an earlier settlement may have ended meanwhile
+    if call.usage is None and call.billed is not None:
+        usage = _beyond(usage, call.billed)
     call.usage = usage
     reader = call.reader
-    if reader is not None and (reader.deferred or deferred.calls):
-        deferred.note(call)
+    if reader is not None and (reader.deferred or deferred.calls or _goes_on(call)):
+        await _defer(call)
     billing = call.billing
     durable = None
     if billing is not None and not call.recorded:
@@ -84,6 +86,37 @@ async def settle(call: Call) -> bool:
         call.recorded = await _retry(billing, call.event, failure)
     call.settled = True
     return call.recorded or billing is None
+
+
+def _goes_on(call: Call) -> bool:
+    """Tell whether a stream was cut whose answer is made on, to be fetched later."""
+    request, reader = call.request, call.reader
+    if request is None or not request.background or not isinstance(reader, AnswerReader):
+        return False
+    return call.is_stream and reader.usage is None and not reader.failed
+
+
+async def _defer(call: Call) -> None:
+    """Take note of an answer that is still to be fetched, or of one that was due."""
+    reader = call.reader
+    if isinstance(reader, AnswerReader) and (reader.deferred or _goes_on(call)):
+        reader.deferred = True
+        await count_input(call)  # while its body is there: the answer may tell no usage
+    deferred.note(call)
+
+
+def _beyond(usage: Usage, billed: Usage) -> Usage:
+    """Return what of a usage is not billed yet."""
+    inputs = max(usage.input_tokens - billed.input_tokens, 0)
+    outputs = max(usage.output_tokens - billed.output_tokens, 0)
+    return Usage(
+        inputs,
+        outputs,
+        min(usage.cached_input_tokens, inputs),
+        min(usage.cache_write_tokens, inputs),
+        min(usage.reasoning_tokens, outputs),
+        usage.basis,
+    )
 
 
 def release_here(call: Call, tokens: int | None) -> bool:
