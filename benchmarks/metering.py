@@ -25,9 +25,9 @@ from starlette.routing import Route
 from inf_middleware import Account, Gate
 from inf_middleware.domain.tiers import Tier
 from inf_middleware.tokens.counting import Counter
-from inf_middleware.wire.dialect import Request
 from inf_middleware.wire.dialects.openai_chat import CHAT
 from inf_middleware.wire.ndjson import NDJSONReader
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.sse import SSEReader
 
 CHUNKS = 1_600

@@ -15,13 +15,14 @@ import zstandard
 
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.wire.body import Fields, read_object, without_usage
-from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects import KNOWN
 from inf_middleware.wire.dialects.unknown import UNKNOWN
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import Intake, intake_of
 from inf_middleware.wire.ndjson import NDJSONReader
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.sse import SSEReader
 
 DIALECTS: tuple[Dialect, ...] = (

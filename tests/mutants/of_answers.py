@@ -116,9 +116,47 @@ FAULTS = [
     Fault(
         "closing: an answer that failed before its first token is billed",
         "call/settle.py",
-        "if call.status is None or call.status >= 400:\n        return",
-        "if call.status is None:\n        return",
+        "if call.status is None or call.status >= NO_ANSWER or call.status == _NO_CONTENT:",
+        "if call.status is None:",
         COUNTED + "test_a_request_that_failed_pays_nothing_and_is_recorded",
+    ),
+    Fault(
+        "closing: who is sent to another place pays here, too",
+        "call/bill.py",
+        "NO_ANSWER = 300",
+        "NO_ANSWER = 400",
+        COUNTED + "test_who_is_sent_to_another_place_pays_there_only",
+    ),
+    Fault(
+        "closing: what was billed of a stream in the background is billed again",
+        "call/settle.py",
+        "        usage = _beyond(usage, call.billed)\n",
+        "        pass\n",
+        "tests/call/test_deferred.py::"
+        "test_of_a_background_stream_that_was_cut_the_rest_is_billed_when_it_is_fetched",
+    ),
+    Fault(
+        "metering: an answer is read as its request says",
+        "wire/facts.py",
+        "                if holds(value, other):",
+        "                if False:",
+        "tests/call/test_forms_of_answers.py::test_a_stream_is_billed_in_the_form_it_comes_in",
+    ),
+    Fault(
+        "metering: a running report is the last word",
+        "wire/reader.py",
+        "self.usage_final = of_whole or (ended and not self.awaits_report)",
+        "self.usage_final = of_whole or ended",
+        "tests/call/test_repeated_reports.py::"
+        "test_who_asked_for_a_report_of_the_whole_is_billed_by_it_and_by_no_running_one",
+    ),
+    Fault(
+        "prepaid: a cap is believed",
+        "call/hold.py",
+        "                    self._most = _NO_END  # its server does not keep to the cap",
+        "                    return True",
+        "tests/call/test_prepaid.py::"
+        "test_a_stream_that_keeps_to_no_cap_goes_on_for_as_long_as_it_is_paid",
     ),
     Fault(
         "closing: no usage means nothing",

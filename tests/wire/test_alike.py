@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inf_middleware.wire.alike import KEPT_BYTES_MAX, alike_of
-from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects import (
     KNOWN,
     anthropic_messages,
@@ -23,6 +23,7 @@ from inf_middleware.wire.dialects.openai_chat import CHAT
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.intake import Intake, intake_of
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.texts import PACKED_BYTES_MAX, Texts
 from inf_middleware.wire.usage import OPENAI_USAGE

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from inf_middleware import Usage
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.tokens.chat import model_input
-from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects import KNOWN, Dialects
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.intake import intake_of
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.usage import UsageAt
 from tests.wire.fixtures import EXCHANGES, STREAMED, Exchange

@@ -1,8 +1,9 @@
 import pytest
 
-from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects import KNOWN
 from inf_middleware.wire.ending import clean_end
+from inf_middleware.wire.request import Request
 
 
 @pytest.mark.parametrize("dialect", KNOWN, ids=lambda one: one.name)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from inf_middleware import Usage
 from inf_middleware.domain.errors import InvalidRequest
-from inf_middleware.wire.dialect import Request
 from inf_middleware.wire.dialects import Dialects
 from inf_middleware.wire.dialects.openai_chat import CHAT
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.sse import SSEReader
 from inf_middleware.wire.texts import CHOICES_MAX

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inf_middleware.wire.dialect import Request
 from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.seen import Seen
 from inf_middleware.wire.texts import TEXT_BYTES_MAX, Texts
 

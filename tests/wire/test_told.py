@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inf_middleware.domain.usage import TOKENS_MAX, Usage
-from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects import KNOWN
 from inf_middleware.wire.dialects.anthropic_messages import MESSAGES
 from inf_middleware.wire.dialects.openai_chat import CHAT
@@ -17,6 +17,7 @@ from inf_middleware.wire.dialects.openai_responses import RESPONSES
 from inf_middleware.wire.dialects.unknown import UNKNOWN
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.told import Told
 from inf_middleware.wire.usage import UsageAt
 

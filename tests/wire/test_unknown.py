@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from inf_middleware import Usage
-from inf_middleware.wire.dialect import Input, Request
+from inf_middleware.wire.dialect import Input
 from inf_middleware.wire.dialects import Dialects
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.seen import Seen
 
 UNKNOWN = Dialects().of("/other")

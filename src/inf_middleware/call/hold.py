@@ -8,9 +8,10 @@ waits only when nothing is left.
 import asyncio
 
 from inf_middleware.call.admission import count_input, reserved_output
+from inf_middleware.call.bill import event_of, price_of
 from inf_middleware.call.record import Billing, Call, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.call.settle import event_of, price_of, release
+from inf_middleware.call.settle import release
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.money import AMOUNT_NANO_MAX, decimal_string
 from inf_middleware.domain.prices import Price

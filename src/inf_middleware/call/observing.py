@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from inf_middleware.call.bill import outcome_of
 from inf_middleware.call.record import Call, log
 from inf_middleware.call.refuse import Refuse
-from inf_middleware.call.settle import outcome_of
 from inf_middleware.domain.observations import RefusedCall, SettledCall
 from inf_middleware.domain.usage import Usage
 

@@ -32,9 +32,10 @@ from inf_middleware.ports import (
     Spool,
 )
 from inf_middleware.tokens.counters import Counters
-from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.dialects import Dialects
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request
 from inf_middleware.wire.told import Told
 
 CALL_KEY = "inf_middleware.call"

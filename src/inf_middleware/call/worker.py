@@ -32,7 +32,7 @@ from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.wire.answers import limit_headers
-from inf_middleware.wire.dialect import Request
+from inf_middleware.wire.request import Request
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008

@@ -11,6 +11,7 @@ from inf_middleware.domain.errors import ConfigError, InvalidRequest
 from inf_middleware.wire.body import ODD, Fields, asking_for_usage, typed_head, whole_number
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request, StreamOptions, prompts_of, usage_wanted
 from inf_middleware.wire.told import Told
 
 ErrorForm = Literal["openai", "anthropic", "ollama"]
@@ -20,51 +21,11 @@ ErrorForm = Literal["openai", "anthropic", "ollama"]
 _ANTHROPIC_TYPES = {"server_error": "api_error"}
 
 
-# What servers take for a truth value, beside true and false.
-# Source: pydantic, "Conversion Table" and "Booleans" (2026-11), by which vLLM and SGLang read.
-_YES = ("1", "on", "t", "true", "y", "yes", 1)
-_NO = ("0", "off", "f", "false", "n", "no", 0)
-
 # Requests that each dialect keeps for those that ask for the same. What comes from callers and is
 # kept is short: others are read anew each time.
 REQUESTS_MAX = 512
 _Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 _Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-
-
-class StreamOptions(msgspec.Struct, frozen=True, gc=False):
-    """What a stream is asked to be, of which only this is read."""
-
-    include_usage: bool | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks for, as a lax server would read it.
-
-    `output_cap` is the declared cap in tokens of one candidate. `choices`: how many the answer
-    has, of all `prompts` together; `best_of`: how many candidates of each prompt are made, where
-    that is more. None of them is bounded here. `echo`: the answer repeats the prompt.
-    `wants_usage`: the client itself asks its stream for usage. `may_ask`: we may ask in its place.
-    `background`: the answer is made later, and fetched.
-    """
-
-    model: str | None = None
-    stream: bool = False
-    output_cap: int | None = None
-    choices: int = 1
-    prompts: int = 1
-    best_of: int = 1
-    echo: bool = False
-    wants_usage: bool = False
-    may_ask: bool = False
-    background: bool = False
-
-    @property
-    def candidates(self) -> int:
-        """How many outputs the model makes."""
-        if self.best_of == 1:  # as nearly always; and of each prompt there is a choice
-            return self.choices
-        return max(self.choices, self.best_of * self.prompts)
 
 
 # What models may be able to do beside text, in the words of the price list.
@@ -271,8 +232,8 @@ class Dialect:
             cap = None if given is None else whole_number(given)
             if cap:
                 break
-        prompts = 1 if prompt is None else _prompts(prompt)
-        wants, may_ask = _usage_wanted(options)
+        prompts = 1 if prompt is None else prompts_of(prompt)
+        wants, may_ask = usage_wanted(options)
         if self.tells_usage:
             wants = tells_usage is True
         return Request(
@@ -364,31 +325,6 @@ def _anthropic_error(message: str, type_: str) -> bytes:
     return msgspec.json.encode({"type": "error", "error": error})
 
 
-def _usage_wanted(options: object) -> tuple[bool, bool]:
-    """Tell whether a stream's options ask for its usage, and whether we may ask in their place.
-
-    Options that do not say are left alone: vLLM's have it on by default, OpenAI's off, and what a
-    server sends unasked is its client's.
-    """
-    if isinstance(options, StreamOptions):
-        given: object = options.include_usage
-    elif isinstance(options, dict):
-        given = options.get("include_usage", msgspec.UNSET)
-    else:
-        given = None if options is None else msgspec.UNSET
-    word = given.lower() if isinstance(given, str) else given
-    if word in _YES:  # True is 1
-        return True, False
-    return False, given is None or word in _NO
-
-
 def _asks(value: object) -> bool:
     # {"type": "text"} is how APIs write that no form is asked for.
     return bool(value) and not (isinstance(value, dict) and value.get("type") == "text")
-
-
-def _prompts(prompt: object) -> int:
-    """Count the prompts of a list; token ids are one prompt."""
-    if not isinstance(prompt, list) or not prompt or type(prompt[0]) is int:
-        return 1
-    return len(prompt)

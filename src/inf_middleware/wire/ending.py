@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from inf_middleware.domain.usage import Usage
-from inf_middleware.wire.dialect import Dialect, Request
+from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.outline import Part
 from inf_middleware.wire.reader import AnswerReader
+from inf_middleware.wire.request import Request
 
 _MESSAGE = "The balance of this account is used up; the answer ends here."
 
