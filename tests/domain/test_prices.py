@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,72 @@ def test_a_new_price_is_a_dated_successor() -> None:
     assert (after.price.input, after.version) == ("2", "mine/m@2027-01-01T00:00:00Z")
     with pytest.raises(ConfigError, match="two prices from the same moment"):
         Prices([Price("m", "1", "1"), Price("m", "2", "2")])
+
+
+NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
+BEFORE, AFTER = datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 2, 1, tzinfo=UTC)
+
+
+def found_at(prices: Prices, model: str, at: datetime) -> str | None:
+    found = prices.find(model, at)
+    return None if found is None else found.version
+
+
+def test_a_model_whose_own_price_is_yet_to_come_costs_what_its_pattern_does() -> None:
+    prices = Prices([Price("Qwen/*", "10", "10"), Price("Qwen/Big", "30", "30", since=NEW_YEAR)])
+    assert found_at(prices, "Qwen/Big", BEFORE) == "custom/Qwen/*"
+    assert found_at(prices, "Qwen/Big", AFTER) == "custom/Qwen/Big@2027-01-01T00:00:00Z"
+    assert found_at(prices, "Qwen/Small", AFTER) == "custom/Qwen/*"
+
+
+def test_the_successor_of_a_pattern_holds_for_no_pattern_before_it() -> None:
+    prices = Prices(
+        [
+            Price("Qwen/*", "10", "10"),
+            Price("*", "50", "50"),
+            Price("*", "60", "60", since=NEW_YEAR),
+            Price("Qwen/*", "11", "11", since=datetime(2028, 1, 1, tzinfo=UTC)),
+        ]
+    )
+    assert found_at(prices, "Qwen/X", AFTER) == "custom/Qwen/*"
+    assert found_at(prices, "Qwen/X", datetime(2028, 1, 1, tzinfo=UTC)) == (
+        "custom/Qwen/*@2028-01-01T00:00:00Z"
+    )
+    assert found_at(prices, "other", BEFORE) == "custom/*"
+    assert found_at(prices, "other", AFTER) == "custom/*@2027-01-01T00:00:00Z"
+
+
+MOMENTS = [datetime(year, 1, 1, tzinfo=UTC) for year in (2026, 2027, 2028)]
+NAMED_AND_DATED = st.tuples(
+    st.sampled_from(["ab", "ac", "a*", "?b", "*"]), st.sampled_from([None, *MOMENTS])
+)
+
+
+@given(
+    st.lists(NAMED_AND_DATED, unique=True, min_size=1),
+    st.sampled_from(["ab", "ac", "b"]),
+    st.sampled_from([BEFORE.replace(year=2025), *MOMENTS]),
+)
+def test_a_further_price_replaces_its_own_predecessor_or_what_comes_behind_it(
+    listed: list[tuple[str, datetime | None]], model: str, at: datetime
+) -> None:
+    prices = [Price(name, "1", "1", since=since) for name, since in listed]
+    further = prices[-1]
+    price, before = (
+        None if found is None else found.price
+        for found in (Prices(some).find(model, at) for some in (prices, prices[:-1]))
+    )
+    if not fnmatchcase(model, further.model) or (further.since and further.since > at):
+        assert price is before  # of another model, or yet to come
+    elif before is None:
+        assert price is further
+    elif further.model == before.model:
+        later = before.since is None or (further.since and further.since > before.since)
+        assert price is (further if later else before)
+    else:
+        order = [model, *(name for name, _ in listed)]  # a model's own name before all patterns
+        ahead = order.index(further.model) < order.index(before.model)
+        assert price is (further if ahead else before)
 
 
 @pytest.mark.parametrize(

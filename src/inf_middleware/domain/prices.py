@@ -131,12 +131,11 @@ class Prices:
         self.currency = currency
         self.version = version
         self._exact: dict[str, list[Price]] = {}
-        self._patterns: list[Price] = []
+        self._patterns: dict[str, list[Price]] = {}  # in the order of the list
         for price in self.prices:
             for name in (price.model, *price.aliases):
                 if any(sign in name for sign in "*?["):
-                    if price not in self._patterns:
-                        self._patterns.append(price)
+                    self._patterns.setdefault(name, []).append(price)
                     continue
                 dated = self._exact.setdefault(name, [])
                 if any(other.since == price.since for other in dated):
@@ -153,29 +152,23 @@ class Prices:
         }
 
     def find(self, model: str | None, at: datetime | None = None) -> Found | None:
-        """Return the price of a model in force at an aware UTC moment (now by default)."""
+        """Return the price of a model in force at an aware UTC moment (now by default).
+
+        One of its own name, or else of the first pattern in the list that fits it.
+        """
         if model is None:
             return None
         undated = self._undated.get(model)
         if undated is not None:
             return undated
-        candidates = self._exact.get(model)
-        if candidates is None:
-            candidates = [
-                price
-                for price in self._patterns
-                if any(fnmatchcase(model, name) for name in (price.model, *price.aliases))
-            ]
-        best: Price | None = None
-        for price in candidates:
-            if price.since is None:
-                best = best or price
-                continue
-            at = at or datetime.now(UTC)
-            if price.since <= at and (
-                best is None or best.since is None or best.since <= price.since
-            ):
-                best = price
+        at = at or datetime.now(UTC)
+        best = _in_force(self._exact.get(model, ()), at)
+        if best is None:
+            for pattern, dated in self._patterns.items():
+                if fnmatchcase(model, pattern):
+                    best = _in_force(dated, at)
+                    if best is not None:
+                        break
         return None if best is None else self._named(best)
 
     def find_at(self, model: str | None, moment_ns: int) -> Found | None:
@@ -224,6 +217,17 @@ class Prices:
     def default(cls) -> "Prices":
         """Read the price list that ships with the package."""
         return cls.from_toml(tables.shipped("prices.toml"), source="prices.toml")
+
+
+def _in_force(dated: Iterable[Price], at: datetime) -> Price | None:
+    """Return the latest price that holds at a moment, the first of several from one moment."""
+    best: Price | None = None
+    for price in dated:
+        if price.since is None:
+            best = best or price
+        elif price.since <= at and (best is None or best.since is None or best.since < price.since):
+            best = price
+    return best
 
 
 _PRICE_KEYS = (
