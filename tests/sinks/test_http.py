@@ -178,6 +178,55 @@ def test_a_far_end_may_say_that_it_has_an_event_already(http: HttpServer) -> Non
         post(HttpSink(http.url), [EVENTS[1]])
 
 
+def has_already(server: HttpServer) -> None:
+    """Whoever sends what is there is told so, and nothing of the batch is taken."""
+    server.refuses = lambda event: 409 if event["id"] in arrived(server) else None
+
+
+def test_what_comes_with_an_event_that_is_there_already_arrives_too(
+    http: HttpServer, tmp_path: Path
+) -> None:
+    """Three were delivered, and the relay died before its cursor moved."""
+    has_already(http)
+    post(HttpSink(http.url), EVENTS[:3])
+
+    async def go() -> None:
+        sinks = {"meter": HttpSink(http.url, duplicate_statuses={409})}
+        async with relaying(tmp_path / "l.db", sinks) as (ledger, relay):
+            await asyncio.gather(*(ledger.settle(event) for event in EVENTS[:10]))
+            await relay.drain(DRAIN_S)
+
+    asyncio.run(go())
+    assert arrived(http) == IDS[:10]
+    assert dead_letters(tmp_path / "l.db") == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(there=st.sets(st.integers(0, 19)), size=st.integers(1, 20))
+def test_splitting_brings_just_what_is_not_there_and_in_order(
+    shared: HttpServer, there: set[int], size: int
+) -> None:
+    server = shared
+    server.bodies.clear()
+    has_already(server)
+    post(HttpSink(server.url), *([EVENTS[number]] for number in sorted(there)))
+    server.requests.clear()
+    post(HttpSink(server.url, duplicate_statuses={409}), EVENTS[:size])
+    assert arrived(server)[len(there) :] == [IDS[n] for n in range(size) if n not in there]
+    assert len(server.requests) <= 2 * size - 1
+
+
+@pytest.mark.parametrize(("statuses", "in_doubt"), [({409}, True), ((), False)])
+def test_what_may_be_there_already_is_in_doubt_until_it_is_told_of_alone(
+    http: HttpServer, statuses: set[int], in_doubt: bool
+) -> None:
+    http.script = [(409, {}), (401, {})]
+    with pytest.raises(TryLater) as caught:
+        post(HttpSink(http.url, duplicate_statuses=statuses), EVENTS[:4])
+    assert caught.value.not_taken != in_doubt
+    assert caught.value.taken == frozenset()
+
+
 class Raw:
     """A server that does one thing to each connection."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import email.utils
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -41,12 +42,32 @@ class _Answer(NamedTuple):
     after_s: float | None
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """What has come of a batch so far; of what is `doubtful` some was there before, or is now."""
+
+    taken: set[str] = field(default_factory=set)
+    rejected: dict[str, str] = field(default_factory=dict)
+    doubtful: set[str] = field(default_factory=set)
+
+    def later(self, why: str, *, not_taken: bool, after_s: float | None = None) -> TryLater:
+        told = self.taken | self.rejected.keys()
+        return TryLater(
+            why,
+            taken=self.taken,
+            rejected=self.rejected,
+            after_s=after_s,
+            not_taken=not_taken and self.doubtful <= told,
+        )
+
+
 class HttpSink:
     """Posts batches in the structured batch mode of CloudEvents, over kept connections.
 
     400, 409, 413 and 422 are the batch's fault: it is split until the one event at fault stands
     alone and is refused for good. `duplicate_statuses` are those by which this far end says that
-    it has an event already: taken. After everything else, network errors included, the same is
+    it has an event already: one alone is taken, a batch is split, for the others of it may not be
+    there. After everything else, network errors included, the same is
     offered again, with `Retry-After` honoured.
 
     `timeout_s` is for one request. `headers` may hold secrets: they are never shown, and neither
@@ -92,8 +113,7 @@ class HttpSink:
 
     async def __call__(self, events: Sequence[BillingEvent]) -> None:
         """Post a batch; in parts where it is too large or one of its events is at fault."""
-        taken: set[str] = set()
-        rejected: dict[str, str] = {}
+        outcome = _Outcome()
         # Parts still to be sent, the first one last: in order, so that what is held back when one
         # fails is the end of the batch.
         parts = list(reversed(_parts(events, self._part_max)))
@@ -102,27 +122,28 @@ class HttpSink:
             part = parts.pop()
             if asyncio.get_running_loop().time() > deadline:
                 self._part_max = len(part)
-                why = f"{self._shown} is slow to say which of {len(events)} events it refuses"
-                raise TryLater(why, taken=taken, rejected=rejected, not_taken=True)
-            answer = await self._post(part, taken, rejected)
-            if 200 <= answer.status < 300 or answer.status in self._duplicate_statuses:
-                taken.update(event.id for event in part)
-            elif answer.status not in _FAULT_OF_THE_BATCH:
-                raise TryLater(
+                why = f"{self._shown} is slow to say which of {len(events)} events it does not take"
+                raise outcome.later(why, not_taken=True)
+            answer = await self._post(part, outcome)
+            duplicate = answer.status in self._duplicate_statuses
+            if 200 <= answer.status < 300 or (duplicate and len(part) == 1):
+                outcome.taken.update(event.id for event in part)
+            elif not duplicate and answer.status not in _FAULT_OF_THE_BATCH:
+                raise outcome.later(
                     f"{self._shown} answered {answer.status}: {answer.text}",
                     after_s=answer.after_s,
-                    taken=taken,
-                    rejected=rejected,
                     not_taken=answer.status in _CERTAINLY_NOT_TAKEN or answer.status < 400,
                 )
             elif len(part) == 1:
-                rejected[part[0].id] = f"HTTP {answer.status}: {answer.text}"
+                outcome.rejected[part[0].id] = f"HTTP {answer.status}: {answer.text}"
             else:
+                if duplicate:
+                    outcome.doubtful.update(event.id for event in part)
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
         self._part_max = None
-        if rejected:
-            raise Rejected(rejected)
+        if outcome.rejected:
+            raise Rejected(outcome.rejected)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -130,9 +151,7 @@ class HttpSink:
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
-    async def _post(
-        self, events: Sequence[BillingEvent], taken: set[str], rejected: Mapping[str, str]
-    ) -> _Answer:
+    async def _post(self, events: Sequence[BillingEvent], outcome: _Outcome) -> _Answer:
         body = b"[" + b",".join(event.encode() for event in events) + b"]"
         try:
             async with (
@@ -150,20 +169,12 @@ class HttpSink:
                     self._retry_after_s(response.headers.get("retry-after")),
                 )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise self._unreachable(error, taken, rejected, not_taken=True) from error
+            raise outcome.later(self._why(error), not_taken=True) from error
         except (httpx.TransportError, TimeoutError) as error:
-            raise self._unreachable(error, taken, rejected, not_taken=False) from error
+            raise outcome.later(self._why(error), not_taken=False) from error
 
-    def _unreachable(
-        self,
-        error: Exception,
-        taken: set[str],
-        rejected: Mapping[str, str],
-        *,
-        not_taken: bool,
-    ) -> TryLater:
-        why = f"{self._shown}: {type(error).__name__} {error}"
-        return TryLater(why, taken=taken, rejected=rejected, not_taken=not_taken)
+    def _why(self, error: Exception) -> str:
+        return f"{self._shown}: {type(error).__name__} {error}"
 
     def _open(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
