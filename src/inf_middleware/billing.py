@@ -1,8 +1,10 @@
 """From the options that concern a ledger to what keeps bills: ledger, spool, relay, accounts."""
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import anyio
 
 from inf_middleware.accounts.ledger import LedgerAccounts
 from inf_middleware.call.health import LedgerHealth
@@ -18,7 +20,7 @@ from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.observers.timed import TimedHolds, TimedLedger
 from inf_middleware.ports import Claims, Holds, Ledger, Observer, Outbox, Sink
 from inf_middleware.sharing import Shared, User, identity, share
-from inf_middleware.sinks.relay import Relay
+from inf_middleware.sinks.relay import Relay, Relays
 from inf_middleware.sinks.uris import sink_from_uri
 
 # How long a server that shuts down waits for sinks to take what is left; the rest goes out at the
@@ -59,12 +61,12 @@ def _place(given: str | Ledger, made: Any) -> Hashable:
 class Built(NamedTuple):
     """What bills calls, how it starts, and how it is closed: before the ledgers.
 
-    `spool` and `relay` are None where nothing is spooled or delivered.
+    `spool` and `relays` are None where nothing is spooled or delivered.
     """
 
     billing: Billing
     spool: SpoolingLedger | None
-    relay: Relay | None
+    relays: Relays | None
     start: Callable[[], Awaitable[None]]
     aclose: Callable[[], Awaitable[None]]
 
@@ -88,13 +90,13 @@ def build_billing(option: Option, user: User, ledgers: Ledgers, observer: Observ
     kept: Ledger = ledgers.of(option("ledger"))
     serves = option("serves")
     spool = _shared_spool(option, user, kept) if option("on_ledger_error") == "spool" else None
-    names = [_shared_name(user, kept, name, sink) for name, sink in option("sinks").items()]
-    relay = _shared_relay(user, kept, option("sinks")) if names else None
+    holds = _holds(option("mode"), kept)
+    delivered = _shared_deliveries(user, kept, option("sinks"))
+    relays = Relays([one.thing.relay for one in delivered]) if delivered else None
     ledger: Ledger = kept if spool is None else spool.thing
     claims = kept if isinstance(kept, Claims) else None
-    if relay is not None:
-        ledger = _DeliveringLedger(ledger, relay.thing)
-    holds = _holds(option("mode"), kept)
+    if relays is not None:
+        ledger = _DeliveringLedger(ledger, relays)
     if observer is not None:
         ledger = TimedLedger(ledger, observer)
         holds = None if holds is None else TimedHolds(holds, observer)
@@ -115,25 +117,21 @@ def build_billing(option: Option, user: User, ledgers: Ledgers, observer: Observ
     async def start() -> None:
         if spool is not None:
             await spool.thing.start()
-        if relay is not None:
-            relay.thing.start()
+        if relays is not None:
+            relays.start()
 
     async def aclose() -> None:
         try:
             await billing.lost.aclose()
-            if relay is not None and relay.let_go():
-                await relay.thing.drain(DRAIN_TIMEOUT_S)
-                await relay.thing.aclose()
+            await _end([one.thing.relay for one in delivered if one.let_go()])
         finally:
-            for name in names:
-                name.let_go()
             if spool is not None and spool.let_go():
                 await spool.thing.stop()
 
     return Built(
         billing,
         spool=None if spool is None else spool.thing,
-        relay=None if relay is None else relay.thing,
+        relays=relays,
         start=start,
         aclose=aclose,
     )
@@ -162,9 +160,41 @@ def _shared_spool(option: Option, user: User, kept: Ledger) -> Shared[SpoolingLe
     return shared
 
 
-def _shared_name(user: User, kept: Ledger, name: str, sink: Sink | str) -> Shared[Sink | str]:
-    shared = share(("sink", id(kept), name), user, lambda: sink)
-    if identity(shared.thing) != identity(sink):
+class _Delivered(NamedTuple):
+    """A sink as it was given, and what delivers to it."""
+
+    given: Sink | str
+    relay: Relay
+
+
+def _shared_deliveries(
+    user: User, kept: Ledger, sinks: Mapping[str, Sink | str]
+) -> list[Shared[_Delivered]]:
+    """Return what delivers to each sink: one for all stacks of the process that have it."""
+    if not sinks:
+        return []
+    if not isinstance(kept, Outbox):
+        raise ConfigError(
+            f"sinks are given, and the ledger {kept!r} has no outbox for them to read"
+        )
+    delivered: list[Shared[_Delivered]] = []
+    try:
+        for name, sink in sinks.items():
+            delivered.append(_shared_delivery(user, kept, name, sink))
+    except ConfigError:
+        for one in delivered:
+            one.let_go()  # or the stacks that do work would never close it
+        raise
+    return delivered
+
+
+def _shared_delivery(user: User, outbox: Outbox, name: str, sink: Sink | str) -> Shared[_Delivered]:
+    def make() -> _Delivered:
+        made = sink_from_uri(sink) if isinstance(sink, str) else sink
+        return _Delivered(sink, Relay(outbox, {name: made}))
+
+    shared = share(("sink", id(outbox), name), user, make)
+    if identity(shared.thing.given) != identity(sink):
         shared.let_go()
         raise ConfigError(
             f"sink {name} is another one in another stack of this process, with the same"
@@ -173,34 +203,27 @@ def _shared_name(user: User, kept: Ledger, name: str, sink: Sink | str) -> Share
     return shared
 
 
-def _shared_relay(user: User, kept: Ledger, sinks: Mapping[str, Sink | str]) -> Shared[Relay]:
-    if not isinstance(kept, Outbox):
-        raise ConfigError(
-            f"sinks are given, and the ledger {kept!r} has no outbox for them to read"
-        )
-    outbox: Outbox = kept
+async def _end(relays: Sequence[Relay]) -> None:
+    async def end(relay: Relay) -> None:
+        await relay.drain(DRAIN_TIMEOUT_S)
+        await relay.aclose()
 
-    def make() -> Relay:
-        made = {
-            name: sink_from_uri(sink) if isinstance(sink, str) else sink
-            for name, sink in sinks.items()
-        }
-        return Relay(outbox, made)
-
-    return share(("relay", id(kept), identity(sinks)), user, make)
+    async with anyio.create_task_group() as group:
+        for relay in relays:
+            group.start_soon(end, relay)
 
 
 class _DeliveringLedger:
-    """A ledger whose events go to sinks: its relay starts with the first use of a loop."""
+    """A ledger whose events go to sinks: relays start with the first use of a loop."""
 
-    def __init__(self, ledger: Ledger, relay: Relay) -> None:
+    def __init__(self, ledger: Ledger, relays: Relays) -> None:
         self._ledger = ledger
-        self._relay = relay
+        self._relays = relays
 
     def settle(self, event: BillingEvent) -> Awaitable[None]:
         """Hand a settlement over, and see that it will be delivered."""
-        self._relay.start()
+        self._relays.start()
         return self._ledger.settle(event)
 
     async def aclose(self) -> None:
-        """Do nothing: relay and ledger may have other users."""
+        """Do nothing: relays and ledger may have other users."""

@@ -12,7 +12,7 @@ from inf_middleware.domain.observations import RefusedCall, Sample, SettledCall,
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.observers.logs import CallLog
 from inf_middleware.ports import LimitStore, Observer
-from inf_middleware.sinks.relay import Relay
+from inf_middleware.sinks.relay import Relays
 
 _log = logging.getLogger("inf_middleware.metrics")
 
@@ -88,7 +88,7 @@ class _All:
 class Sampler:
     """Looks at how the parts of a stack stand, every few seconds while the event loop runs.
 
-    `store`, `spool`, `leases`, `health` and `relay` are None where the stack has none.
+    `store`, `spool`, `leases`, `health` and `relays` are None where the stack has none.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class Sampler:
         store: LimitStore | None,
         health: LedgerHealth | None,
         spool: SpoolingLedger | None,
-        relay: Relay | None,
+        relays: Relays | None,
     ) -> None:
         self._observer = observer
         self._leases = leases
         self._store = store
         self._health = health
         self._spool = spool
-        self._relay = relay
+        self._relays = relays
         self._leases_lost = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -131,8 +131,8 @@ class Sampler:
 
     async def sample(self) -> None:
         """Look once, and tell."""
-        relay, leases = self._relay, self._leases
-        sinks = () if relay is None else await relay.samples(SAMPLE_TIMEOUT_S)
+        relays, leases = self._relays, self._leases
+        sinks = () if relays is None else await relays.samples(SAMPLE_TIMEOUT_S)
         held = None if leases is None else leases.held
         lost = 0
         if leases is not None:
@@ -149,7 +149,7 @@ class Sampler:
                     storage_is_away=is_away if isinstance(is_away, bool) else None,
                     ledger_is_away=None if down is None else down or bool(spooled),
                     spooled_bytes=spooled,
-                    is_relay=None if relay is None else relay.is_elected,
+                    is_relay=None if relays is None else relays.is_elected,
                     sinks=sinks,
                 )
             )

@@ -219,12 +219,12 @@ class Stack:
         counters = share(("counter", identity(given)), self._user, lambda: Counters(given)).thing
         startup.append(counters.load)
         observer = build_observer(option, logs_calls=self._kinds == {METER})
-        limiting = billing = spool = relay = None
+        limiting = billing = spool = relays = None
         if LIMITER in self._kinds:
             limiting, self._store, close = build_limiting(option, self._user, observer)
             shutdown.append(close)
         if LEDGER in self._kinds:
-            billing, spool, relay, start, close = build_billing(
+            billing, spool, relays, start, close = build_billing(
                 option, self._user, ledgers, observer
             )
             startup.append(start)
@@ -237,7 +237,7 @@ class Stack:
                 store=self._store,
                 health=billing.health if billing else None,
                 spool=spool,
-                relay=relay,
+                relays=relays,
             )
             startup.append(sampler.begin)
             shutdown.insert(0, sampler.aclose)  # before what it looks at is closed

@@ -204,6 +204,29 @@ def test_one_of_several_processes_is_the_relay_until_it_ends(postgres: PostgresS
     asyncio.run(go())
 
 
+def test_who_is_not_the_relay_asks_once_for_all_its_sinks(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, connect = postgres.uri(), asyncpg.connect
+    asked: list[str] = []
+
+    async def counted(*given: Any, **options: Any) -> Any:
+        asked.append("again")
+        return await connect(*given, **options)
+
+    async def go() -> None:
+        first, second = PostgresLedger(uri), PostgresLedger(uri)
+        assert await first.elect()
+        monkeypatch.setattr(asyncpg, "connect", counted)
+        for round_ in (1, 2):
+            assert await asyncio.gather(*(second.elect() for _ in range(5))) == [False] * 5
+            assert len(asked) == round_
+        await first.aclose()
+        await second.aclose()
+
+    asyncio.run(go())
+
+
 def test_two_hosts_hold_no_more_than_there_is(postgres: PostgresServer) -> None:
     opened = Opened(postgres.uri())
 

@@ -1,6 +1,7 @@
 """In one process the stacks of the same settings share one store, one ledger and one counter."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -90,6 +91,58 @@ def test_one_relay_delivers_for_all_stacks_each_event_once(tmp_path: Path) -> No
     assert len(taken) == len(set(taken)) == 3
 
 
+class Slow:
+    """A sink that is still at it when the next event comes."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.closed = False
+
+    async def __call__(self, events: Sequence[BillingEvent]) -> None:
+        await asyncio.sleep(0.02)
+        self.taken.extend(event.id for event in events)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("end", [shut_down, None], ids=["shut down", "dropped"])
+def test_a_sink_gets_each_event_once_whatever_others_the_stacks_have(
+    end: Any, tmp_path: Path
+) -> None:
+    mine, other, third = Slow(), Slow(), Slow()
+    ledger = f"sqlite:///{tmp_path}/l.db"
+    stacks = [
+        CostLedger(Closing(MODEL), ledger=ledger, sinks=sinks)
+        for sinks in ({"mine": mine, "third": third}, {"mine": mine, "other": other})
+    ]
+
+    async def go() -> None:
+        for _ in range(5):
+            for stack in stacks:
+                await post(stack, CHAT)
+                await asyncio.sleep(0.01)
+        first = stacks.pop(0)
+        if end is not None:
+            await end(first)
+            assert third.closed
+            assert len(third.taken) == 10
+        del first
+        gc.collect()
+        await post(stacks[0], CHAT)
+        async with asyncio.timeout(20):
+            while min(len(mine.taken), len(other.taken)) < 11:  # noqa: ASYNC110 - as sinks take
+                await asyncio.sleep(0.01)
+        assert not mine.closed
+        await shut_down(stacks[0])
+
+    asyncio.run(go())
+    ids = [record["request_id"] for record in records_of(tmp_path / "l.db")]
+    assert mine.taken == other.taken == ids
+    assert mine.closed
+    assert other.closed
+
+
 def test_the_relay_of_a_loop_that_runs_delivers_for_other_loops_too(tmp_path: Path) -> None:
     taken: list[tuple[str, int]] = []
 
@@ -128,18 +181,19 @@ def test_the_relay_of_a_loop_that_runs_delivers_for_other_loops_too(tmp_path: Pa
 def test_one_name_of_a_sink_is_one_sink_for_all_stacks_of_a_ledger(tmp_path: Path) -> None:
     async def send(events: Sequence[BillingEvent]) -> None: ...
 
-    async def other(events: Sequence[BillingEvent]) -> None: ...
-
+    other = Slow()
     ledger = f"sqlite:///{tmp_path}/l.db"
     first = CostLedger(MODEL, ledger=ledger, sinks={"mine": send})
-    second = CostLedger(MODEL, ledger=ledger, sinks={"mine": other})
-    third = CostLedger(MODEL, ledger=ledger, sinks={"another": other})
+    second = CostLedger(MODEL, ledger=ledger, sinks={"another": other, "mine": other})
+    third = CostLedger(Closing(MODEL), ledger=ledger, sinks={"another": other})
 
     async def go() -> None:
         await post(first, CHAT)
         await post(third, CHAT)
         with pytest.raises(ConfigError, match="choose another"):
             await post(second, CHAT)
+        await shut_down(third)
+        assert other.closed  # who was refused uses nothing
 
     asyncio.run(go())
 

@@ -81,6 +81,7 @@ class Session:
         self._opening = asyncio.Lock()
         self._relay: asyncpg.Connection[Any] | None = None
         self._electing = asyncio.Lock()
+        self._refusals = 0
         self._closing = False
         self._plain_from = 0.0
         self.changed = asyncio.Event()
@@ -115,6 +116,7 @@ class Session:
 
     async def elect(self) -> bool:
         """Take the relay's lock on a connection of its own, which it ends with."""
+        refusals = self._refusals
         async with self._electing:  # two at once would each have a connection, and one the lock
             if self._relay is not None and not self._relay.is_closed():
                 try:
@@ -123,6 +125,8 @@ class Session:
                     self._relay.terminate()
                 else:
                     return True
+            if self._refusals != refusals:
+                return False  # as another sink was told while this one waited
             connection = await asyncpg.connect(
                 self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
             )
@@ -133,6 +137,7 @@ class Session:
             except BaseException:
                 connection.terminate()
                 raise
+            self._refusals += 1
             await connection.close()
             return False
 

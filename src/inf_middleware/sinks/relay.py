@@ -8,7 +8,7 @@ and never stops anything else.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import anyio
@@ -153,3 +153,25 @@ class Relay:
             if await self._outbox.pending(name, 1):
                 return True
         return False
+
+
+class Relays:
+    """The relays of a stack: one for each sink, since other stacks have others beside it."""
+
+    def __init__(self, relays: Sequence[Relay]) -> None:
+        self._relays = tuple(relays)
+
+    @property
+    def is_elected(self) -> bool:
+        """Whether this process is the one that delivers."""
+        return any(relay.is_elected for relay in self._relays)
+
+    async def samples(self, timeout_s: float) -> tuple[SinkSample, ...]:
+        """Return how deliveries stand, as `Relay.samples` does."""
+        found = await asyncio.gather(*(relay.samples(timeout_s) for relay in self._relays))
+        return tuple(sample for samples in found for sample in samples)
+
+    def start(self) -> None:
+        """Begin to deliver on the running event loop, where none does."""
+        for relay in self._relays:
+            relay.start()
