@@ -14,7 +14,7 @@ import pytest
 from inf_middleware import BillingEvent
 from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.sqlite import SqliteLedger
-from inf_middleware.ports import Rejected
+from inf_middleware.ports import Rejected, TryLater
 from tests.events import event_of
 from tests.kit import reading
 from tests.ledgers.test_migration import old_ledger
@@ -175,6 +175,22 @@ def test_a_replay_survives_a_sink_that_is_down_and_a_restart(ledger: Path) -> No
     sink = Taking()
     delivered(ledger, sink, [])
     assert [event.id for event in sink.taken] == IDS[2:3]
+
+
+@pytest.mark.parametrize("told_of", [2, 0])
+def test_a_sink_too_slow_for_a_whole_replay_gets_through_it_in_parts(
+    told_of: int, ledger: Path
+) -> None:
+    taken: list[str] = []
+
+    async def slow(events: Sequence[BillingEvent]) -> None:
+        taken.extend(event.id for event in events[:2])
+        if len(events) > 2:
+            raise TryLater("slow", taken=[event.id for event in events[:told_of]])
+
+    told("replay", "--sink", "mine", "--since", "2026-11-24", cwd=ledger.parent)
+    delivered(ledger, slow, [])
+    assert list(dict.fromkeys(taken)) == IDS
 
 
 def test_new_events_do_not_wait_for_a_long_replay_nor_the_other_way_round(tmp_path: Path) -> None:

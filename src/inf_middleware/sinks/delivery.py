@@ -76,6 +76,7 @@ class Delivery:
         self._failures = 0
         self._known = False
         self._looked_s = -POLL_S  # when for replays, and found none
+        self._again_max = BATCH_MAX
 
     async def run(self) -> None:
         """Deliver until another process is the relay."""
@@ -141,7 +142,7 @@ class Delivery:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._looked_s < POLL_S:
             return 0
-        replay = await self._outbox.replay(self._name, BATCH_MAX)
+        replay = await self._outbox.replay(self._name, self._again_max)
         if replay is None:
             self._looked_s = now_s
             return 0
@@ -150,11 +151,14 @@ class Delivery:
             events = replay.events
             verdict = await offer(self._name, self._sink, events, self._pace.offer_timeout_s)
             if verdict.failure is not None:
+                # A replay goes on by whole batches: the next is one that a slow sink gets through.
+                self._again_max = verdict.done or max(len(events) // 2, 1)
                 raise _NotTaken(events, verdict)
             rejected = verdict.rejected
             self._tally.taken += len(events) - len(rejected)
             self._log_rejected(rejected)
         await self._outbox.replayed(self._name, replay, rejected)
+        self._again_max = BATCH_MAX
         return BATCH_MAX  # there may be more
 
     async def _within(
