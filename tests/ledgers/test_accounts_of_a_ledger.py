@@ -131,6 +131,74 @@ def test_with_the_ledger_away_what_is_known_stays_true_for_a_minute(opened: Open
     opened.run(go)
 
 
+def test_in_a_long_outage_nobody_is_let_in_between_two_checks_either(opened: Opened) -> None:
+    clock = Clock()
+
+    async def go(book: LedgerBook) -> None:
+        counting = Counting(book.ledger)
+        lookup = LedgerAccounts(counting, "CNY", clock=clock)
+        await book.create_account("acme")
+        key = (await book.issue_key("acme")).key
+        await lookup(key, CONNECTION)
+        counting.away = True
+        clock.now += STALE_MAX_S
+        assert await lookup(key, CONNECTION) == Account("acme")
+        clock.now += CHECK_S / 100  # too soon for another check
+        asked = counting.reads
+        for number in range(100):
+            with pytest.raises(AccountsUnavailable):
+                await lookup(key, CONNECTION)
+            with pytest.raises(AccountsUnavailable):
+                await lookup(f"sk-{number}", CONNECTION)
+        assert counting.reads == asked, "a ledger that is away is asked at checks alone"
+        counting.away = False
+        clock.now += CHECK_S
+        assert await lookup(key, CONNECTION) == Account("acme")
+
+    opened.run(go)
+
+
+def test_after_a_quiet_time_those_who_come_at_once_are_told_what_holds_now(opened: Opened) -> None:
+    clock = Clock()
+
+    async def go(book: LedgerBook) -> None:
+        lookup = LedgerAccounts(Counting(book.ledger), "CNY", clock=clock)
+        await book.create_account("acme")
+        key = (await book.issue_key("acme")).key
+        await lookup(key, CONNECTION)
+        await book.recharge("acme", "500", reference="r")
+        clock.now += STALE_MAX_S + 1
+        found = await asyncio.gather(*(lookup(key, CONNECTION) for _ in range(3)))
+        assert found == [Account("acme", recharged="500")] * 3
+
+    opened.run(go)
+
+
+def test_an_account_that_could_be_read_is_known_though_the_check_failed(opened: Opened) -> None:
+    clock = Clock()
+
+    async def go(book: LedgerBook) -> None:
+        counting = Counting(book.ledger)
+        lookup = LedgerAccounts(counting, "CNY", clock=clock)
+        await book.create_account("acme")
+        await lookup("sk-other", CONNECTION)
+        key = (await book.issue_key("acme")).key
+        counting.away = True
+        clock.now += STALE_MAX_S
+        with pytest.raises(AccountsUnavailable):
+            await lookup(key, CONNECTION)
+        counting.away = False
+        assert await lookup(key, CONNECTION) == Account("acme")
+        counting.away = True
+        clock.now += CHECK_S
+        assert await lookup(key, CONNECTION) == Account("acme")
+        clock.now += STALE_MAX_S
+        with pytest.raises(AccountsUnavailable):
+            await lookup(key, CONNECTION)
+
+    opened.run(go)
+
+
 def test_with_the_ledger_away_a_change_just_before_locks_nobody_out_for_a_minute(
     opened: Opened,
 ) -> None:

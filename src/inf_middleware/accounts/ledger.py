@@ -52,6 +52,7 @@ class LedgerAccounts:
         self._clock = clock
         self._version = -1
         self._asked_at = self._known_at = float("-inf")
+        self._failure: str | None = None  # of the last question
         self._accounts: OrderedDict[str, _Kept] = OrderedDict()
 
     async def __call__(self, key: str | None, connection: HTTPConnection) -> Account | None:
@@ -69,19 +70,23 @@ class LedgerAccounts:
         digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
         kept = self._accounts.get(digest)
         if kept is not None and kept.version == self._version:
-            self._accounts.move_to_end(digest)
-            kept.confirmed_at = self._known_at
-            return kept.account
+            kept.confirmed_at = max(kept.confirmed_at, self._known_at)
+            if now - kept.confirmed_at <= STALE_MAX_S:
+                self._accounts.move_to_end(digest)
+                return kept.account
+        if self._failure is not None and now - self._known_at > STALE_MAX_S:
+            raise AccountsUnavailable(f"accounts cannot be read: {self._failure}")
+        # After a quiet time what is known is old, too, and another request may be asking just now.
         return await self._read(digest, kept, now)
 
     async def _ask_version(self, now: float) -> None:
         try:
             version = await self._book.accounts_version()
         except LedgerUnavailable as error:
-            if now - self._known_at > STALE_MAX_S:
-                raise AccountsUnavailable(f"accounts cannot be read: {error}") from error
+            self._failure = str(error)
             _log.warning("accounts cannot be checked for changes: %s", error)
             return
+        self._failure = None
         self._known_at = now
         self._version = max(self._version, version)
 
