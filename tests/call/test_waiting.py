@@ -331,6 +331,63 @@ def test_a_wait_longer_than_it_may_be_ends_with_the_refusal(tmp_path: Path) -> N
     asyncio.run(go())
 
 
+def test_all_of_a_line_are_told_their_own_limit_when_they_have_waited_in_vain(
+    tmp_path: Path,
+) -> None:
+    async def go() -> None:
+        model = Gated()
+        house = House(model, tmp_path, accounts=accounts(a=ONE), max_wait_s=0.05)
+        first = asyncio.create_task(post(house.app, asking("1"), key="sk-a"))
+        await model.serves(1)
+        posts = [post(house.app, asking(f"{number}"), key="sk-a") for number in range(2, 7)]
+        for answered in await asyncio.gather(*posts):
+            assert answered.status == 429
+            assert answered.json["error"]["code"] == "concurrency_limit_exceeded"
+        model.end()
+        await first
+        await house.close()
+
+    asyncio.run(go())
+
+
+def test_who_waited_behind_others_is_told_of_what_it_asked_for_itself(tmp_path: Path) -> None:
+    tokens = Tier("Tokens", 100, 1_000, 1_000)
+
+    async def go() -> None:
+        model = Gated()
+        house = House(model, tmp_path, accounts=accounts(a=tokens), max_wait_s=0.05)
+        first = asyncio.create_task(post(house.app, asking("1", max_tokens=592), key="sk-a"))
+        await model.serves(1)
+        asked = {most: asking("2", max_tokens=most - 8) for most in (900, 800, 700)}
+        answers = await asyncio.gather(
+            *(post(house.app, one, key="sk-a") for one in asked.values())
+        )
+        for most, answered in zip(asked, answers, strict=True):
+            assert answered.json["error"]["code"] == "tokens_limit_exceeded"
+            assert f"600 used, {most} requested." in answered.json["error"]["message"]
+        model.end()
+        await first
+        await house.close()
+
+    asyncio.run(go())
+
+
+def test_all_of_a_line_are_told_that_the_process_is_full_where_it_is(tmp_path: Path) -> None:
+    async def go() -> None:
+        model = Gated()
+        house = House(model, tmp_path, accounts=accounts(a=WIDE), max_in_flight=1, max_wait_s=0.05)
+        first = asyncio.create_task(post(house.app, asking("1"), key="sk-a"))
+        await model.serves(1)
+        posts = [post(house.app, asking(f"{number}"), key="sk-a") for number in range(2, 5)]
+        for answered in await asyncio.gather(*posts):
+            assert (answered.status, answered.json["error"]["code"]) == (503, "server_busy")
+        model.end()
+        await first
+        await house.close()
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize("between", [None, Opaque], ids=["adjacent", "opaque"])
 def test_nothing_looks_for_the_client_of_a_call_that_waited_and_was_refused(
     between: Any, tmp_path: Path

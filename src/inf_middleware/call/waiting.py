@@ -156,10 +156,11 @@ class Waiting:
     ) -> Admission | Refusal:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._max_wait_s
-        if not await _unless_gone(turn.wait(), ahead, until):
-            return _refused(answer)
+        # Who waits in vain asks once all the same, so that it is told of its own limit. All that
+        # came before have waited as long: it passes none of them.
+        asks = not await _unless_gone(turn.wait(), ahead, until)
         while True:
-            if answer is not None:
+            if answer is not None and not asks:
                 left_s = until - loop.time()
                 if not _helps(answer, left_s):
                     return answer
@@ -171,7 +172,7 @@ class Waiting:
             tried = await self._try(admit)
             if isinstance(tried, Admission):
                 return tried
-            answer = tried
+            answer, asks = tried, False
 
 
 def _helps(refusal: Refusal | None, left_s: float) -> bool:
