@@ -568,6 +568,45 @@ def test_places_are_never_lost_however_waits_end() -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("fails_after", [0, 0.01], ids=["at once", "later"])
+def test_a_server_that_fails_while_a_call_waits_costs_no_place(
+    fails_after: float, tmp_path: Path
+) -> None:
+    async def go() -> None:
+        model = Gated()
+        house = House(
+            model, tmp_path, accounts=accounts(a=WIDE, b=WIDE), max_in_flight=1, max_wait_s=LONG_S
+        )
+        first = asyncio.create_task(post(house.app, asking("1"), key="sk-b"))
+        await model.serves(1)
+        others = asyncio.all_tasks()
+        scope, receive, send = client_that(asyncio.Event(), asking("2"), [])
+        received = 0
+
+        async def failing() -> Any:
+            nonlocal received
+            received += 1
+            if received == 1:
+                return await receive()
+            if fails_after:
+                await asyncio.sleep(fails_after)
+            raise ValueError("of the server's own")
+
+        with pytest.raises(ValueError, match="of the server's own"):
+            await house.app(scope, failing, send)
+        await settled()
+        assert not asyncio.all_tasks() - others
+        model.end()
+        assert (await first).status == 200
+        again = asyncio.create_task(post(house.app, asking("3"), key="sk-a"))
+        await model.serves(2)
+        model.end()
+        assert (await again).status == 200
+        await house.close()
+
+    asyncio.run(go())
+
+
 def client_that(leaves: asyncio.Event, asked: dict[str, Any], sent: list[Any], **scope: Any) -> Any:
     """The three arguments of a request whose client leaves when it is told to."""
     body = json.dumps(asked).encode()

@@ -9,7 +9,7 @@ its client leaves.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeAlias
 
 from starlette.types import Message
@@ -158,16 +158,16 @@ class Waiting:
         until = loop.time() + self._max_wait_s
         # Who waits in vain asks once all the same, so that it is told of its own limit. All that
         # came before have waited as long: it passes none of them.
-        asks = not await _unless_gone(turn.wait(), ahead, until)
+        asks = not await _unless_gone(turn.wait, ahead, until)
         while True:
             if answer is not None and not asks:
                 left_s = until - loop.time()
                 if not _helps(answer, left_s):
                     return answer
                 pause_s = min(answer.retry_after_s, RETRY_S, left_s)
-                await _unless_gone(line.stirred.wait(), ahead, loop.time() + pause_s)
+                await _unless_gone(line.stirred.wait, ahead, loop.time() + pause_s)
             line.stirred.clear()
-            if not await _unless_gone(self.places.take(), ahead, until, self.places.give):
+            if not await _unless_gone(self.places.take, ahead, until, self.places.give):
                 return _refused(answer)
             tried = await self._try(admit)
             if isinstance(tried, Admission):
@@ -189,17 +189,20 @@ def _refused(refusal: Refusal | None) -> Refusal:
 
 
 async def _unless_gone(
-    step: Awaitable[object], ahead: Ahead, until: float, undo: Callable[[], None] | None = None
+    step: Callable[[], Coroutine[object, object, object]],
+    ahead: Ahead,
+    until: float,
+    undo: Callable[[], None] | None = None,
 ) -> bool:
     """Await a step until a moment of the loop's clock; False where it was not done by then.
 
     `undo` takes back a step that was done in the moment in which this was cancelled.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(step)
     message = ahead.look()
     # What is ahead may be the body, which nobody has read: then its client is not seen to leave.
     watched = [] if _is_body(message) else [message]
+    task = loop.create_task(step())  # after what may raise: nobody would take its place back
     try:
         await asyncio.wait(
             [task, *watched],
