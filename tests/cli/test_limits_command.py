@@ -16,7 +16,12 @@ from inf_middleware.stores.redis import RedisStore
 from tests.redis_servers import RedisServer, redis_server
 
 TIER = Tier(
-    "T", 4, 20, 10_000, requests=["500/day"], models={"big-*": {"tokens_per_minute": 5_000}}
+    "T",
+    4,
+    20,
+    10_000,
+    requests=["500/day", "9000/month"],
+    models={"big-*": {"tokens_per_minute": 5_000}},
 )
 
 
@@ -66,6 +71,7 @@ def test_show_tells_what_is_counted_as_a_table(admit: Any, run: Any) -> None:
     found = {tuple(line[:-2]): line[-2] for line in lines if line[-1].endswith("s")}
     assert found["all", "models", "requests", "per", "minute"] == "3"
     assert found["all", "models", "requests", "per", "day"] == "3"
+    assert found["all", "models", "requests", "per", "2592000", "s"] == "3"
     assert found["all", "models", "tokens", "per", "minute"] == "2,000"
     assert found["big-*", "tokens", "per", "minute"] == "1,000"
 
@@ -78,6 +84,7 @@ def test_show_tells_records_as_json(admit: Any, run: Any) -> None:
         ("requests", 60.0): 1,
         ("tokens", 60.0): 1_000,
         ("requests", 86_400.0): 1,
+        ("requests", 2_592_000.0): 1,
     }
 
 

@@ -287,6 +287,13 @@ def test_the_line_of_a_key_is_exact_whatever_stands_before_it() -> None:
     assert line_of(text, ("b", "x")) == 3
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(60.0, "60"), (0.25, "0.25"), (3_599.875, "3599.875"), (1e-3, "0.001")]
+)
+def test_a_time_is_shown_in_full(value: float, text: str) -> None:
+    assert shown("lease_s", value) == text
+
+
 SECRETS = [
     "redis://user:hush@localhost:6379/0",
     "redis://:hu@sh@localhost:6379",

@@ -81,6 +81,16 @@ def test_beyond_the_window_it_is_set_aside_and_what_was_never_sent_goes_on(
     assert f"event {IDS[0]} is a dead letter" in caplog.text
 
 
+def test_the_reason_names_a_long_window_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    deliver(path, Dying(), 1, drains=False)
+    sink = Windowed()
+    sink.dedupe_window_s = 2_592_000.0
+    deliver(path, sink, 1, slept=at(2_600_000))
+    ((*_, reason),) = dead_letters(path)
+    assert "knows an id again for 2592000 s only" in reason
+
+
 def test_a_sink_without_a_window_is_sent_everything_again_whenever(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     deliver(path, Dying(), 3, drains=False)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inf_middleware.domain.limits import LimitCode, Refusal, Standing, Standings
+from inf_middleware.domain.rates import WINDOW_S_MAX
 from inf_middleware.wire import answers
 from inf_middleware.wire.dialects.openai_chat import CHAT
 
@@ -88,6 +90,34 @@ def test_the_message_names_level_limit_used_requested_and_when() -> None:
         "Level Free allows 1 request in progress at a time: 1 used, 1 requested. Nobody knows"
         " when one ends; as an estimate, try again in 1 s."
     )
+
+
+@given(st.integers(0, int(WINDOW_S_MAX) * 1_000_000))
+def test_the_message_tells_a_time_of_any_length_in_full_and_never_too_little(micros: int) -> None:
+    told = refusal("requests_limit_exceeded", retry_after_s=micros / 1e6)
+    written = re.search(r"Try again in ((?:0|[1-9]\d*)(?:\.\d{0,2}[1-9])?) s\.$", told_of(told))
+    assert written is not None
+    assert round(float(written[1]) * 1000) == math.ceil(micros / 1000)
+
+
+@given(st.integers(0, int(WINDOW_S_MAX) * 1_000_000))
+def test_a_time_is_written_in_full_in_the_headers_too(micros: int) -> None:
+    text = answers.duration(micros / 1e6)
+    written = re.fullmatch(r"(?:(?:(\d+)h)?(\d+)m)?(\d+(?:\.\d{0,2}[1-9])?)s", text)
+    assert written is not None
+    hours, minutes, seconds = (float(part or 0) for part in written.groups())
+    assert round((hours * 3600 + minutes * 60 + seconds) * 1000) == math.ceil(micros / 1000)
+
+
+@given(st.integers(1, int(WINDOW_S_MAX)))
+def test_the_message_names_a_window_of_any_length_in_full(window_s: int) -> None:
+    told = told_of(refusal("requests_limit_exceeded", window_s=float(window_s)))
+    unit = answers.UNITS.get(window_s) or f"{window_s} seconds"
+    assert told.startswith(f"Level Free allows 4 requests per {unit}: ")
+
+
+def told_of(refusal: Refusal) -> str:
+    return answers.limit_message("Free", refusal)
 
 
 @pytest.mark.parametrize(

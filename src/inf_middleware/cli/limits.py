@@ -15,6 +15,7 @@ import msgspec
 from inf_middleware.cli.common import config_option, setting
 from inf_middleware.cli.table import printable, table
 from inf_middleware.domain.errors import ConfigError, LimitsUnavailable
+from inf_middleware.domain.moments import seconds_written
 from inf_middleware.settings import MEMORY, Sources
 from inf_middleware.stores.redis import RedisStore, ShownGroup
 from inf_middleware.wire.answers import UNITS, duration
@@ -122,7 +123,7 @@ def _table(groups: list[ShownGroup]) -> str:
         lost = f" ({group.lost} lost leases remembered)" if group.lost else ""
         rows.append((scope, f"in progress{lost}", f"{group.running:,}", ""))
         for window in group.windows:
-            per = UNITS.get(window.window_s) or f"{window.window_s:g} s"
+            per = UNITS.get(window.window_s) or f"{seconds_written(window.window_s)} s"
             rows.append(
                 (
                     scope,

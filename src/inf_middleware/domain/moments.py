@@ -1,4 +1,4 @@
-"""Moments in UTC, as records and events write them, and the time zone of reports."""
+"""Moments in UTC, as records and events write them, lengths of time, and the zone of reports."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -23,6 +23,11 @@ def _second(seconds: int) -> str:
 def written(moment: datetime) -> str:
     """Write an aware moment as records do."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def seconds_written(seconds: float) -> str:
+    """Write a length of time in digits, to the millisecond: "2592000", "0.25"."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def zone_of(name: str) -> tzinfo:

@@ -35,7 +35,7 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool | int | Path):
         return str(value)
     if isinstance(value, float):
-        return f"{value:g}"
+        return str(value).removesuffix(".0")
     if isinstance(value, TableFile | TomlAccounts):
         return value.source
     if isinstance(value, Tiers):

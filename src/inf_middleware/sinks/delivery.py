@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.moments import seconds_written
 from inf_middleware.ports import Attempt, Outbox, Sink
 from inf_middleware.sinks.offer import Verdict, offer
 
@@ -176,8 +177,8 @@ class Delivery:
             return tried, False
         reason = (
             f"needs reconcile: sent at {attempt.began:%Y-%m-%dT%H:%M:%SZ} with unknown outcome, and"
-            f" the far end knows an id again for {window_s:g} s only; look there, and replay it or"
-            " leave it"
+            f" the far end knows an id again for {seconds_written(window_s)} s only; look"
+            " there, and replay it or leave it"
         )
         await self._advance(tried[-1][0], {event.id: reason for _, event in tried})
         rest = rows[len(tried) :]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from inf_middleware.domain.limits import Refusal, Standings
+from inf_middleware.domain.moments import seconds_written
 from inf_middleware.wire.dialect import Dialect
 
 Header = tuple[bytes, bytes]
@@ -102,18 +103,18 @@ def limit_message(tier: str, refusal: Refusal) -> str:
     """Say which limit refuses, how much of it is used and asked for, and when to try again."""
     of = f" of {refusal.scope}" if refusal.scope else ""
     used, requested = f"{refusal.used:,}", f"{refusal.requested:,}"
+    wait = seconds_written(_ceil(refusal.retry_after_s * 1000) / 1000)
     if refusal.code == "concurrency_limit_exceeded":
         return (
             f"Level {tier} allows {_counted(refusal.limit, 'request')}{of} in progress at a time:"
             f" {used} used, {requested} requested. Nobody knows when one ends; as an estimate,"
-            f" try again in {refusal.retry_after_s:g} s."
+            f" try again in {wait} s."
         )
     metric = "request" if refusal.code == "requests_limit_exceeded" else "token"
-    unit = UNITS.get(refusal.window_s) or f"{refusal.window_s:g} seconds"
-    seconds = _ceil(refusal.retry_after_s * 1000) / 1000
+    unit = UNITS.get(refusal.window_s) or f"{seconds_written(refusal.window_s)} seconds"
     return (
         f"Level {tier} allows {_counted(refusal.limit, metric)}{of} per {unit}:"
-        f" {used} used, {requested} requested. Try again in {seconds:g} s."
+        f" {used} used, {requested} requested. Try again in {wait} s."
     )
 
 
