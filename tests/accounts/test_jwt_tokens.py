@@ -221,6 +221,15 @@ def test_of_a_set_the_key_that_the_token_names_verifies_it() -> None:
     assert found(accounts, token(RSA_KEY, "RS512", kid="a")) is None
 
 
+@pytest.mark.parametrize("kids", [(None, None), (None, 5), ("a", None)])
+def test_a_token_that_names_no_key_is_nobody_where_several_fit(kids: tuple[Any, Any]) -> None:
+    rows = [jwk(RSA_KEY, kids[0]), jwk(OTHER_KEY, kids[1]), jwk(EC_KEY, None)]
+    accounts = JWTAccounts(jwks={"keys": rows}, algorithms=["RS256", "ES256"], **PIN)
+    assert found(accounts, token(RSA_KEY)) is None
+    assert found(accounts, token(OTHER_KEY)) is None
+    assert found(accounts, token(EC_KEY, "ES256"))
+
+
 class Issuer:
     """What an issuer's URL answers: a set, or nothing while it is down."""
 

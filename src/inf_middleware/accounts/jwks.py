@@ -43,10 +43,12 @@ class KeySet:
         rows = table.get("keys") if isinstance(table, Mapping) else None
         if not isinstance(rows, list) or len(rows) > SET_KEYS_MAX:
             raise ValueError(f'a key set is {{"keys": […]}} with at most {SET_KEYS_MAX} keys')
-        self._keys: dict[tuple[str | None, str], PyJWK] = {}
-        for row in rows:
+        # Those without an id go by their place in the set: none of them hides another.
+        self._keys: dict[tuple[str | int, str], PyJWK] = {}
+        for place, row in enumerate(rows):
             if isinstance(row, dict) and row.get("use", "sig") == "sig":
-                self._add(row, algorithms)
+                kid = row.get("kid")
+                self._add(kid if isinstance(kid, str) else place, row, algorithms)
         if not self._keys:
             raise ValueError(f"the key set has no key for {', '.join(algorithms)}")
 
@@ -57,8 +59,7 @@ class KeySet:
         fitting = [key for (_, known), key in self._keys.items() if known == algorithm]
         return fitting[0] if len(fitting) == 1 else None
 
-    def _add(self, row: dict[str, Any], algorithms: Sequence[str]) -> None:
-        kid = row.get("kid")
+    def _add(self, kid: str | int, row: dict[str, Any], algorithms: Sequence[str]) -> None:
         for algorithm in algorithms:
             if row.get("alg", algorithm) != algorithm:
                 continue
@@ -67,7 +68,7 @@ class KeySet:
             except (PyJWTError, ValueError, TypeError):
                 continue  # of another kind than the algorithm's
             if key.Algorithm.check_key_length(key.key) is None:  # weak ones verify nothing
-                self._keys[kid if isinstance(kid, str) else None, algorithm] = key
+                self._keys[kid, algorithm] = key
 
 
 class RemoteKeys:
