@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from inf_middleware import CostLedger, Gate, TierLimiter, TokenMeter
+from inf_middleware import Account, CostLedger, Gate, Tier, TierLimiter, TokenMeter
 from tests.apps import JsonApp, StreamApp, completion, delta, event, usage_chunk, usage_of
 from tests.driver import post
 from tests.kit import CHAT, ORDER_IDS, ORDERS, STREAM, Closing, House, Opaque
@@ -150,6 +150,43 @@ def test_a_cancelled_call_is_closed_once_with_what_was_produced(
     assert (record["output_tokens"], record["basis"]) == (1, "counted")
     assert record["outcome"] == "shutdown"
     assert len(house.events) == 1
+
+
+class Rewritten:
+    """Writes the headers of an answer anew, as lists and with capitals, and lets all else pass."""
+
+    def __init__(self, app: Any) -> None:
+        self._hidden = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def through(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [[name.title(), value] for name, value in message["headers"]]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._hidden(scope, receive, through)
+
+
+@pytest.mark.parametrize("between", [Opaque, Rewritten])
+@pytest.mark.parametrize("order", ORDERS, ids=ORDER_IDS)
+def test_a_refusal_names_its_call_once_whoever_refuses(
+    order: Any, between: Any, tmp_path: Path
+) -> None:
+    accounts = {"sk-once": Account("once", tier=Tier("Once", 1, 1, 100_000))}
+    app = JsonApp(completion(usage=usage_of(2, 1)))
+    house = House(app, tmp_path, order=order, between=between, accounts=accounts)
+
+    async def go() -> None:
+        for status in (200, 429):
+            answered = await post(house.app, CHAT, key="sk-once")
+            assert answered.status == status
+            names = [name.lower() for name, _ in answered.header_list]
+            assert names.count(b"request-id") == names.count(b"x-request-id") == 1
+            assert names.count(b"x-ratelimit-limit-requests") == 1
+        await house.close()
+
+    asyncio.run(go())
 
 
 def test_base_http_middleware_between_and_inside_changes_nothing(tmp_path: Path) -> None:

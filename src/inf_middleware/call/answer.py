@@ -186,8 +186,11 @@ class Answer:
                 if coding not in PLAIN:
                     self._intake = intake_by(reader_for(call), cutter, coding)
         ours = self._headers
-        if is_named:  # the app's own name for the request stays; `request-id` is ours
-            ours = [header for header in ours if header[0] != NAME]
+        if is_named:
+            # The app's own name for the request stays; `request-id` is ours, and there already in
+            # a refusal of ours from further in.
+            there = {(name.lower(), value) for name, value in headers}
+            ours = [header for header in ours if header[0] != NAME and header not in there]
         start = dict(message)
         start["headers"] = [*headers, *ours]
         if self._stream is not None or cutter is SSEReader:
