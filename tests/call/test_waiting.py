@@ -410,6 +410,43 @@ def test_nothing_looks_for_the_client_of_a_call_that_waited_and_was_refused(
     asyncio.run(go())
 
 
+def test_nothing_looks_for_the_client_of_a_call_that_waited_and_has_no_balance(
+    tmp_path: Path,
+) -> None:
+    rich = Account("b", tier=WIDE, credit_limit="100")
+
+    def looking() -> list[Any]:
+        coroutines: list[Any] = [task.get_coro() for task in asyncio.all_tasks()]
+        return [one for one in coroutines if one.__qualname__ == "client_that.<locals>.receive"]
+
+    async def go() -> None:
+        model = Gated()
+        house = House(
+            model,
+            tmp_path,
+            accounts={**accounts(a=WIDE), "sk-b": rich},
+            mode="prepaid",
+            max_in_flight=1,
+            max_wait_s=LONG_S,
+        )
+        first = asyncio.create_task(post(house.app, asking("1"), key="sk-b"))
+        await model.serves(1)
+        sent: list[Any] = []
+        waits = asyncio.create_task(house.app(*client_that(asyncio.Event(), asking("2"), sent)))
+        await settled()
+        assert looking()
+        assert not sent
+        model.end()
+        await waits
+        assert sent[0]["status"] == 402
+        await settled()
+        assert not looking(), "its client may stay, and ask again"
+        assert (await first).status == 200
+        await house.close()
+
+    asyncio.run(go())
+
+
 def test_what_waiting_cannot_cure_is_refused_at_once(tmp_path: Path) -> None:
     async def go() -> None:
         model = Gated()
