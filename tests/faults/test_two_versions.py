@@ -28,22 +28,24 @@ end
 
 NOW_US = 1_800_000_000_000_000
 LEASE_US = 30_000_000
+FORGET_US = 300_000_000
 MINUTE_US = 60_000_000
 CALL = "left by 0.1.0"
 
 
-def left_by_0_1_0() -> bytes:
+def left_by_0_1_0(*, lost: bool = False) -> bytes:
     """What version 0.1.0 leaves of an account with one call in progress that reserved 10 tokens.
 
-    Written down field by field, by no code of the package: who changes the form must change the
-    prefix of the keys with it.
+    Or with one whose lease was lost, when it was known to have used 6. Written down field by field,
+    by no code of the package: who changes the form must change the prefix of the keys with it.
     """
-    header = (NOW_US, 7), (NOW_US + LEASE_US, 7), (1, 4), (1, 4), (2, 1)
+    ends_us, tokens, used = (NOW_US + LEASE_US, 10, 0) if not lost else (NOW_US + FORGET_US, 6, 6)
+    header = (NOW_US, 7), (ends_us, 7), (int(not lost), 4), (1, 4), (2, 1)
     call = hashlib.blake2b(CALL.encode(), digest_size=8).digest()
-    lease = (0, 1), (NOW_US + LEASE_US, 7), (NOW_US, 7), (10, 5), (10, 5), (0, 5)
+    lease = (int(lost), 1), (ends_us, 7), (NOW_US, 7), (tokens, 5), (tokens, 5), (used, 5)
     windows = [
         ((metric, 1), (MINUTE_US, 7), (NOW_US, 7), (total, 7), (1, 1), (NOW_US, 7), (total, 5))
-        for metric, total in ((1, 1), (2, 10))
+        for metric, total in ((1, 1), (2, tokens))
     ]
 
     def packed(fields: Iterable[tuple[int, int]]) -> bytes:
@@ -115,6 +117,28 @@ def test_what_an_earlier_version_has_left_counts_and_is_settled() -> None:
         await store.settle(replace(admission, ask=ask(CALL)), 4)
         (group,) = await store.read("acme", TIER.groups_for(None))
         assert (group.running, [rate.total for rate in group.rates]) == (1, [2, 14])
+        await store.aclose()
+
+    with redis_server() as server:
+        asyncio.run(go(server))
+
+
+def test_what_an_earlier_version_has_lost_is_settled_with_what_it_used_beyond() -> None:
+    clock = f"local function clock() return {NOW_US + 1} end"
+
+    async def go(server: RedisServer) -> None:
+        store = RedisStore(server.uri, timeout_s=5.0, clock=clock)
+        admission = await store.admit(ask("to see the key"))
+        assert isinstance(admission, Admission)
+        (key,) = server.ask("KEYS", "inf1:*")
+        server.ask("SET", key, left_by_0_1_0(lost=True))
+        # A call of this version beside it, whose lease is written in its own way.
+        assert isinstance(await store.admit(ask("second")), Admission)
+        lost = replace(admission, ask=ask(CALL))
+        assert await store.renew([Held(lost, 5)]) == {CALL}
+        await store.settle(lost, 9)
+        (group,) = await store.read("acme", TIER.groups_for(None))
+        assert (group.running, [rate.total for rate in group.rates]) == (1, [2, 19])
         await store.aclose()
 
     with redis_server() as server:

@@ -69,6 +69,21 @@ FAULTS = [
         CONTRACT + "test_an_overrun_that_was_told_in_error_is_not_taken_from_others[redis]",
     ),
     Fault(
+        "script: unused tokens go to every limit of the account",
+        "stores/lua/state.lua",
+        "if window.metric == TOKENS and (not left or left % 2 == 1) then",
+        "if window.metric == TOKENS then",
+        CONTRACT
+        + "test_what_a_model_with_tokens_of_its_own_does_not_use_is_given_back_to_it_alone[redis]",
+    ),
+    Fault(
+        "script: a lost lease forgets which limits it took from",
+        "stores/lua/state.lua",
+        "used = reserved + note",
+        "used = reserved",
+        CONTRACT + "test_a_lost_lease_is_corrected_where_it_took_from_and_nowhere_else[redis]",
+    ),
+    Fault(
         "script: an overrun is forgotten",
         "stores/lua/state.lua",
         "add(window, state.now, tokens)\n      elseif",
@@ -160,6 +175,14 @@ FAULTS = [
         "            over -= amount\n            if over <= 0:",
         "            over -= amount\n            if over <= over:",
         WINDOW + "test_sum_and_wait_are_those_of_a_reference_that_keeps_every_addition",
+    ),
+    Fault(
+        "counters: unused tokens go to every limit of the account",
+        "stores/counters.py",
+        "self.from_windows = self._of_tokens if has_all else tuple(taking)",
+        "self.from_windows = self._of_tokens",
+        CONTRACT
+        + "test_what_a_model_with_tokens_of_its_own_does_not_use_is_given_back_to_it_alone[memory]",
     ),
     Fault(
         "counters: a lease that ran out keeps its slot",

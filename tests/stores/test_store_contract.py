@@ -2,13 +2,9 @@
 
 import asyncio
 import random
-from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from inf_middleware import Tier
 from inf_middleware.domain.limits import Admission, Refusal
@@ -327,6 +323,78 @@ def test_a_model_with_limits_of_its_own_counts_under_these_alone(driver: Driver)
     assert (refusal.code, refusal.limit) == ("requests_limit_exceeded", 2)
 
 
+OWN_TOKENS = Tier("T", 10, 100, 10_000, models={"m": {"tokens_per_minute": 1_000_000}})
+
+
+def test_what_a_model_with_tokens_of_its_own_does_not_use_is_given_back_to_it_alone(
+    driver: Driver,
+) -> None:
+    driver.settle(driver.admitted(OWN_TOKENS, 9_000, model="other"), 9_000)
+    for _ in range(3):
+        driver.settle(driver.admitted(OWN_TOKENS, 900_000, model="m"), 10)
+    assert driver.refused(OWN_TOKENS, 1_001, model="other").used == 9_000
+    assert driver.admitted(OWN_TOKENS, 0, model="m").standings.tokens.remaining == 999_970
+
+
+def test_what_a_model_with_tokens_of_its_own_uses_beyond_its_reservation_counts_for_it_alone(
+    driver: Driver,
+) -> None:
+    driver.settle(driver.admitted(OWN_TOKENS, 1, model="other"), 1)
+    first, second = (driver.admitted(OWN_TOKENS, 100, model="m") for _ in range(2))
+    driver.renew((first, 20_000))
+    driver.settle(second, 50_100)
+    assert driver.admitted(OWN_TOKENS, 9_999, model="other").standings.tokens.remaining == 0
+    assert driver.admitted(OWN_TOKENS, 0, model="m").standings.tokens.remaining == 929_900
+    driver.settle(first, 20_000)
+    assert driver.admitted(OWN_TOKENS, 0, model="m").standings.tokens.remaining == 929_900
+
+
+def test_a_lost_lease_is_corrected_where_it_took_from_and_nowhere_else(driver: Driver) -> None:
+    other = driver.admitted(OWN_TOKENS, 9_000, model="other")
+    lost = driver.admitted(OWN_TOKENS, 900_000, model="m")
+    driver.renew((other, 0), (lost, 5))
+    driver.now = LEASE_S - 10.0
+    driver.renew((other, 0))
+    driver.now = LEASE_S
+    assert driver.refused(OWN_TOKENS, 1_001, model="other").used == 9_000
+    assert driver.admitted(OWN_TOKENS, 0, model="m").standings.tokens.remaining == 999_995
+    driver.settle(lost, 7_005)
+    assert driver.refused(OWN_TOKENS, 1_001, model="other").used == 9_000
+    assert driver.admitted(OWN_TOKENS, 0, model="m").standings.tokens.remaining == 992_995
+
+
+def test_a_rate_that_a_level_lacked_for_a_while_is_given_nothing_back_for_that_time(
+    driver: Driver,
+) -> None:
+    plain = Tier("Plain", 10, 100, 100_000)
+    daily = Tier("Daily", 10, 100, 100_000, tokens=["10000/day"])
+    held = driver.admitted(daily, 9_000)
+    driver.settle(driver.admitted(plain, 9_000), 0)
+    over = driver.admitted(plain, 0)
+    driver.settle(held, 9_000)
+    driver.settle(over, 500)  # was never the day's
+    refusal = driver.refused(daily, 1_001)
+    assert (refusal.window_s, refusal.used) == (86_400.0, 9_000)
+
+
+def test_more_rates_than_any_level_has_are_each_corrected_by_those_that_took_from_them(
+    driver: Driver,
+) -> None:
+    levels = [
+        Tier(f"{first}", 20, 100, 10**6, tokens=[f"1000000/{first + n} minute" for n in range(8)])
+        for first in range(2, 34, 8)
+    ]
+    held = [driver.admitted(level, 1_000) for level in levels]
+    for one, used in zip(held, (100, None, None, 1_300), strict=True):
+        driver.settle(one, used)
+    left = [driver.admitted(level, 0) for level in levels]
+    # All of them count in the minute that they have in common.
+    assert {one.standings.tokens.remaining for one in left} == {10**6 - 3_400}
+    driver.now = 61.0
+    for level, used in zip(levels, (100, 1_000, 1_000, 1_300), strict=True):
+        assert driver.admitted(level, 0).standings.tokens.remaining == 10**6 - used
+
+
 def test_a_refusal_by_one_group_takes_nothing_from_the_other(driver: Driver) -> None:
     driver.admitted(OWN_LIMITS, 300, model="big-1")
     for _ in range(20):
@@ -345,111 +413,6 @@ def test_unenforced_limits_admit_and_say_what_would_have_refused(driver: Driver)
     assert driver.in_progress() == 4
     # It counts: those that are enforced see it.
     assert driver.refused(tokens=1).used == 1_600
-
-
-STEP = st.tuples(
-    st.sampled_from(["admit", "admit", "settle", "renew", "wait"]),
-    st.sampled_from(["a", "b"]),
-    st.sampled_from([SMALL, LARGE]),
-    st.integers(0, 1_500),
-    st.sampled_from([0.001, 0.2, 0.5, 3.0, 20.0, 29.9, 59.5, 60.0]),
-)
-
-
-class Reference:
-    """Keeps every event of an account: what is added counts until 60 s after its slot's latest."""
-
-    def __init__(self) -> None:
-        self.added: list[tuple[int, str, list[int]]] = []  # moment in us, metric, [amount]
-        self.leases: dict[str, dict[str, Any]] = {}
-
-    def total(self, metric: str, now: int) -> int:
-        of = [(moment, amount[0]) for moment, kind, amount in self.added if kind == metric]
-        slots = {m // 500_000 for m, _ in of}
-        latest = {slot: max(m for m, _ in of if m // 500_000 == slot) for slot in slots}
-        return sum(amount for m, amount in of if latest[m // 500_000] + 60_000_000 > now)
-
-    def add(self, metric: str, amount: int, now: int) -> list[int]:
-        entry = [amount]
-        if amount:
-            self.added.append((now, metric, entry))
-        return entry
-
-    def correct(self, lease: dict[str, Any], tokens: int, now: int) -> None:
-        if tokens < lease["reserved"]:
-            lease["entry"][0] -= min(lease["reserved"] - tokens, lease["entry"][0])
-        else:
-            self.add("tokens", tokens - lease["reserved"], now)
-        lease["reserved"] = tokens
-
-    def expire(self, now: int) -> None:
-        for lease in self.leases.values():
-            if not lease["lost"] and lease["until"] <= now:
-                self.correct(lease, lease["used"], now)
-                lease["lost"] = True
-
-    @property
-    def running(self) -> int:
-        return sum(not lease["lost"] for lease in self.leases.values())
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.lists(STEP, max_size=50))
-def test_decisions_are_those_of_a_reference_that_keeps_every_event(
-    new_driver: Callable[[], Driver], steps: list[tuple[str, str, Tier, int, float]]
-) -> None:
-    driver = new_driver()
-    references: dict[str, Reference] = defaultdict(Reference)
-    held: dict[str, list[Admission]] = defaultdict(list)
-    driver.now = 100.0
-    for kind, account, tier, amount, later in steps:
-        reference = references[account]
-        if kind == "wait":
-            driver.now = round(driver.now + later, 6)
-            continue
-        now = round(driver.now * 1_000_000)
-        reference.expire(now)
-        if kind == "admit":
-            fits = (
-                reference.running < tier.concurrency
-                and reference.total("requests", now) + 1 <= tier.requests_per_minute
-                and reference.total("tokens", now) + amount <= tier.tokens_per_minute
-            )
-            answer = driver.admit(tier, amount, account)
-            assert isinstance(answer, Admission) is fits
-            if isinstance(answer, Admission):
-                reference.add("requests", 1, now)
-                reference.leases[answer.call_id] = {
-                    "entry": reference.add("tokens", amount, now),
-                    "reserved": amount,
-                    "used": 0,
-                    "until": now + 30_000_000,
-                    "lost": False,
-                }
-                held[account].append(answer)
-            for metric in ("requests", "tokens"):
-                standing = getattr(answer.standings, metric)
-                assert standing.remaining == max(standing.limit - reference.total(metric, now), 0)
-            free = max(tier.concurrency - reference.running, 0)
-            assert answer.standings.concurrency.remaining == free
-        elif held[account]:
-            place = amount % len(held[account])
-            admission = held[account][place]
-            lease = reference.leases[admission.call_id]
-            if kind == "renew":
-                lost = driver.renew((admission, amount))
-                assert bool(lost) is lease["lost"]
-                if not lease["lost"]:
-                    lease["until"] = now + 30_000_000
-                    lease["used"] = max(lease["used"], amount)
-                    if amount > lease["reserved"]:
-                        reference.correct(lease, amount, now)
-            else:
-                driver.settle(held[account].pop(place), amount)
-                reference.correct(lease, amount, now)
-                del reference.leases[admission.call_id]
 
 
 def test_no_minute_whatever_holds_more_than_the_limits(driver: Driver) -> None:

@@ -36,6 +36,7 @@ class _Lease(msgspec.Struct, gc=False):
     until_us: int
     reserved: int  # and what a renewal has told beyond
     taken: int  # of that, what is in the windows since admission
+    windows: tuple[RollingWindow, ...]  # which it took tokens from: no other is corrected
     used: int = 0
     is_lost: bool = False
 
@@ -48,6 +49,7 @@ class Counters:
         "_of_tokens",
         "due_us",
         "earliest_us",
+        "from_windows",
         "leases",
         "running",
         "scope",
@@ -59,6 +61,8 @@ class Counters:
         self.leases: dict[str, _Lease] = {}  # lost ones, too
         self._of_requests: tuple[RollingWindow, ...] = ()
         self._of_tokens: tuple[RollingWindow, ...] = ()
+        # Of those which a call takes from that is admitted now: mostly all, and the same tuple.
+        self.from_windows: tuple[RollingWindow, ...] = ()
         self.earliest_us = _NEVER_US  # no lease ends before
         self.due_us = _NEVER_US  # nor does anything leave a window
 
@@ -92,6 +96,14 @@ class Counters:
         self.due_us = min(self.due_us, window.due_us)
         return window
 
+    def take_from(self, group: LimitGroup, now_us: int) -> list[tuple[Rate, RollingWindow]]:
+        """Have calls that are admitted take from the windows of a group's rates; return these."""
+        rated = [(rate, self.window(rate, now_us)) for rate in group.rates]
+        taking = [window for rate, window in rated if rate.metric == "tokens"]
+        has_all = len(taking) == len(self._of_tokens)
+        self.from_windows = self._of_tokens if has_all else tuple(taking)
+        return rated
+
     def read(self, group: LimitGroup, tokens: int, now_us: int) -> GroupReading:
         """Return how the group stands, and how long until a request with `tokens` fits."""
         self.pass_time(now_us)
@@ -113,7 +125,7 @@ class Counters:
         lease.until_us = now_us + lease_us
         lease.used = max(lease.used, used)
         if used > lease.reserved:
-            self._add(used - lease.reserved, now_us)
+            self._add(lease, used - lease.reserved, now_us)
             lease.reserved = used
         return True
 
@@ -131,7 +143,7 @@ class Counters:
         if tokens < lease.reserved:
             self._give_back(lease, lease.reserved - tokens)
         elif tokens > lease.reserved:
-            self._add(tokens - lease.reserved, now_us)
+            self._add(lease, tokens - lease.reserved, now_us)
 
     def _end_leases(self, now_us: int) -> None:
         for call_id, lease in list(self.leases.items()):
@@ -154,11 +166,11 @@ class Counters:
             tokens = lease.taken
         if tokens:
             lease.taken -= tokens
-            for window in self._of_tokens:
+            for window in lease.windows:
                 window.give_back(lease.admitted_us, tokens)
 
-    def _add(self, tokens: int, now_us: int) -> None:
-        for window in self._of_tokens:
+    def _add(self, lease: _Lease, tokens: int, now_us: int) -> None:
+        for window in lease.windows:
             window.add(now_us, tokens)
             self.due_us = min(self.due_us, window.due_us)
 
@@ -181,9 +193,9 @@ class _Asked:
         self.groups = groups
         self.counted = tuple(counted)  # of each group, in their order
         rated = [
-            (rate, counters.window(rate, now_us))
+            one
             for group, counters in zip(groups, counted, strict=True)
-            for rate in group.rates
+            for one in counters.take_from(group, now_us)
         ]
         self.requests = tuple([one for one in rated if one[0].metric == "requests"])
         self.tokens = tuple([one for one in rated if one[0].metric == "tokens"])
@@ -252,7 +264,9 @@ class AccountCounters:
         due_us = now_us + asked.stays_us
         concurrency = UNLIMITED
         for group, counters in zip(asked.groups, asked.counted, strict=True):
-            counters.leases[call_id] = _Lease(now_us, until_us, tokens, tokens)
+            counters.leases[call_id] = _Lease(
+                now_us, until_us, tokens, tokens, counters.from_windows
+            )
             running = counters.running = counters.running + 1
             if until_us < counters.earliest_us:
                 counters.earliest_us = until_us

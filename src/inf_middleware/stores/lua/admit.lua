@@ -17,15 +17,20 @@ local function admit(keys, now, given, at)
   local groups, fits, has = {}, true, false
   for i, key in ipairs(keys) do
     local state = enter(key, now)
-    local group, rates = { state = state, rates = {} }, 0
+    -- `from`: the sum of the windows that it takes tokens from, for their note.
+    local group, rates = { state = state, rates = {}, from = 0 }, 0
     group.concurrency, rates, at = read('<I8I1', given, at)
     group.is_full = group.concurrency > 0 and state.running >= group.concurrency
     if group.is_full then fits = false end
     for r = 1, rates do
       local metric, limit, length
       metric, limit, length, at = read('<I1I8I8', given, at)
-      local window = window_of(state, metric, length)
-      local asked = metric == TOKENS and tokens or 1
+      local window, place = window_of(state, metric, length)
+      local asked = 1
+      if metric == TOKENS then
+        asked = tokens
+        group.from = group.from + 2 ^ (place - 1)
+      end
       if window.total + asked > limit then fits = false end
       group.rates[r] = { window = window, asked = asked, limit = limit }
     end
@@ -47,11 +52,11 @@ local function admit(keys, now, given, at)
       if takes and rate.asked > 0 then add(rate.window, state.now, rate.asked) end
     end
     if takes then
+      local ends, note = state.now + lease, note_of(state, group.from)
       state.leases = state.leases
-        .. pack(LEASE, call, 0, state.now + lease, state.now, tokens, tokens, 0)
+        .. pack_lease(call, 0, ends, state.now, tokens, tokens, 0, note)
       state.n = state.n + 1
       state.running = state.running + 1
-      local ends = state.now + lease
       state.earliest = state.n == 1 and ends or min(state.earliest, ends)
       if state.damaged then replaced = i end
       save(keys[i], state, lease)

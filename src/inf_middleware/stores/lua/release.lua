@@ -9,9 +9,10 @@ local function release(keys, now, given, at)
   local state = enter(keys[1], now)
   local held = state.running
   for i = 0, state.n - 1 do
-    local call, is_lost, ends, admitted, reserved, taken, used = lease_at(state, i)
+    local call, is_lost, _, admitted, reserved, taken, used, note = lease_at(state, i)
     if is_lost == 0 then
-      put_lease(state, i, pack(LEASE, call, 0, state.now, admitted, reserved, taken, used))
+      local ended = pack_lease(call, 0, state.now, admitted, reserved, taken, used, note)
+      put_lease(state, i, ended)
     end
   end
   end_leases(state)

@@ -21,16 +21,17 @@ local function renew(keys, now, given, at)
       local place = find_lease(state, call)
       local is_lost = 1
       if place then
-        local _, lost, _, admitted, reserved, taken, used = lease_at(state, place)
+        local _, lost, _, admitted, reserved, taken, used, note = lease_at(state, place)
         is_lost = lost
         if lost == 0 then
           if told > reserved then
-            correct(state, admitted, told - reserved, taken)
+            correct(state, note, admitted, told - reserved, taken)
             reserved = told
           end
           local ends = state.now + lease
           used = max(used, told)
-          put_lease(state, place, pack(LEASE, call, 0, ends, admitted, reserved, taken, used))
+          local renewed = pack_lease(call, 0, ends, admitted, reserved, taken, used, note)
+          put_lease(state, place, renewed)
         end
       end
       if is_lost == 1 then reply[c] = 0 end

@@ -15,14 +15,14 @@ local function settle(keys, now, given, at)
     if not place then
       held = 0
     else
-      local _, is_lost, _, admitted, reserved, taken = lease_at(state, place)
+      local _, is_lost, _, admitted, reserved, taken, _, note = lease_at(state, place)
       drop_lease(state, place)
       if is_lost == 1 then
         held = 0
       else
         state.running = state.running - 1
       end
-      if is_known == 1 then correct(state, admitted, tokens - reserved, taken) end
+      if is_known == 1 then correct(state, note, admitted, tokens - reserved, taken) end
       save(key, state, lease)
     end
   end

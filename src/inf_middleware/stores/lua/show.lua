@@ -9,8 +9,10 @@ local function show(keys, now)
   local state = enter(keys[1], now)
   local reply = { format('%d,%d', state.running, state.n - state.running) }
   for _, window in ipairs(state.windows) do
-    local left = reset(window, state.now)
-    reply[#reply + 1] = format('%d,%d,%d,%d', window.metric, window.length, window.total, left)
+    if window.metric ~= NOTE then
+      local left = reset(window, state.now)
+      reply[#reply + 1] = format('%d,%d,%d,%d', window.metric, window.length, window.total, left)
+    end
   end
   return table.concat(reply, ',')
 end

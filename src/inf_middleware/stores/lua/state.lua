@@ -6,6 +6,13 @@
 --   windows  metric 1 (1 requests, 2 tokens), length 7, created at 7, sum 7, number of slots 1,
 --            and for each slot: latest addition 7, amount 5
 --
+-- Among the windows are notes, of metric 0 and without slots: the length of one tells which windows
+-- a lease took tokens from, 2^(place - 1) for each of them. A lease tells the place of its note:
+-- twice that is its `is lost` while it is held, and once it is lost what `used` is above `reserved`,
+-- which are the same then. So those who know of no notes read a lease as they always did, and theirs,
+-- without one, took from all windows of tokens that there were. While there are leases all windows
+-- stay, in their places.
+--
 -- Numbers are unsigned, little endian, so many bytes long; moments and lengths are microseconds by
 -- the server's clock, kept monotonic for the group. The arithmetic is that of `window.py` and
 -- `counters.py`, which say why.
@@ -20,7 +27,9 @@ local SLOT, SLOT_BYTES = '<I7I5', 12
 local SLOTS = 120
 local AMOUNT_MAX = 1099511627775 -- five bytes
 local FORGET_US = 300000000
-local TOKENS = 2
+local TOKENS, NOTE = 2, 0
+local NOTES_MAX = 127 -- the place of one, twice, is a byte
+local PLACES_MAX = 53 -- what sums of powers of 2 are exact up to, in a double
 
 local function new_window(metric, length, now)
   return { metric = metric, length = length, created = now, total = 0, n = 0, slots = '' }
@@ -80,7 +89,7 @@ local function save(key, state, lease)
       windows = windows + 1
       parts[#parts + 1] = pack(WINDOW, w.metric, w.length, w.created, w.total, w.n)
       parts[#parts + 1] = w.slots
-      lives = max(lives, w.length)
+      if w.metric ~= NOTE then lives = max(lives, w.length) end
     end
   end
   if state.n > 0 then lives = max(lives, lease + FORGET_US) end
@@ -178,32 +187,57 @@ local function wait(window, now, asked, limit)
 end
 
 local function window_of(state, metric, length)
-  for _, window in ipairs(state.windows) do
-    if window.metric == metric and window.length == length then return window end
+  for place, window in ipairs(state.windows) do
+    if window.metric == metric and window.length == length then return window, place end
   end
-  local window = new_window(metric, length, state.now)
-  state.windows[#state.windows + 1] = window
-  return window
+  local window, place = new_window(metric, length, state.now), #state.windows + 1
+  state.windows[place] = window
+  return window, place
+end
+
+-- The place of the note of windows, `sum` being theirs; 0 where there are too many for one, more
+-- than any few levels have: then it is all of them.
+local function note_of(state, sum)
+  if sum >= 2 ^ PLACES_MAX then return 0 end
+  local _, place = window_of(state, NOTE, sum)
+  return place <= NOTES_MAX and place or 0
 end
 
 -- Records tokens beyond a reservation (above 0), or returns unused ones (below 0): no more than
--- were `taken` at admission. Returns what is taken then.
-local function correct(state, admitted, tokens, taken)
+-- were `taken` at admission, and in the windows of a note alone. Returns what is taken then.
+local function correct(state, note, admitted, tokens, taken)
   local back = min(-tokens, taken)
+  local noted = state.windows[note]
+  local left = noted and noted.metric == NOTE and noted.length
   for _, window in ipairs(state.windows) do
-    if window.metric == TOKENS then
+    if window.metric == TOKENS and (not left or left % 2 == 1) then
       if tokens > 0 then
         add(window, state.now, tokens)
       elseif back > 0 then
         give_back(window, admitted, back)
       end
     end
+    if left then left = floor(left / 2) end
   end
   return tokens < 0 and taken - back or taken
 end
 
+local function pack_lease(call, is_lost, ends, admitted, reserved, taken, used, note)
+  if is_lost == 1 then
+    used = reserved + note
+  else
+    is_lost = 2 * note
+  end
+  return pack(LEASE, call, is_lost, ends, admitted, reserved, taken, used)
+end
+
 local function lease_at(state, i) -- counted from 0
-  return read(LEASE, state.leases, i * LEASE_BYTES + 1)
+  local call, sign, ends, admitted, reserved, taken, used =
+    read(LEASE, state.leases, i * LEASE_BYTES + 1)
+  if sign == 1 then
+    return call, 1, ends, admitted, reserved, taken, reserved, used - reserved
+  end
+  return call, 0, ends, admitted, reserved, taken, used, sign / 2
 end
 
 local function put_lease(state, i, record)
@@ -230,14 +264,14 @@ end
 local function end_leases(state)
   local i, earliest = 0, 0
   while i < state.n do
-    local call, is_lost, ends, admitted, reserved, taken, used = lease_at(state, i)
+    local call, is_lost, ends, admitted, reserved, taken, used, note = lease_at(state, i)
     if ends <= state.now and is_lost == 1 then
       drop_lease(state, i)
     else
       if ends <= state.now then
-        taken = correct(state, admitted, used - reserved, taken)
+        taken = correct(state, note, admitted, used - reserved, taken)
         ends = state.now + FORGET_US
-        put_lease(state, i, pack(LEASE, call, 1, ends, admitted, used, taken, used))
+        put_lease(state, i, pack_lease(call, 1, ends, admitted, used, taken, used, note))
         state.running = state.running - 1
       end
       earliest = earliest == 0 and ends or min(earliest, ends)
