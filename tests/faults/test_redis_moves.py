@@ -18,7 +18,9 @@ from tests.redis_servers import (
     RedisServer,
     redis_cluster,
     redis_sentinels,
+    redis_server,
 )
+from tests.tcp_proxy import TcpProxy, proxying
 
 ACCOUNTS = [f"account-{number}" for number in range(6)]
 
@@ -159,3 +161,49 @@ def going_on_alone(uri: str) -> contextlib.aclosing[OutageStore]:
     """A store that lets in its share while the storage is away; closed whatever happens."""
     shared = RedisStore(uri, lease_s=1.5, timeout_s=0.5)
     return contextlib.aclosing(OutageStore(shared, MemoryStore(lease_s=1.5), policy="local"))
+
+
+async def at_once(store: OutageStore, name: TcpProxy) -> None:
+    """Ask on several connections: each while the others wait for an answer."""
+    name.delay_s = 0.05
+    crowd = []
+    for number in range(4):
+        asked = Ask(f"{time.monotonic()}", f"of the crowd {number}", TIER.groups_for(None), 10)
+        crowd.append(asyncio.create_task(store.admit(asked)))
+        await asyncio.sleep(0.005)
+    assert all(isinstance(answer, Admission) for answer in await asyncio.gather(*crowd))
+    name.delay_s = 0.0
+
+
+@pytest.mark.parametrize("tells_old_data", ["yes", "no"])
+def test_a_name_that_moves_to_another_server_is_followed_though_old_connections_stay(
+    tells_old_data: str,
+) -> None:
+    async def go(first: RedisServer, second: RedisServer, name: TcpProxy) -> None:
+        def give_way(one: RedisServer, other: RedisServer) -> None:
+            other.ask("REPLICAOF", "NO", "ONE")
+            # It answers READONLY to a script that writes, or MASTERDOWN.
+            one.ask("CONFIG", "SET", "replica-serve-stale-data", tells_old_data)
+            one.ask("REPLICAOF", "127.0.0.1", 1)
+
+        shared = RedisStore(f"redis://127.0.0.1:{name.port}", timeout_s=5.0)
+        async with contextlib.aclosing(
+            OutageStore(shared, MemoryStore(), policy="refuse")
+        ) as store:
+            await at_once(store, name)
+            assert first.ask("INFO", "clients")["connected_clients"] > 2
+            give_way(first, second)
+            with pytest.raises(LimitsUnavailable):
+                await store.admit(Ask("before it moves", "acme", TIER.groups_for(None), 10))
+            name.target_port = second.port
+            await until(lambda: not store.is_away, "the store is back")
+            await at_once(store, name)
+            assert store.outages == 1
+            # Where it moves at once nobody notices.
+            give_way(second, first)
+            name.target_port = first.port
+            await at_once(store, name)
+            assert store.outages == 1
+
+    with redis_server() as first, redis_server() as second, proxying(first.port) as name:
+        asyncio.run(go(first, second, name))

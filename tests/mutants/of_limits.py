@@ -8,6 +8,7 @@ CONNECTIONS = "tests/stores/test_connections.py::"
 OUTAGE = "tests/stores/test_outage.py::"
 REDIS = "tests/stores/test_redis_store.py::"
 DAMAGED = "tests/faults/test_damaged_keys.py::"
+MOVES = "tests/faults/test_redis_moves.py::"
 LEASES = "tests/call/test_leases.py::"
 WAITING = "tests/call/test_waiting.py::"
 
@@ -225,6 +226,14 @@ FAULTS = [
         "connection.read_response()",
         "connection.read_response(disconnect_on_error=False)",
         CONNECTIONS + "test_whenever_a_command_is_given_up_the_next_gets_its_own_reply",
+    ),
+    Fault(
+        "connections: one to a server that is no primary any more stays",
+        "stores/connections.py",
+        "                await self._leave(connection)\n",
+        "                pass\n",
+        MOVES
+        + "test_a_name_that_moves_to_another_server_is_followed_though_old_connections_stay[yes]",
     ),
     Fault(
         "connections: each command opens its own",

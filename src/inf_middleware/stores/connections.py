@@ -7,6 +7,10 @@ a pool are; it is opened anew when it is used next. Commands go out as one piece
 from collections.abc import Sequence
 from typing import Any
 
+# What a server answers that is no primary any more. Its connections stay, while its name may be
+# another's by now: only a new one leads there. By name, since there are two families of clients.
+DEMOTED = frozenset({"ReadOnlyError", "MasterDownError"})
+
 
 class Connections:
     """Runs commands, each on a connection that nobody else uses meanwhile.
@@ -34,8 +38,18 @@ class Connections:
         try:
             await connection.send_packed_command(_packed(command))
             return await connection.read_response()
+        except Exception as error:
+            if type(error).__name__ in DEMOTED:
+                await self._leave(connection)
+            raise
         finally:
             self._free.append(connection)
+
+    async def _leave(self, connection: Any) -> None:
+        """Close a connection, and those to the same server that nobody uses."""
+        others, self._free = self._free, []
+        for one in (connection, *others):
+            await one.disconnect(nowait=True)
 
     async def aclose(self) -> None:
         """Close those that nobody uses."""

@@ -26,13 +26,14 @@ from typing import Any, NamedTuple, TypeAlias
 from msgspec import json
 
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.stores.connections import Connections
+from inf_middleware.stores.connections import DEMOTED, Connections
 
 _log = logging.getLogger("inf_middleware.limits")
 
 # What a lost connection looks like: redis-py's client of a Cluster closes connections in others'
-# hands, too, and who is about to write then finds None in the place of the stream.
-_LOST = frozenset({"ConnectionError", "AttributeError"})
+# hands, too, and who is about to write then finds None in the place of the stream. One to a server
+# that is no primary any more is as good as lost: nothing has run.
+_LOST = frozenset({"ConnectionError", "AttributeError"}) | DEMOTED
 
 # Both clients name their errors so; by name, since only one of them may be installed. While a slot
 # moves, a client may be sent from node to node until it gives up (`ClusterError`, 16 times in a
