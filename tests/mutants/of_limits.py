@@ -216,9 +216,23 @@ FAULTS = [
     Fault(
         "outage: an admission whose answer was lost keeps its slot",
         "stores/outage.py",
-        "                self._owe(Admission(ask, _UNKNOWN), 0)\n",
-        "",
+        "            self._owe(Admission(ask, _UNKNOWN), 0)\n",
+        "            pass\n",
         OUTAGE + "test_an_admission_whose_answer_was_lost_keeps_no_slot",
+    ),
+    Fault(
+        "outage: a call that its process refuses keeps what the store took for it",
+        "stores/outage.py",
+        "        else:\n            self._owe_back(ask)\n",
+        "",
+        OUTAGE + "test_a_call_whose_answer_was_lost_and_that_its_process_refuses_keeps_no_slot",
+    ),
+    Fault(
+        "outage: a call that is admitted after all loses its slot to an older debt",
+        "stores/outage.py",
+        "            self._owed.pop(ask.call_id, None)\n",
+        "            pass\n",
+        OUTAGE + "test_a_call_that_was_refused_and_is_admitted_when_it_asks_again_keeps_its_slot",
     ),
     Fault(
         "connections: the next gets the reply of a command that was given up",

@@ -271,6 +271,64 @@ def test_an_admission_whose_answer_was_lost_keeps_no_slot(run: Any) -> None:
     run("refuse", test)
 
 
+def test_a_call_whose_answer_was_lost_and_that_its_process_refuses_keeps_no_slot(
+    run: Any,
+) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.store.renew(())
+        rig.shared.workers = 4
+        held = await rig.admitted("here", 10)  # the one slot of this process' share
+        await asyncio.to_thread(rig.proxy.partition, "answers")
+        for _ in range(2):
+            assert isinstance(await rig.store.admit(ask("lost", 1_000)), Refusal)
+        await rig.come_back()
+        standings = (await rig.admitted("next", 0)).standings
+        assert standings.concurrency.remaining == 2
+        assert standings.tokens.remaining == 3_990
+        assert rig.store._known == {"here", "next"}
+        await rig.store.settle(held, 10)
+
+    run("local", test)
+
+
+def test_a_call_that_was_refused_and_is_admitted_when_it_asks_again_keeps_its_slot(
+    run: Any,
+) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.store.renew(())
+        rig.shared.workers = 4
+        held = await rig.admitted("here", 10)
+        await asyncio.to_thread(rig.proxy.partition, "answers")
+        assert isinstance(await rig.store.admit(ask("waits", 900)), Refusal)
+        await rig.store.settle(held, 10)
+        waited = await rig.admitted("waits", 900)
+        await rig.come_back()
+        standings = (await rig.admitted("next", 0)).standings
+        assert standings.concurrency.remaining == 2
+        assert standings.tokens.remaining == 3_090
+        await rig.store.settle(waited, 500)
+        assert (await rig.admitted("last", 0)).standings.tokens.remaining == 3_490
+        assert rig.store._known == {"next", "last"}
+
+    run("local", test)
+
+
+def test_a_call_that_the_store_refuses_when_it_is_back_is_owed_and_known_no_more(run: Any) -> None:
+    async def test(rig: Rig) -> None:
+        rig.shared.workers = 4
+        held = await rig.admitted("here", 10)
+        await asyncio.to_thread(rig.proxy.partition, "requests")
+        assert isinstance(await rig.store.admit(ask("waits", 3_991)), Refusal)
+        # It asks in the moment in which the store is seen to be back, before debts are made up.
+        rig.store.is_away = False
+        await asyncio.to_thread(rig.proxy.heal)
+        assert isinstance(await rig.store.admit(ask("waits", 3_991)), Refusal)
+        assert (dict(rig.store._owed), rig.store._known) == ({}, {"here"})
+        await rig.store.settle(held, 10)
+
+    run("local", test)
+
+
 def test_what_is_owed_is_bounded_and_what_is_given_up_is_said(
     run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -75,6 +75,9 @@ class OutageStore:
         Raises:
             LimitsUnavailable: The store is away, and the policy refuses.
         """
+        # Asked for again, what was to be given back is wanted after all, or owed anew.
+        if self._owed:
+            self._owed.pop(ask.call_id, None)
         if self.is_away:
             return self._without(ask)
         try:
@@ -84,7 +87,7 @@ class OutageStore:
             self._known.add(ask.call_id)
             self._fell(error)
             if self._policy == "refuse":
-                self._owe(Admission(ask, _UNKNOWN), 0)
+                self._owe_back(ask)
                 raise
             return self._without(ask)
         answer = self._shared.answer(ask, told)
@@ -92,6 +95,8 @@ class OutageStore:
             self._known.add(ask.call_id)
             if isinstance(self._local.admit_now(ask), Refusal):  # here others may have left later
                 self._local.admit_now(replace(ask, enforce=False))
+        else:
+            self._known.discard(ask.call_id)  # it has nothing of an earlier time, either
         return answer
 
     async def read(self, account_id: str, groups: Sequence[LimitGroup]) -> Sequence[GroupReading]:
@@ -144,6 +149,7 @@ class OutageStore:
     def _without(self, ask: Ask) -> Admission | Refusal:
         self._probe()
         if self._policy == "refuse":
+            self._owe_back(ask)
             raise LimitsUnavailable("the limits' storage is away")
         if self._policy == "local":
             share = tuple(_share(group, self._workers) for group in ask.groups)
@@ -154,7 +160,14 @@ class OutageStore:
             self._alone[ask.call_id] = replace(ask, enforce=False)
             if self._policy == "admit":
                 answer = replace(answer, would_refuse=None)
+        else:
+            self._owe_back(ask)
         return answer
+
+    def _owe_back(self, ask: Ask) -> None:
+        """Owe what the shared store may have taken for a call that is not admitted."""
+        if ask.call_id in self._known:
+            self._owe(Admission(ask, _UNKNOWN), 0)
 
     def _fell(self, error: LimitsUnavailable) -> None:
         if self.is_away:
@@ -231,8 +244,9 @@ class OutageStore:
         if owed is None:
             return False
         await self._shared.settle(*owed)
-        self._owed.pop(call_id, None)
-        self._known.discard(call_id)
+        # Where it was asked for again meanwhile, it is known by that.
+        if self._owed.pop(call_id, None) is not None:
+            self._known.discard(call_id)
         return True
 
     def _owe(self, admission: Admission, tokens: int | None) -> None:
