@@ -208,10 +208,17 @@ FAULTS = [
     ),
     Fault(
         "outage: each process takes the whole limit",
-        "stores/outage.py",
+        "stores/share.py",
         "return max(1, -(-limit // max(workers, 1)))",
         "return limit",
         OUTAGE + "test_local_takes_this_process_share_of_each_limit_rounded_up",
+    ),
+    Fault(
+        "outage: what exceeds a process' share is refused for as long as it lasts",
+        "stores/share.py",
+        "tokens=min(ask.tokens, Limits(groups).tokens_max))",
+        "tokens=ask.tokens)",
+        OUTAGE + "test_local_admits_what_exceeds_its_share_of_tokens_by_the_whole_share",
     ),
     Fault(
         "outage: an admission whose answer was lost keeps its slot",

@@ -132,6 +132,33 @@ def test_local_takes_this_process_share_of_each_limit_rounded_up(run: Any) -> No
     run("local", test)
 
 
+def test_local_admits_what_exceeds_its_share_of_tokens_by_the_whole_share(run: Any) -> None:
+    async def test(rig: Rig) -> None:
+        rig.shared.workers = 4
+        await rig.fall()
+        large = await rig.admitted("large", 3_000)
+        assert (large.standings.tokens.limit, large.standings.tokens.remaining) == (1_000, 0)
+        refusal = await rig.store.admit(ask("next", 1))
+        assert isinstance(refusal, Refusal)
+        await rig.store.settle(large, 1_200)
+        refusal = await rig.store.admit(ask("next", 1))
+        assert isinstance(refusal, Refusal)
+        assert (refusal.code, refusal.used) == ("tokens_limit_exceeded", 1_200)
+
+    async def comes_back(rig: Rig) -> None:
+        rig.shared.workers = 4
+        await rig.fall()
+        large = await rig.admitted("large", 3_000)
+        await rig.come_back()
+        # It counts with all that it asked for, as every other.
+        assert (await rig.admitted("next", 0)).standings.tokens.remaining == 1_000
+        await rig.store.settle(large, 1_200)
+        assert (await rig.admitted("last", 0)).standings.tokens.remaining == 2_800
+
+    run("local", test)
+    run("local", comes_back)
+
+
 def test_refuse_refuses_and_admit_admits_everybody(run: Any) -> None:
     async def refuses(rig: Rig) -> None:
         await rig.fall()

@@ -25,8 +25,9 @@ from inf_middleware.domain.limits import (
     Standing,
     Standings,
 )
-from inf_middleware.domain.rates import LimitGroup, Rate
+from inf_middleware.domain.rates import LimitGroup
 from inf_middleware.ports import LocalStore, SharedStore
+from inf_middleware.stores.share import share_of
 
 _log = logging.getLogger("inf_middleware.limits")
 
@@ -152,8 +153,7 @@ class OutageStore:
             self._owe_back(ask)
             raise LimitsUnavailable("the limits' storage is away")
         if self._policy == "local":
-            share = tuple(_share(group, self._workers) for group in ask.groups)
-            answer = self._local.admit_now(replace(ask, groups=share))
+            answer = self._local.admit_now(share_of(ask, self._workers))
         else:
             answer = self._local.admit_now(replace(ask, enforce=False))
         if isinstance(answer, Admission):
@@ -303,12 +303,3 @@ _MEANINGS: dict[OutagePolicy, str] = {
     "refuse": "requests are refused with 503",
     "admit": "requests are admitted without limits",
 }
-
-
-def _share(group: LimitGroup, workers: int) -> LimitGroup:
-    def share(limit: int) -> int:
-        return max(1, -(-limit // max(workers, 1)))
-
-    rates = tuple(Rate(rate.metric, share(rate.limit), rate.window_s) for rate in group.rates)
-    concurrency = None if group.concurrency is None else share(group.concurrency)
-    return LimitGroup(group.scope, concurrency, rates)
