@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from inf_middleware import BillingEvent, CostLedger
 from inf_middleware.call.health import PROBE_S, LedgerHealth
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers import spool
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.apps import JsonApp, completion, usage_of
@@ -166,6 +168,66 @@ def test_the_spool_is_bounded_and_a_full_one_refuses(tmp_path: Path) -> None:
         with pytest.raises(LedgerUnavailable, match="full"):
             await ledger.keep(event)
         switched.away = False
+        await ledger.aclose()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_one_whose_waiter_is_cancelled_is_kept_once_and_the_others_of_its_flush_are_told(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+    events = [event_of(n) for n in range(5)]
+    writing, cancelled = threading.Event(), threading.Event()
+
+    def write(file: int, data: bytes) -> None:
+        writing.set()
+        assert cancelled.wait(20)
+        spool_write(file, data)
+
+    spool_write = spool._write
+    monkeypatch.setattr(spool, "_write", write)
+
+    async def go() -> None:
+        switched = Switched(path)
+        switched.away = True
+        ledger = SpoolingLedger(switched, folder)
+        if not begun:
+            ledger._executor().submit(cancelled.wait, 20)  # the flush comes after the cancelling
+        keeping = [asyncio.create_task(ledger.keep(event)) for event in events]
+        await asyncio.sleep(0)
+        if begun:
+            await asyncio.to_thread(writing.wait, 20)
+        keeping[0].cancel()
+        await asyncio.sleep(0)
+        cancelled.set()
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*keeping, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError, *[type(None)] * 4]
+        switched.away = False
+        await handed_over(path, 5)
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert sorted(ids(path)) == sorted(event.id for event in events)
+
+
+def test_whatever_the_disk_raises_those_who_wait_for_it_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(file: int, data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(spool, "_write", write)
+
+    async def go() -> None:
+        switched = Switched(tmp_path / "l.db")
+        switched.away = True
+        ledger = SpoolingLedger(switched, tmp_path / "spool")
+        with pytest.raises(LedgerUnavailable):
+            async with asyncio.timeout(5):
+                await ledger.keep(event_of())
         await ledger.aclose()
 
     asyncio.run(go())

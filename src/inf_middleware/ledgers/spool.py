@@ -87,8 +87,9 @@ class SpoolingLedger:
         waiting = _Waiting(event.encode() + b"\n", concurrent.futures.Future())
         self._waiting.append(waiting)
         self._executor().submit(self._flush)
+        if not self._handing_over.is_running:  # now: who waits may be cancelled, its bill stays
+            self._start()
         await asyncio.wrap_future(waiting.durable)
-        self._start()
 
     async def start(self) -> None:
         """Begin to hand over what an earlier run left."""
@@ -190,21 +191,25 @@ class SpoolingLedger:
         return [*found, self._path] if self._path is not None and self._size else found
 
     def _flush(self) -> None:
-        batch: list[_Waiting] = []
+        lines: list[bytes] = []
+        told: list[concurrent.futures.Future[None]] = []
         while self._waiting:
-            batch.append(self._waiting.popleft())
-        if not batch:
+            line, durable = self._waiting.popleft()
+            lines.append(line)  # of one whose waiter was cancelled, too: its call is billed
+            if durable.set_running_or_notify_cancel():  # from here on it cannot be cancelled
+                told.append(durable)
+        if not lines:
             return
         try:
-            self._append(b"".join(waiting.line for waiting in batch))
-        except OSError as error:
-            for waiting in batch:
-                waiting.durable.set_exception(
+            self._append(b"".join(lines))
+        except Exception as error:  # whatever it is: those who wait are told
+            for durable in told:
+                durable.set_exception(
                     LedgerUnavailable(f"the spool {self._directory} failed: {error}")
                 )
         else:
-            for waiting in batch:
-                waiting.durable.set_result(None)
+            for durable in told:
+                durable.set_result(None)
 
     def _append(self, lines: bytes) -> None:
         if self._size + len(lines) > self._bytes_max:
@@ -212,7 +217,7 @@ class SpoolingLedger:
         file = self._own_file()
         try:
             _write(file, lines)
-        except OSError:
+        except Exception:
             os.ftruncate(file, self._size)  # nothing half-written stays
             raise
         self._size += len(lines)
