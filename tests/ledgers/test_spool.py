@@ -1,6 +1,7 @@
 """A ledger that is away costs no customer an answer and no operator a bill."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -251,6 +252,78 @@ def test_one_that_the_ledger_never_takes_does_not_keep_the_others_waiting(tmp_pa
     assert sorted(ids(path)) == sorted([events[0].id, events[2].id])
     refused = (folder / "refused").read_bytes().splitlines()
     assert BillingEvent.decode(refused[0]).id == events[1].id
+
+
+@pytest.mark.parametrize("away_for", [1, 30, 31, 32, 60])
+def test_a_ledger_that_fails_within_a_hand_over_gets_all_of_it_later(
+    away_for: int, tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+    events = [event_of(n) for n in range(60)]
+
+    class Failing(Switched):
+        """Is away for some tries in the middle of a hand-over."""
+
+        async def settle(self, event: BillingEvent) -> None:
+            if not self.away and 30 <= self.tries < 30 + away_for:
+                self.tries += 1
+                raise LedgerUnavailable("away")
+            await super().settle(event)
+
+        async def probe(self) -> None:
+            if 30 <= self.tries < 30 + away_for:
+                raise LedgerUnavailable("away")
+
+    async def go() -> None:
+        failing = Failing(path)
+        failing.away = True
+        ledger = SpoolingLedger(failing, folder)
+        await asyncio.gather(*(ledger.keep(event) for event in events))
+        await ledger.stop()
+        failing.tries, failing.away = 0, False
+        ledger = SpoolingLedger(failing, folder)
+        for _ in range(4):
+            with contextlib.suppress(LedgerUnavailable):
+                await ledger._replay()
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert sorted(ids(path)) == sorted(event.id for event in events)
+    assert list(folder.iterdir()) == []
+
+
+def test_nothing_is_set_aside_while_the_ledger_cannot_be_written(tmp_path: Path) -> None:
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+    events = [event_of(n) for n in range(3)]
+
+    class Full(Switched):
+        """Takes again what it has, and nothing new."""
+
+        async def settle(self, event: BillingEvent) -> None:
+            if self.tries > 3 and event.id not in ids(path):
+                raise LedgerUnavailable("the disk is full")
+            await super().settle(event)
+
+        async def probe(self) -> None:
+            raise LedgerUnavailable("the disk is full")
+
+    async def go() -> None:
+        full = Full(path)
+        full.away = True
+        ledger = SpoolingLedger(full, folder)
+        await asyncio.gather(*(ledger.keep(event) for event in events))
+        await ledger.stop()
+        full.away, full.tries, full.refuses = False, 0, {events[1].id}
+        ledger = SpoolingLedger(full, folder)
+        with pytest.raises(LedgerUnavailable, match="full"):
+            await ledger._replay()
+        await ledger.stop()
+        await full.aclose()
+
+    asyncio.run(go())
+    assert sorted(ids(path)) == sorted([events[0].id, events[2].id])
+    assert sorted(spooled(folder)) == sorted(event.id for event in events)
+    assert not (folder / "refused").exists()
 
 
 def test_bills_kept_while_others_are_handed_over_are_not_lost(tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.ledgers.handing_over import hand_over
 from inf_middleware.ports import Ledger
 
 _log = logging.getLogger("inf_middleware.ledgers")
@@ -165,24 +164,12 @@ class SpoolingLedger:
             end, lines = await loop.run_in_executor(pool, _read, path)
             refused: list[bytes] = []
             for start in range(0, len(lines), _BATCH_MAX):
-                refused += await self._hand_over(lines[start : start + _BATCH_MAX])
+                refused += await hand_over(self.ledger, lines[start : start + _BATCH_MAX])
             if refused:
                 await loop.run_in_executor(pool, self._set_aside, refused)
             await loop.run_in_executor(pool, self._forget, path, end)
             if lines:
                 _log.warning("%d kept bills are handed over to the ledger", len(lines))
-
-    async def _hand_over(self, lines: list[bytes]) -> list[bytes]:
-        """Return the lines that the ledger refuses while it takes others, or that are none."""
-        events = {line: event for line in lines if (event := _event_of(line)) is not None}
-        results = await asyncio.gather(
-            *(self.ledger.settle(event) for event in events.values()), return_exceptions=True
-        )
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures and len(failures) == len(events):
-            raise failures[0]
-        taken = {line for line, result in zip(events, results, strict=True) if result is None}
-        return [line for line in lines if line not in taken]
 
     def _files(self) -> list[Path]:
         """Return the files to hand over: those that nobody owns any more, and our own."""
@@ -285,13 +272,6 @@ def _read(path: Path) -> tuple[int, list[bytes]]:
         return 0, []
     end = data.rfind(b"\n") + 1
     return end, data[:end].splitlines()
-
-
-def _event_of(line: bytes) -> BillingEvent | None:
-    try:
-        return BillingEvent.decode(line)
-    except msgspec.MsgspecError:
-        return None
 
 
 def _is_orphan(path: Path) -> bool:
