@@ -167,18 +167,19 @@ class Session:
         in_step = False
         loop = asyncio.get_running_loop()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(next_beat - loop.time(), 0.01)):
-                    await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
+            if not self._waiting:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(next_beat - loop.time(), 0.01)):
+                        await self._wake.wait()
+                self._wake.clear()
+            if self._waiting:
                 count = batch_size(len(self._waiting), in_step)
                 batch, self._waiting = self._waiting[:count], self._waiting[count:]
                 await self._commit(batch)
                 in_step = not self._waiting
-            if self._closing:
+            elif self._closing:
                 return
-            if loop.time() >= next_beat:
+            if loop.time() >= next_beat:  # however many wait
                 next_beat = loop.time() + holds.BEAT_S
                 await self._beat()
 

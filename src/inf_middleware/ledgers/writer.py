@@ -91,6 +91,7 @@ class Writer(Forking):
         self._pid = 0
         self._pending = 0
         self._db: apsw.Connection | None = None  # the thread's own, but for a fork
+        self._opened = False
 
     def submit(self, item: Item) -> asyncio.Future[Any]:
         """Hand something over at once; the future ends when it is durable."""
@@ -159,6 +160,7 @@ class Writer(Forking):
 
     def _work(self) -> None:
         queue = self._queue
+        self._opened = False
         item: _Batch | _Job | _Stop | None = None
         while True:
             item = item or self._next(queue)
@@ -189,10 +191,11 @@ class Writer(Forking):
         while True:
             now = time.monotonic()
             with self.using:
-                if self._db is not None and now >= self._next_beat:
+                # Once it was opened it is opened again: a fork or a failure may have closed it.
+                if self._opened and now >= self._next_beat:
                     self._next_beat = now + self._beat_s
                     try:
-                        transact(self._db, self._beat())
+                        transact(self._connection(), self._beat())
                     except Exception as error:  # also one that nobody foresaw
                         _log.warning("the ledger's heartbeat failed: %s", self._failed(error))
             with contextlib.suppress(Empty):
@@ -249,6 +252,7 @@ class Writer(Forking):
     def _connection(self) -> apsw.Connection:
         if self._db is None:
             self._db = connect(self._path)
+            self._opened = True
         return self._db
 
     def let_go(self) -> None:
