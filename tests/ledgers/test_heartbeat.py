@@ -6,14 +6,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import apsw
+import asyncpg
 import pytest
 
+from inf_middleware import Usage
 from inf_middleware.domain.ids import uuid7
-from inf_middleware.ledgers import holds
+from inf_middleware.ledgers import connection, holds
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.book import LedgerBook
+from inf_middleware.ledgers.heart import Heart
+from inf_middleware.ledgers.postgres_steps import _WRITER_LOCK
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.steps import Ask, Steps
+from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.ledgers.writer import BATCH_MAX
 from tests.events import event_of
 from tests.ledgers.conftest import Opened
@@ -24,6 +29,31 @@ BEAT_S = 0.05
 @pytest.fixture
 def _beats_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds, "BEAT_S", BEAT_S)
+
+
+class Moved(Heart):
+    """On a clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 1_000.0
+
+    def now_ms(self) -> int:
+        return round(self.now_s * 1000)
+
+
+@contextlib.asynccontextmanager
+async def nobody_writes(uri: str) -> Any:
+    """Have the lock of writers, as whoever keeps a ledger from being written."""
+    if uri.startswith("sqlite"):
+        with contextlib.closing(apsw.Connection(uri.removeprefix("sqlite:///"))) as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield
+    else:
+        locked = await asyncpg.connect(uri)
+        await locked.execute(f"SELECT pg_advisory_lock({_WRITER_LOCK})")
+        yield
+        await locked.close()
 
 
 def told() -> Steps[Any]:
@@ -95,16 +125,97 @@ def test_a_process_with_nothing_else_to_do_beats_again_after_its_file_failed(
     async def go() -> None:
         ledger = SqliteLedger(tmp_path / "l.db")
         await ledger.hold(event_of(1), 10**8, 10**9)
-        beat = ledger._writer._beat
+        beat = ledger._heart.beat
 
         def failing() -> Steps[Any]:
             for failure in failures:
                 raise failure
             return beat()
 
-        monkeypatch.setattr(ledger._writer, "_beat", failing)
+        monkeypatch.setattr(ledger._heart, "beat", failing)
         await beats(ledger, 4)
         await ledger.aclose()
 
     asyncio.run(go())
     assert next(failures, None) is None
+
+
+def standing() -> Steps[Any]:
+    holding = yield Ask("SELECT request_id FROM hold ORDER BY request_id")
+    bills = yield Ask("SELECT request_id, outcome FROM request WHERE kind = 'usage' ORDER BY seq")
+    return [row[0] for row in holding], [tuple(row) for row in bills]
+
+
+def test_after_nobody_could_write_for_longer_than_a_lease_who_lives_keeps_what_it_holds(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease_s = 1.2
+    monkeypatch.setattr(holds, "LEASE_S", lease_s)
+    monkeypatch.setattr(holds, "BEAT_S", lease_s / 3)
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.05)
+
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        mine, others = (event_of(n, usage=Usage(0, 0), outcome="worker_lost") for n in (1, 2))
+        await book.ledger.hold(mine, 10**8, 0)
+        await asyncio.sleep(lease_s / 6)  # the other's beats come at other times
+        other = ledger_of(opened.uri)
+        await other.hold(others, 10**8, 0)
+        await asyncio.sleep(lease_s * 2)
+        async with nobody_writes(opened.uri):
+            await asyncio.sleep(lease_s * 1.5)
+        await asyncio.sleep(lease_s * 2)
+        assert await book.ledger.read(standing) == ([mine.id, others.id], [])
+        await other.aclose()
+        async with asyncio.timeout(20):
+            while len((await book.ledger.read(standing))[0]) > 1:  # noqa: ASYNC110 - of a thread
+                await asyncio.sleep(0.01)
+        assert await book.ledger.read(standing) == ([mine.id], [(others.id, "worker_lost")])
+
+    opened.run(go)
+
+
+def test_a_process_ends_what_others_held_once_it_has_beaten_for_a_lease_without_a_gap(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        heart, dead = Moved(), Moved()
+
+        async def beat(after_s: float, *, taken: bool = True) -> int:
+            heart.now_s += after_s
+            ended: int = await book.ledger.transact(heart.beat)
+            (heart.beaten if taken else heart.missed)()
+            return ended
+
+        def hold() -> Any:
+            return holds.hold(event_of(1), 10**8, 0, dead.owner(), dead.now_ms())
+
+        heart.now_s += 100
+        assert await book.ledger.transact(hold) is None
+        assert [await beat(10) for _ in range(3)] == [0] * 3
+        assert await beat(9.999, taken=False) == 0  # a moment too early; and a beat that failed
+        assert [await beat(10) for _ in range(3)] == [0] * 3
+        assert await beat(15.001) == 0  # all stood still for a while
+        assert await beat(15) == 0
+        heart.now_s -= 50  # a server's clock goes back
+        assert [await beat(10) for _ in range(3)] == [0] * 3
+        assert await beat(10) == 1
+
+    opened.run(go)
+
+
+def test_what_processes_of_an_earlier_boot_held_ends_with_the_first_beat(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        heart, dead = Moved(), Moved()
+        heart.boot, dead.boot = "this", "that"
+
+        def hold() -> Any:
+            return holds.hold(event_of(1), 10**8, 0, dead.owner(), dead.now_ms())
+
+        await book.ledger.transact(hold)
+        ended: int = await book.ledger.transact(heart.beat)
+        assert ended == 1
+
+    opened.run(go)

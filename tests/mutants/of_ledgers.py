@@ -2,9 +2,9 @@
 
 from tests.mutants.fault import Fault
 
-HOLDS, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS = (
+HOLDS, HEARTBEAT, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS = (
     f"tests/ledgers/test_{name}.py::"
-    for name in ("holds", "power", "book", "batches", "records_by_account", "claims")
+    for name in ("holds", "heartbeat", "power", "book", "batches", "records_by_account", "claims")
 )
 
 FAULTS = [
@@ -77,6 +77,14 @@ FAULTS = [
         "now_ms - round(LEASE_S * 1000)",
         "now_ms",
         HOLDS + "test_a_process_that_beats_keeps_what_it_holds[sqlite]",
+    ),
+    Fault(
+        "who was silent because nobody could write is taken for dead",
+        "ledgers/heart.py",
+        "judges = since_ms is not None and now_ms - since_ms >= holds.LEASE_S * 1000",
+        "judges = True",
+        HEARTBEAT
+        + "test_a_process_ends_what_others_held_once_it_has_beaten_for_a_lease_without_a_gap[sqlite]",
     ),
     Fault(
         "a bill whose caller was told that there is none stays",

@@ -13,8 +13,9 @@ from tests.simulate.world import ACCOUNTS, World
 # The longest that anything may take without a fault: a drain of two minutes, a body, patience.
 PATIENCE_S = 600
 
-# A lease, a heartbeat, the longest back-off of a sink: once each, and once more.
-_HOPS, _HOP_US = 6, 31_000_000
+# The longest back-off of a sink, and two leases, in heartbeats: after a gap between these who is
+# silent is not taken for gone. Once, and once more.
+_HOPS, _HOP_US = 20, 10_000_000
 
 
 async def come_to_rest(world: World) -> None:

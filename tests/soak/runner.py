@@ -25,8 +25,8 @@ _TELL_S = 10.0
 # Before the first fault: each worker has opened what it opens, and its caches are full.
 _WARM_REQUESTS = 400
 
-# A sink that failed is tried again within a minute, and a hold of a dead process ends within half
-# of one; a machine may be five times slower than it should be.
+# A sink that failed is tried again within a minute, and so long after the last fault a hold of a
+# dead process has ended; a machine may be five times slower than it should be.
 _REST_TIMEOUT_S = 300.0
 _LOOK_S = 1.0
 

@@ -24,6 +24,9 @@ class Heart(ABC):
     def __init__(self) -> None:
         self._owner: str | None = None
         self._pid = 0
+        # Beats have been durable since then without a gap, and the last one then.
+        self._since_ms: int | None = None
+        self._beaten_ms = 0
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -37,10 +40,31 @@ class Heart(ABC):
         return self._owner
 
     def beat(self) -> Steps[int]:
-        """Say that this process lives, and end what others left."""
+        """Say that this process lives, and end what others left.
+
+        Who is silent is gone only where all have had a whole lease in which to be heard: none of
+        them is while the ledger is away, or while the host stands still.
+        """
         owner = self._owner if self._pid == os.getpid() else None
-        now_ns = time.time_ns()
-        return holds.beat(owner, self.boot, self.now_ms(), now_ns, rfc3339(now_ns))
+        now_ms, now_ns = self.now_ms(), time.time_ns()
+        since_ms = self._since_ms if self._is_next(now_ms) else None
+        judges = since_ms is not None and now_ms - since_ms >= holds.LEASE_S * 1000
+        return holds.beat(owner, self.boot, now_ms, now_ns, rfc3339(now_ns), judges=judges)
+
+    def beaten(self) -> None:
+        """Note that a beat is durable."""
+        now_ms = self.now_ms()
+        if self._since_ms is None or not self._is_next(now_ms):
+            self._since_ms = now_ms
+        self._beaten_ms = now_ms
+
+    def missed(self) -> None:
+        """Note that a beat failed."""
+        self._since_ms = None
+
+    def _is_next(self, now_ms: int) -> bool:
+        """Tell whether a beat follows the last one without a gap, a jump of the clock included."""
+        return 0 <= now_ms - self._beaten_ms <= holds.GAP_BEATS * holds.BEAT_S * 1000
 
 
 class HostHeart(Heart):

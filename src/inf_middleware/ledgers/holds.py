@@ -19,9 +19,15 @@ from inf_middleware.ledgers.taking_back import take_back
 LEASE_S = 30.0
 BEAT_S = LEASE_S / 3
 
+# Between two beats that are further apart one was missed.
+GAP_BEATS = 1.5
+
 # Who was heard of a shorter time ago need not say again that it lives: the timer does. That is a
 # page less in each commit of a hold.
 _FRESH_MS = round(BEAT_S * 1000)
+
+# Before any beat, by any clock.
+_NEVER_MS = -(2**62)
 
 # Holds of dead processes that end in one transaction; the others with the next beat.
 _REAPED_MAX = 200
@@ -98,17 +104,20 @@ def void(request_id: str, now_ns: int) -> Steps[None]:
     yield from take_back(request_id, now_ns)
 
 
-def beat(owner: str | None, boot: str, now_ms: int, now_ns: int, now: str) -> Steps[int]:
+def beat(
+    owner: str | None, boot: str, now_ms: int, now_ns: int, now: str, *, judges: bool = True
+) -> Steps[int]:
     """Say that a process lives, and end what dead ones held and grants whose time is over.
 
     An `owner` of None holds nothing and has nothing to say. Processes whose id does not begin with
-    `boot`, the host's latest, are gone. Returns how many holds were ended.
+    `boot`, the host's latest, are gone; those that are silent are, where it `judges` by that.
+    Returns how many holds were ended.
     """
     if owner is not None:
         yield _beat(owner, now_ms)
     dead = yield Ask(
         "SELECT id FROM process WHERE beat_ms < ? OR id NOT LIKE ? ORDER BY id",
-        (now_ms - round(LEASE_S * 1000), f"{boot}%"),
+        (now_ms - round(LEASE_S * 1000) if judges else _NEVER_MS, f"{boot}%"),
     )
     ended = 0
     for (process,) in dead:

@@ -190,8 +190,11 @@ class Session:
             async with writing(connection):
                 await run(connection, self._heart.beat())
         except Exception as error:  # also one that nobody foresaw: others wait for this task
+            self._heart.missed()
             self._drop_writer()
             _log.warning("the ledger's heartbeat failed: %r", error)
+        else:
+            self._heart.beaten()
 
     async def _commit(self, batch: Sequence[_Item]) -> None:
         try:

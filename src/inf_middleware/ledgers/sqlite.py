@@ -28,7 +28,7 @@ class SqliteLedger(LedgerBase):
         self.spool_directory = Path(f"{path}.spool")
         self._relay_lock = RelayLock(Path(f"{self.path}.relay"))
         self._heart = HostHeart()
-        self._writer = Writer(self.path, self._heart.beat, holds.BEAT_S)
+        self._writer = Writer(self.path, self._heart, holds.BEAT_S)
         self._reader = Reader(self.path)
 
     @classmethod

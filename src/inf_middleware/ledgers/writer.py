@@ -22,6 +22,7 @@ from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.forking import Forking
+from inf_middleware.ledgers.heart import Heart
 from inf_middleware.ledgers.recording import record
 from inf_middleware.ledgers.rows import Rows, rows_of
 from inf_middleware.ledgers.settling import settle_all
@@ -71,16 +72,16 @@ Outcome: TypeAlias = Any | MiddlewareError
 class Writer(Forking):
     """One thread with the one writing connection of this process; started at first use.
 
-    `commits` counts its transactions. `beat` is run every `beat_s` seconds, whatever else there is
+    `commits` counts its transactions. `heart` beats every `beat_s` seconds, whatever else there is
     to do or not, and soon after the file is opened.
     """
 
-    def __init__(self, path: Path, beat: Work[Any], beat_s: float) -> None:
+    def __init__(self, path: Path, heart: Heart, beat_s: float) -> None:
         super().__init__()
         self.commits = 0
         self.generation = 0
         self._path = path
-        self._beat = beat
+        self._heart = heart
         self._beat_s = beat_s
         self._next_beat = 0.0
         self._turn: dict[asyncio.AbstractEventLoop, _Batch] = {}
@@ -195,9 +196,12 @@ class Writer(Forking):
                 if self._opened and now >= self._next_beat:
                     self._next_beat = now + self._beat_s
                     try:
-                        transact(self._connection(), self._beat())
+                        transact(self._connection(), self._heart.beat())
                     except Exception as error:  # also one that nobody foresaw
+                        self._heart.missed()
                         _log.warning("the ledger's heartbeat failed: %s", self._failed(error))
+                    else:
+                        self._heart.beaten()
             with contextlib.suppress(Empty):
                 return queue.get(timeout=max(self._next_beat - now, 0) or self._beat_s)
 
