@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from inf_middleware import BillingEvent, ConfigError, Usage, open_ledger
 from inf_middleware.domain.books import Receipt
 from inf_middleware.domain.errors import BookingRefused
+from inf_middleware.ledgers import lots
 from inf_middleware.ledgers.book import LedgerBook
 from tests.events import event_of
 from tests.ledgers.conftest import Opened
@@ -272,6 +273,30 @@ def test_a_grant_is_spent_first_and_what_is_left_ends_at_its_time(opened: Opened
     opened.run(go)
     assert events(opened)[-1].metadata == {"operation": "expire"}
     assert postings(opened)[-1] == ("account:acme", "expense:grant", 25_000_000)
+
+
+def test_grants_of_accounts_that_have_nothing_keep_no_other_from_expiring(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lots, "_EXPIRIES_MAX", 3)
+    now = datetime.fromtimestamp(opened.now_ns / 1e9, UTC)
+
+    async def go(book: LedgerBook) -> None:
+        for number in range(4):  # they owe more than they were given
+            account = f"postpaid{number}"
+            await book.ledger.settle(event_of(account=account, usage=Usage(1_000_000, 0)))
+            await book.grant(account, "5", expires=now + timedelta(hours=1))
+        await book.grant("trial", "100", expires=now + timedelta(hours=2))
+        opened.now_ns += 86_400 * 10**9
+        assert [await book.expire_grants() for _ in range(2)] == [1, 0]
+        await book.recharge("postpaid0", "8", reference="r")  # ¥3 above nothing
+        assert [await book.expire_grants() for _ in range(2)] == [1, 0]
+        trial, paid = await book.account("trial"), await book.account("postpaid0")
+        assert trial is not None
+        assert paid is not None
+        assert (trial.balance_nano, paid.balance_nano) == (0, 0)
+
+    opened.run(go)
 
 
 def test_accounts_are_created_set_suspended_and_pinned(opened: Opened) -> None:

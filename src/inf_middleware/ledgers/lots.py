@@ -40,21 +40,22 @@ def spend(account: str, currency: str, amount_nano: int) -> Steps[None]:
             return
 
 
-def expire(now_ns: int, now: str, account: str | None = None) -> Steps[int]:
+def expire(now_ns: int, now: str) -> Steps[int]:
     """Take back what is left of grants whose time is over; return how many.
 
-    What running calls hold stays theirs: it is taken back as they end.
+    What running calls hold stays theirs: it is taken back as they end. Where an account has nothing
+    now, its grants wait until it has, and no other's for them.
     """
-    of_account = " AND lot.account = ?" if account is not None else ""
     due = yield Ask(
-        "SELECT lot.request_id, lot.account, lot.currency, lot.left_nano,"
-        " balance.balance_nano - balance.held_nano, outbox.body"
-        " FROM lot JOIN balance ON balance.account = lot.account"
-        "  AND balance.currency = lot.currency"
-        " JOIN outbox ON outbox.id = lot.request_id"
-        f" WHERE lot.left_nano > 0 AND lot.expires_at <= ?{of_account}"
-        f" ORDER BY lot.expires_at, lot.request_id LIMIT {_EXPIRIES_MAX}",
-        (now,) if account is None else (now, account),
+        "SELECT due.request_id, due.account, due.currency, left_nano, available_nano, outbox.body"
+        " FROM (SELECT lot.request_id, lot.account, lot.currency, left_nano, expires_at,"
+        "   balance_nano - held_nano AS available_nano"
+        "  FROM lot JOIN balance ON balance.account = lot.account"
+        "   AND balance.currency = lot.currency"
+        "  WHERE left_nano > 0 AND expires_at <= ? AND balance_nano > held_nano"
+        f"  ORDER BY expires_at, lot.request_id LIMIT {_EXPIRIES_MAX}) due"
+        " JOIN outbox ON outbox.id = due.request_id ORDER BY expires_at, due.request_id",
+        (now,),
     )
     free: dict[tuple[str, str], int] = {}
     count = 0
