@@ -237,6 +237,30 @@ def test_a_credit_of_all_is_idempotent_by_its_reference(opened: Opened) -> None:
     opened.run(go)
 
 
+def test_a_credit_of_what_is_left_is_idempotent_by_its_reference_and_stands_for_nothing_else(
+    opened: Opened,
+) -> None:
+    bill, other = event_of(usage=Usage(1000, 0)), event_of(1, usage=Usage(1000, 0))
+
+    async def go(book: LedgerBook) -> None:
+        await book.ledger.settle(bill)
+        await book.ledger.settle(other)
+        assert (await book.credit(bill.id, "0.003", reference="part")).amount_nano == 3_000_000
+        first = await book.credit(bill.id, reference="rest")
+        assert (first.amount_nano, first.repeated) == (7_000_000, False)
+        for _ in range(2):
+            again = await book.credit(bill.id, reference="rest")
+            assert (again.request_id, again.amount_nano) == (first.request_id, 7_000_000)
+            assert again.repeated
+        for request_id, reference in ((bill.id, "part"), (other.id, "rest")):
+            with pytest.raises(BookingRefused, match="stands for another credit"):
+                await book.credit(request_id, reference=reference)
+        with pytest.raises(BookingRefused, match="0 can still be taken back"):
+            await book.credit(bill.id, reference="more")
+
+    opened.run(go)
+
+
 def test_a_settlement_repeated_moves_a_balance_once(opened: Opened) -> None:
     event = event_of()
 

@@ -1,6 +1,6 @@
 """Accounts, keys and movements of money, as steps for either database."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,21 +110,17 @@ def correct(movement: Movement, corrected: str, amount_nano: int | None) -> Step
         (request_id,),
     )
     left = amount - sum(row[1] for row in booked)
+    asked = amount_nano
+    if asked is None:
+        asked = yield from _left_when_booked(movement, amount, booked)
     m = replace(
-        movement,
-        account=account,
-        currency=currency,
-        corrects=request_id,
-        amount_nano=left if amount_nano is None else amount_nano,
+        movement, account=account, currency=currency, corrects=request_id, amount_nano=asked
     )
     if m.operation == "reverse" and booked:
         return (yield from _receipt(m, (yield from _event(booked[0][0])), repeated=True))
-    if m.reference is not None and amount_nano is None:
-        m = replace(m, amount_nano=amount)  # what was asked the first time, so that it compares
     earlier = yield from _booked_before(m)
     if earlier is not None:
         return (yield from _receipt(m, earlier, repeated=True))
-    m = replace(m, amount_nano=left if amount_nano is None else amount_nano)
     if not 0 < m.amount_nano <= left:
         raise BookingRefused(
             f"{request_id} is of {decimal_string(amount)} {currency}, of which"
@@ -235,6 +231,23 @@ def _booked_before(m: Movement) -> Steps[BillingEvent | None]:
             f" {rows[0][0]}; nothing was booked"
         )
     return (yield from _event(rows[0][0]))
+
+
+def _left_when_booked(m: Movement, amount: int, booked: Sequence[Any]) -> Steps[int]:
+    """Return what was left of a record of `amount` when a reference of its was booked, or is now.
+
+    `booked` are the ids and amounts of its corrections. So "all that is left" told again compares
+    with what it was the first time.
+    """
+    rows = yield Ask(
+        "SELECT request_id FROM reference WHERE kind = ? AND reference = ?",
+        (m.operation, m.reference),
+    )
+    for request_id, taken in booked:
+        if rows and request_id == rows[0][0]:
+            break
+        amount -= taken
+    return amount
 
 
 def _event(request_id: str) -> Steps[BillingEvent]:
