@@ -77,6 +77,50 @@ def test_what_is_not_served_gives_its_key_back(opened: Opened) -> None:
     opened.run(go)
 
 
+def test_a_retry_that_is_not_served_leaves_its_key_to_the_run_before_it(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        ledger = book.ledger
+        await ledger.claim(claim_of("r1"))
+        await settle(book, "r1", "client_disconnect")
+        for retry in ("r2", "r3"):
+            assert await ledger.claim(claim_of(retry)) == Claimed("claimed", "r1")
+            assert await ledger.claim(claim_of("late")) == Claimed("running", retry)
+            for _ in range(2):
+                await ledger.void(retry)
+            other = await ledger.claim(claim_of("other", fingerprint="g"))
+            assert other == Claimed("reused", "r1")
+        assert await ledger.claim(claim_of("r4")) == Claimed("claimed", "r1")
+        await settle(book, "r4", "upstream_error")
+        assert await ledger.claim(claim_of("r5")) == Claimed("claimed", "r4")
+        await ledger.void("r5")
+        assert await ledger.claim(claim_of("r6")) == Claimed("claimed", "r4")
+        await settle(book, "r6", "complete")
+        assert await ledger.claim(claim_of("r7")) == Claimed("complete", "r6")
+
+    opened.run(go)
+
+
+def test_a_key_whose_retries_are_not_served_stands_for_a_day_from_its_run(opened: Opened) -> None:
+    day_ns = claims.KEPT_S * 10**9
+
+    async def go(book: LedgerBook) -> None:
+        def at(request_id: str, now_ns: int) -> Any:
+            return book.ledger.transact(lambda: claims.claim(claim_of(request_id), "owner", now_ns))
+
+        await at("r1", NOW_NS)
+        await settle(book, "r1", "client_disconnect")
+        assert await at("r2", NOW_NS + day_ns) == Claimed("claimed", "r1")
+        await book.ledger.void("r2")
+        assert await at("r3", NOW_NS + day_ns + 10**9) == Claimed("claimed", None)
+        await settle(book, "r3", "client_disconnect")
+        assert await at("r4", NOW_NS + 2 * day_ns) == Claimed("claimed", "r3")
+        await book.ledger.transact(lambda: claims.forget(NOW_NS + 4 * day_ns))
+
+    opened.run(go)
+    assert opened.rows("SELECT count(*) FROM idempotency") == [(0,)]
+    assert opened.rows("SELECT count(*) FROM reference") == [(0,)]
+
+
 def test_a_bill_whose_caller_was_told_that_there_is_none_is_taken_back_once(
     opened: Opened,
 ) -> None:

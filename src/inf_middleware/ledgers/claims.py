@@ -19,9 +19,8 @@ def claim(claimed: Claim, owner: str, now_ns: int) -> Steps[Claimed]:
     now, expired = rfc3339(now_ns), rfc3339(now_ns - KEPT_S * 10**9)
     place = (claimed.account, claimed.idempotency_key)
     earlier = yield Ask(
-        "SELECT request_id FROM idempotency WHERE account = ? AND idempotency_key = ?"
-        " AND claimed_at >= ?",
-        (*place, expired),
+        "SELECT request_id, claimed_at FROM idempotency WHERE account = ? AND idempotency_key = ?",
+        place,
     )
     won = yield Ask(
         "INSERT INTO idempotency (account, idempotency_key, fingerprint, request_id, state, owner,"
@@ -35,7 +34,14 @@ def claim(claimed: Claim, owner: str, now_ns: int) -> Steps[Claimed]:
         (*place, claimed.fingerprint, claimed.request_id, owner, now, expired),
     )
     if won:
-        return Claimed("claimed", earlier[0][0] if earlier else None)
+        if not earlier:
+            return Claimed("claimed", None)
+        ((retry_of, claimed_at),) = earlier
+        yield from _forget_retries([(retry_of,)])
+        if claimed_at < expired:
+            return Claimed("claimed", None)
+        yield from _note_retry(claimed.request_id, retry_of, claimed_at)
+        return Claimed("claimed", retry_of)
     rows = yield Ask(
         "SELECT request_id, state, fingerprint FROM idempotency"
         " WHERE account = ? AND idempotency_key = ?",
@@ -48,8 +54,22 @@ def claim(claimed: Claim, owner: str, now_ns: int) -> Steps[Claimed]:
 
 
 def release(request_id: str) -> Steps[None]:
-    """Give up the claim of a request that is not served."""
-    yield Ask("DELETE FROM idempotency WHERE request_id = ? AND state = 'running'", (request_id,))
+    """Give up the claim of a request that is not served; that of an earlier run stands again."""
+    earlier = yield Ask(
+        "SELECT request_id, fingerprint FROM reference WHERE kind = 'retry' AND reference = ?",
+        (request_id,),
+    )
+    if not earlier:
+        yield Ask(
+            "DELETE FROM idempotency WHERE request_id = ? AND state = 'running'", (request_id,)
+        )
+        return
+    yield Ask(
+        "UPDATE idempotency SET state = 'partial', request_id = ?, claimed_at = ?"
+        " WHERE request_id = ? AND state = 'running'",
+        (*earlier[0], request_id),
+    )
+    yield from _forget_retries([(request_id,)])
 
 
 def finish(rows: Sequence[Rows]) -> Steps[None]:
@@ -73,6 +93,24 @@ def forget(now_ns: int) -> Steps[None]:
         (rfc3339(now_ns - KEPT_S * 10**9),),
     )
     if old:
-        yield Ask(
-            "DELETE FROM idempotency WHERE request_id = ?", [tuple(row) for row in old], many=True
-        )
+        forgotten = [tuple(row) for row in old]
+        yield Ask("DELETE FROM idempotency WHERE request_id = ?", forgotten, many=True)
+        yield from _forget_retries(forgotten)
+
+
+def _note_retry(request_id: str, retry_of: str, claimed_at: str) -> Steps[None]:
+    """Keep what a key stood for, should its retry be given up.
+
+    Among the references, as probes are, under a kind that no movement has.
+    """
+    yield Ask(
+        "INSERT INTO reference (kind, reference, request_id, fingerprint)"
+        " VALUES ('retry', ?, ?, ?)",
+        (request_id, retry_of, claimed_at),
+    )
+
+
+def _forget_retries(request_ids: Sequence[tuple[str]]) -> Steps[None]:
+    yield Ask(
+        "DELETE FROM reference WHERE kind = 'retry' AND reference = ?", request_ids, many=True
+    )
