@@ -292,6 +292,34 @@ def test_a_ledger_that_fails_within_a_hand_over_gets_all_of_it_later(
     assert list(folder.iterdir()) == []
 
 
+def test_one_that_is_never_taken_alone_in_its_file_keeps_no_other_file_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "REPLAY_S", 0.01)
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+    bad, good = event_of(1), event_of(2)
+
+    async def go() -> None:
+        switched = Switched(path)
+        switched.away, switched.refuses = True, {bad.id}
+        earlier = SpoolingLedger(switched, folder)
+        await earlier.keep(bad)
+        await earlier.stop()
+        ledger = SpoolingLedger(switched, folder)
+        await ledger.keep(good)
+        switched.away = False
+        await handed_over(path, 1)
+        async with asyncio.timeout(5):
+            while spooled(folder):  # noqa: ASYNC110 - of a thread
+                await asyncio.sleep(0.01)
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert ids(path) == [good.id]
+    refused = (folder / "refused").read_bytes().splitlines()
+    assert [BillingEvent.decode(line).id for line in refused] == [bad.id]
+
+
 def test_nothing_is_set_aside_while_the_ledger_cannot_be_written(tmp_path: Path) -> None:
     path, folder = tmp_path / "l.db", tmp_path / "spool"
     events = [event_of(n) for n in range(3)]

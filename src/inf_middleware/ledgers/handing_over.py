@@ -1,9 +1,11 @@
 """Bills that were kept, handed to the ledger; which of them it never takes is told with care."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ports import Ledger
 
@@ -12,50 +14,58 @@ from inf_middleware.ports import Ledger
 _TRIES_ALONE = 2
 
 
-async def hand_over(ledger: Ledger, lines: list[bytes]) -> list[bytes]:
-    """Return the lines that the ledger refuses while it takes others, or that are no bills.
-
-    Raises:
-        LedgerUnavailable: The ledger is away, from the beginning or since it took some.
-    """
-    events = {line: event for line in lines if (event := _event_of(line)) is not None}
-    results = await asyncio.gather(
-        *(ledger.settle(event) for event in events.values()), return_exceptions=True
-    )
-    refused = [line for line in lines if line not in events]
-    failed = {}
-    taken = None
-    for (line, event), result in zip(events.items(), results, strict=True):
-        if isinstance(result, BaseException):
-            failed[line] = result
-        else:
-            taken = event
-    for line, failure in failed.items():
-        if taken is None:
-            raise failure
-        if not await _takes(ledger, events[line], taken):
-            refused.append(line)
-    return refused
+class Undecided(LedgerUnavailable):
+    """A ledger that can be written takes none of some bills; of no others is it known."""
 
 
-async def _takes(ledger: Ledger, event: BillingEvent, taken: BillingEvent) -> bool:
-    """Tell whether a ledger takes a bill that failed among others; False where it takes others."""
-    for _ in range(_TRIES_ALONE):
-        try:
-            await ledger.settle(event)
-        except Exception:  # whatever it is: the others are not to wait for this one
-            await _take_another(ledger, taken)
-        else:
-            return True
-    return False
+class HandingOver:
+    """Hands what was kept to a ledger, and remembers a bill that it took."""
 
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._probe: Callable[[], Awaitable[None]] | None = getattr(ledger, "probe", None)
+        self._taken: BillingEvent | None = None
 
-async def _take_another(ledger: Ledger, taken: BillingEvent) -> None:
-    """See that a ledger takes bills as they are: one that it has, once more."""
-    await ledger.settle(taken)
-    probe = getattr(ledger, "probe", None)
-    if probe is not None:  # that something can be written, which for `taken` need not be
-        await probe()
+    async def hand_over(self, lines: list[bytes]) -> list[bytes]:
+        """Return the lines that the ledger refuses while it takes others, or that are no bills.
+
+        Raises:
+            Undecided: It takes none of these; once it has taken another it can be told.
+            LedgerUnavailable: It is away, from the beginning or since it took some.
+        """
+        events = {line: event for line in lines if (event := _event_of(line)) is not None}
+        results = await asyncio.gather(
+            *(self._ledger.settle(event) for event in events.values()), return_exceptions=True
+        )
+        refused = [line for line in lines if line not in events]
+        failed = {}
+        for (line, event), result in zip(events.items(), results, strict=True):
+            if isinstance(result, BaseException):
+                failed[line] = result
+            else:
+                self._taken = event
+        for line, failure in failed.items():
+            if self._taken is None:
+                if self._probe is None:
+                    raise failure
+                await self._probe()
+                raise Undecided(f"none of {len(failed)} bills is taken: {failure}") from failure
+            if not await self._takes(events[line], self._taken):
+                refused.append(line)
+        return refused
+
+    async def _takes(self, event: BillingEvent, taken: BillingEvent) -> bool:
+        """Tell whether a bill that failed among others is taken; False where others are."""
+        for _ in range(_TRIES_ALONE):
+            try:
+                await self._ledger.settle(event)
+            except Exception:  # whatever it is: the others are not to wait for this one
+                await self._ledger.settle(taken)  # a bill as they are, but it is written already
+                if self._probe is not None:
+                    await self._probe()
+            else:
+                return True
+        return False
 
 
 def _event_of(line: bytes) -> BillingEvent | None:

@@ -21,7 +21,7 @@ from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.ids import uuid7
-from inf_middleware.ledgers.handing_over import hand_over
+from inf_middleware.ledgers.handing_over import HandingOver, Undecided
 from inf_middleware.ports import Ledger
 
 _log = logging.getLogger("inf_middleware.ledgers")
@@ -61,6 +61,7 @@ class SpoolingLedger:
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._pid = 0
         self._handing_over = Background()
+        self._hand = HandingOver(ledger)
         # The thread's own: this process' file, and its size.
         self._file: int | None = None
         self._path: Path | None = None
@@ -160,16 +161,26 @@ class SpoolingLedger:
 
     async def _replay_files(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
+        undecided: Undecided | None = None
         for path in await loop.run_in_executor(pool, self._files):
-            end, lines = await loop.run_in_executor(pool, _read, path)
-            refused: list[bytes] = []
-            for start in range(0, len(lines), _BATCH_MAX):
-                refused += await hand_over(self.ledger, lines[start : start + _BATCH_MAX])
-            if refused:
-                await loop.run_in_executor(pool, self._set_aside, refused)
-            await loop.run_in_executor(pool, self._forget, path, end)
-            if lines:
-                _log.warning("%d kept bills are handed over to the ledger", len(lines))
+            try:
+                await self._replay_file(pool, path)
+            except Undecided as error:  # those of the other files are not to wait for it
+                undecided = error
+        if undecided is not None:
+            raise undecided
+
+    async def _replay_file(self, pool: concurrent.futures.ThreadPoolExecutor, path: Path) -> None:
+        loop = asyncio.get_running_loop()
+        end, lines = await loop.run_in_executor(pool, _read, path)
+        refused: list[bytes] = []
+        for start in range(0, len(lines), _BATCH_MAX):
+            refused += await self._hand.hand_over(lines[start : start + _BATCH_MAX])
+        if refused:
+            await loop.run_in_executor(pool, self._set_aside, refused)
+        await loop.run_in_executor(pool, self._forget, path, end)
+        if lines:
+            _log.warning("%d kept bills are handed over to the ledger", len(lines))
 
     def _files(self) -> list[Path]:
         """Return the files to hand over: those that nobody owns any more, and our own."""
