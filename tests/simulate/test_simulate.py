@@ -38,7 +38,7 @@ def test_a_broken_promise_is_told_with_its_seed(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
     prices = source / "inf_middleware" / "domain" / "prices.py"
     text = prices.read_text("utf-8")
-    broken = text.replace("outputs, self.output_nano", "outputs, 0")
+    broken = text.replace("unit = self.output_nano", "unit = 0")
     assert broken != text
     prices.write_text(broken, "utf-8")
     told = simulate("--seeds", "0:4", "--steps", "2000", source=source)
