@@ -1,7 +1,6 @@
 """From the options of `TierLimiter` to its part of a call: store, leases, turns."""
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from inf_middleware.call.waiting import Waiting
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.observers.timed import TimedStore
 from inf_middleware.ports import LimitStore, Observer
+from inf_middleware.settings.variables import given_by_variables
 from inf_middleware.sharing import Shared, User, identity, share
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.stores.outage import OutageStore
@@ -37,9 +37,7 @@ def build_limiting(option: Callable[[str], Any], user: User, observer: Observer 
     """Build what limits calls; `option` returns the value in force of an option. Opens nothing."""
     enforce = option("enforce") and enforces()
     if option("enforce") and not enforce:
-        _log.warning(
-            "%s=%s: nobody is refused for a limit", ENFORCE_VARIABLE, os.environ[ENFORCE_VARIABLE]
-        )
+        _log.warning("%s=%s: nobody is refused for a limit", *_said())
     shared = shared_store(option, user)
     leases = Leases(shared.thing, option("lease_s"))
 
@@ -65,11 +63,16 @@ def enforces() -> bool:
     Raises:
         ConfigError: It is set to what is neither yes nor no.
     """
-    value = os.environ.get(ENFORCE_VARIABLE, "")
+    variable, value = _said()
     switched = _SWITCHED.get(value.strip().lower())
     if switched is None:
-        raise ConfigError(f"{ENFORCE_VARIABLE} is {value!r}; write 0 to refuse nobody, or 1")
+        raise ConfigError(f"{variable} is {value!r}; write 0 to refuse nobody, or 1")
     return switched
+
+
+def _said() -> tuple[str, str]:
+    """Return the variable that says it, or that names the file which does, and what is said."""
+    return given_by_variables().get("enforce") or (ENFORCE_VARIABLE, "")
 
 
 def shared_store(option: Callable[[str], Any], user: User) -> Shared[LimitStore]:

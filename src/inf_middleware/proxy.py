@@ -121,6 +121,7 @@ class Proxy:
     async def _ask(self, scope: Scope, body: "_Body") -> httpx.Response:
         upstream = self.upstream
         client = scope.get("client")
+        method = scope["method"].upper()  # as the gate took it, however it was written
         headers = request_headers(
             scope["headers"],
             host=self._url.netloc,
@@ -132,9 +133,9 @@ class Proxy:
         if upstream.key is not None:
             headers = with_key(headers, upstream.key)
         request = httpx.Request(
-            scope["method"],
+            method,
             self._url,
-            headers=[*headers, *body.framing(scope["method"], headers)],
+            headers=[*headers, *body.framing(method, headers)],
             stream=body,
             extensions={
                 # The path as the client wrote it, escapes included.
@@ -166,16 +167,18 @@ class Proxy:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _refused(self, scope: Scope) -> tuple[int, str, str] | None:
-        path = scope["path"]
+        path = _path_of(scope)
         if passed_through(scope["headers"], self._pseudonym):
             return 502, "upstream_error", "The proxy's upstream leads back to the proxy itself."
-        if scope["method"] == "CONNECT":
+        if scope["method"].upper() == "CONNECT":
             return 405, "method_not_allowed", "This proxy opens no tunnels."
         if self.upstream.paths != ("*",):
             allowed = any(fnmatchcase(path, pattern) for pattern in self.upstream.paths)
             # What a server might resolve to another path than the one that was compared.
             if not allowed or not {".", ".."}.isdisjoint(path.split("/")) or "\\" in path:
                 return 404, "not_found", f"{scope['method']} {path} is not served here."
+        if b"#" in _target_of(scope):  # which servers take off, and with it what is metered
+            return 400, "invalid_request", "A path has no fragment; send it without."
         return None
 
     def _failure(self, error: Exception) -> tuple[int, str, str]:
@@ -286,6 +289,12 @@ class _Body(httpx.AsyncByteStream):
         while (await self._receive())["type"] != "http.disconnect":
             pass
         exchange.cancel()
+
+
+def _path_of(scope: Scope) -> str:
+    path: str = scope["path"]
+    root = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def _target_of(scope: Scope) -> bytes:

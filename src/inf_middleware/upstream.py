@@ -112,14 +112,14 @@ def _check_url(url: object) -> None:
 
 
 def _is_base(url: str) -> bool:
-    if not url.isascii() or not url.isprintable() or " " in url:
+    if not url.isascii() or not url.isprintable() or not {" ", "?", "#"}.isdisjoint(url):
         return False
     try:
         parts = urlsplit(url)
         named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         return False
-    return bool(named) and parts.username is None and not parts.query and not parts.fragment
+    return bool(named) and parts.username is None
 
 
 def _without_secret(url: object) -> str:

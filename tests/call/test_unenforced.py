@@ -100,6 +100,16 @@ def test_one_variable_beats_the_option_for_the_emergency(
     assert "INF_MIDDLEWARE_ENFORCE=0: nobody is refused for a limit" in caplog.text
 
 
+def test_so_does_the_file_that_its_twin_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "enforce"
+    said.write_text("0\n")
+    monkeypatch.setenv("INF_MIDDLEWARE_ENFORCE_FILE", str(said))
+    house = House(MODEL, tmp_path, accounts=TIGHT, enforce=True)
+    assert [answer.status for answer in asyncio.run(ask(house, 4))] == [200] * 4
+
+
 def test_the_variable_does_not_enforce_what_an_option_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

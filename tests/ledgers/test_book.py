@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -293,6 +293,9 @@ def test_a_grant_is_spent_first_and_what_is_left_ends_at_its_time(opened: Opened
         assert account.balance_nano == 10 * YUAN  # ¥0.025 were left, and are gone
         with pytest.raises(BookingRefused, match="in the future"):
             await book.grant("acme", "1", expires=now)
+        last = datetime.max.replace(tzinfo=timezone(-timedelta(hours=14)))
+        with pytest.raises(BookingRefused, match="before the year 10000"):
+            await book.grant("acme", "1", expires=last)
 
     opened.run(go)
     assert events(opened)[-1].metadata == {"operation": "expire"}

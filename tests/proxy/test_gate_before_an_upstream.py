@@ -181,6 +181,21 @@ def test_concurrency_and_requests_are_limited_before_the_upstream(tmp_path: Path
         assert len(app.seen) == 5, "what is refused is not forwarded"
 
 
+@pytest.mark.parametrize("method", ["post", "Post", "POST"])
+def test_a_method_is_metered_however_it_is_written(method: str, tmp_path: Path) -> None:
+    app = JsonApp(completion("Hi", usage=usage_of(5, 2)))
+    with serving(app, lifespan="off") as url:
+        proxy = gate(Proxy(Settings(url=url)), tmp_path / "ledger.db")
+        with serving(proxy, http="h11") as served:
+            body = json.dumps(CHAT).encode()
+            length = f"content-length: {len(body)}"
+            for keys, status in (((), 401), (key("sk-one"), 200)):
+                headers = (length, *keys) if method != "POST" else keys
+                answer = raw(served, "/v1/chat/completions", body, method=method, headers=headers)
+                assert parted(answer)[0] == status
+    assert [record["output_tokens"] for record in records_of(tmp_path / "ledger.db")] == [2]
+
+
 def test_openai_through_the_proxy(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.db"
     with (
@@ -249,6 +264,7 @@ def test_the_app_is_built_from_the_environment(
         ('[upstream]\nurl = "http://u:p@x"', "…@x"),
         ('[upstream]\nurl = "http://x:99999"', "must be a URL"),
         ('[upstream]\nurl = "http://x/?q"', "without user, query"),
+        ('[upstream]\nurl = "http://x?"', "without user, query"),
         ("[upstream]\nurl = 5", "must be a URL"),
         ('[upstream]\nurl = "http://x"\nports = 1', "unknown ports"),
         ('[upstream]\nurl = "http://x"\npaths = "/v1/*"', "write a list"),

@@ -169,6 +169,31 @@ def test_only_the_paths_that_are_given_are_forwarded() -> None:
         assert [seen["target"] for seen in app.seen] == [b"/api/chat", b"/v1/models"]
 
 
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_a_fragment_behind_a_path_is_not_forwarded(http: str) -> None:
+    with upstream() as (app, url), serving(Proxy(Settings(url=url)), http=http) as served:
+        status = parted(raw(served, "/v1/chat/completions#x", b"{}"))[0]
+        # httptools takes it off itself, before anybody sees it.
+        assert status == (200 if http == "httptools" else 400)
+        assert [seen["target"] for seen in app.seen] == [b"/v1/chat/completions"] * (status == 200)
+
+
+def test_paths_are_compared_without_the_root_that_the_proxy_is_under() -> None:
+    with upstream() as (app, url):
+        proxy = Proxy(Settings(url=url, paths=("/v1/*",)))
+        with serving(proxy, root_path="/llm") as served:
+            for path, status in (("/v1/models", 200), ("/api/delete", 404)):
+                assert parted(raw(served, path, b"{}"))[0] == status, path
+        assert [seen["target"] for seen in app.seen] == [b"/v1/models"]
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_a_length_that_a_transfer_coding_overrules_is_not_passed_on(http: str) -> None:
+    said = HEAD.replace(b"\r\n\r\n", b"\r\ncontent-length: 3\r\n\r\n")
+    with Broken(said + b"5\r\nhello\r\n0\r\n\r\n") as broken:
+        assert parted(proxied(broken.url, "/x", http))[2] == b"hello"
+
+
 def test_the_path_of_the_upstream_comes_first_and_its_key_is_sent() -> None:
     with upstream() as (app, url):
         proxy = Proxy(Settings(url=f"{url}/compatible-mode/", key="up-secret"))

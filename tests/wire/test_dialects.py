@@ -301,6 +301,15 @@ def test_a_path_that_is_none_is_refused(path: str) -> None:
         Dialect(name="mine", paths=(path,))
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v1//chat/completions", "/v1/chat//completions//", "/v1/chat/./completions/.",
+     "/v1/chat/x/../completions"],
+)  # fmt: skip
+def test_a_path_is_that_of_what_a_server_may_take_it_for(path: str) -> None:
+    assert DIALECTS.of(path).name == "openai.chat"
+
+
 def test_no_two_dialects_claim_one_path() -> None:
     paths = [path for dialect in KNOWN for path in dialect.paths]
     assert len(paths) == len(set(paths))

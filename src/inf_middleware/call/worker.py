@@ -72,7 +72,8 @@ class Worker:
         if kind == "http":
             if self._exempt and self._is_exempt(scope["path"]):
                 return self._app(self._shown(scope), receive, send)
-            if scope["method"] != "POST":
+            method = scope["method"]  # some servers leave it as it was written
+            if method != "POST" and method.upper() != "POST":
                 return self._pass(scope, receive, send)
             fresh = self._touch()
             if fresh is not None:
@@ -172,7 +173,7 @@ class Worker:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass; it is read where it fetches an answer that is still to be billed."""
         due = None
-        if scope["method"] == "GET" and CALL_KEY not in scope:
+        if scope["method"].upper() == "GET" and CALL_KEY not in scope:
             due = deferred.fetched_by(scope["path"])
         if due is None:
             await self._app(self._shown(scope), receive, send)

@@ -149,11 +149,11 @@ def moment_of(text: str | None, zone: tzinfo, what: str) -> str | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
+        return written(moment if moment.tzinfo else moment.replace(tzinfo=zone))
     except ValueError:
         raise ConfigError(
             f"{what} is {text!r}; write a day such as 2026-11-24, or 2026-11-24T08:00:00Z"
         ) from None
-    return written(moment if moment.tzinfo else moment.replace(tzinfo=zone))
 
 
 def month_of(text: str | None, zone: tzinfo) -> tuple[str, str]:
@@ -162,15 +162,14 @@ def month_of(text: str | None, zone: tzinfo) -> tuple[str, str]:
     Raises:
         ConfigError: It is no month.
     """
-    if text is None:
-        first = datetime.now(zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    else:
-        try:
+    first = datetime.now(zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    try:
+        if text is not None:
             first = datetime.strptime(text, "%Y-%m").replace(tzinfo=zone)
-        except ValueError:
-            raise ConfigError(f"--month is {text!r}; write a month such as 2026-11") from None
-    after = (first + timedelta(days=31)).replace(day=1)
-    return written(first), written(after)
+        after = (first + timedelta(days=31)).replace(day=1)
+        return written(first), written(after)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"--month is {text!r}; write a month such as 2026-11") from None
 
 
 def setting(sources: Sources, option: str, given: str | None = None) -> Any:

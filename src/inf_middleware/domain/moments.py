@@ -21,8 +21,15 @@ def _second(seconds: int) -> str:
 
 
 def written(moment: datetime) -> str:
-    """Write an aware moment as records do."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """Write an aware moment as records do.
+
+    Raises:
+        ValueError: In UTC it is before the year 1, or after 9999.
+    """
+    try:
+        return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except OverflowError as error:
+        raise ValueError(f"{moment} is out of range") from error
 
 
 def seconds_written(seconds: float) -> str:

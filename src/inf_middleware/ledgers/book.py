@@ -4,7 +4,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack
@@ -14,7 +14,7 @@ import msgspec
 from inf_middleware.domain.books import AccountRecord, KeyRecord, Operation, Receipt
 from inf_middleware.domain.errors import BookingRefused
 from inf_middleware.domain.ids import uuid7
-from inf_middleware.domain.moments import rfc3339
+from inf_middleware.domain.moments import rfc3339, written
 from inf_middleware.domain.money import nano_of
 from inf_middleware.domain.tiers import Account, Tiers
 from inf_middleware.ledgers import books
@@ -353,7 +353,10 @@ def _future(moment: datetime, now_ns: int) -> str:
         raise BookingRefused(f"expires is {moment}; give an aware moment, such as one in UTC")
     if moment.timestamp() * 1e9 <= now_ns:
         raise BookingRefused(f"expires is {moment}; it must be in the future")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    try:
+        return written(moment)
+    except ValueError:
+        raise BookingRefused(f"expires is {moment}; it must be before the year 10000") from None
 
 
 def _nothing() -> Steps[None]:

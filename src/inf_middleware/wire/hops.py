@@ -71,7 +71,8 @@ def response_headers(headers: Iterable[Header], status: int) -> list[Header]:
     """Return the headers of an answer as the client's hop is to see them."""
     given = [(name.lower(), value) for name, value in headers]
     dropped = _OF_THE_SERVER
-    if status in _WITHOUT_BODY:  # a length that servers would hold against the empty body
+    # A length that servers would hold against an empty body, or one that does not hold.
+    if status in _WITHOUT_BODY or any(name == b"transfer-encoding" for name, _ in given):
         dropped = dropped | {b"content-length"}
     return _without_hop(given, dropped)
 

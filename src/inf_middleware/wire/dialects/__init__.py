@@ -1,5 +1,6 @@
 """The dialects that are known, one module each, and which of them a path speaks."""
 
+import posixpath
 from collections.abc import Iterable
 
 from inf_middleware.wire.dialect import Dialect
@@ -65,6 +66,7 @@ class Dialects:
         return known
 
     def _look_up(self, path: str) -> Dialect:
+        path = posixpath.normpath(path)  # as a server may take slashes and dots
         for end, dialect in self._by_end:
             if path.endswith(end):
                 return dialect
