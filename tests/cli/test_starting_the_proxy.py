@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.apps import JsonApp
@@ -22,7 +23,11 @@ def refused(folder: Path, *arguments: str) -> str:
     """What `serve` says when it ends by itself: one line."""
     command = [COMMAND, "serve", "--port", "0", "--upstream", "http://127.0.0.1:9", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120)
-    lines = [line for line in done.stderr.splitlines() if "warning: the upstream" not in line]
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if "warning: the upstream" not in line and not line.startswith("INFO: ")
+    ]
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
     return lines[0]
 
@@ -86,6 +91,23 @@ def test_an_upstream_that_is_not_there_yet_is_warned_of_and_waited_for(tmp_path:
         wait_until(lambda: "Listening on" in server.said(), "the proxy starts", timeout_s=60)
         assert f"warning: the upstream http://127.0.0.1:{port} cannot be reached" in server.said()
         assert "Traceback" not in server.said()
+    finally:
+        server.stop()
+
+
+def test_what_the_library_logs_is_shown(tmp_path: Path) -> None:
+    (redis, upstream) = free_ports(2)
+    command = [COMMAND, "serve", "--port", "0", "--upstream", f"http://127.0.0.1:{upstream}"]
+    command += ["--storage", f"redis://127.0.0.1:{redis}"]
+    server = Running(command, tmp_path / "out.txt", folder=tmp_path, env={"PYTHONUNBUFFERED": "1"})
+    try:
+        wait_until(lambda: "Listening on" in server.said(), "the proxy starts", timeout_s=60)
+        url = server.said().partition("Listening on ")[2].partition(",")[0]
+        httpx.post(f"{url}/v1/chat/completions", json={"model": "m", "messages": []})
+        said = server.said()
+        assert "\nINFO:     CostLedger + TierLimiter + TokenMeter in force: " in said
+        assert "\nERROR:    the limits' storage failed: " in said
+        assert f"\nWARNING:  http://127.0.0.1:{upstream} cannot be asked" in said
     finally:
         server.stop()
 

@@ -23,7 +23,8 @@ _SILENT = logging.NullHandler()
 @click.version_option(package_name="inf-middleware")
 def main() -> None:
     """Look after metering, limits and bills of a model server."""
-    # What goes wrong is told by the command itself, once: not by what it calls as well.
+    # What goes wrong is told by the command itself, once: not by what it calls as well. `serve`
+    # shows the log all the same.
     logging.getLogger("inf_middleware").addHandler(_SILENT)
 
 

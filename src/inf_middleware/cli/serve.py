@@ -79,12 +79,14 @@ def _check_upstream(url: str) -> None:
 def _run(in_force: InForce, host: str, port: int, options: dict[str, str]) -> None:
     try:
         import uvicorn  # noqa: PLC0415 - of an extra, which other commands do without
+        from uvicorn.logging import DefaultFormatter  # noqa: PLC0415 - the same
 
         from inf_middleware.proxy import Proxy, app_from  # noqa: PLC0415 - the same
     except ImportError as error:
         raise ConfigError(
             f"the proxy needs {error.name}; install it: pip install 'inf-middleware[serve]'"
         ) from None
+    _show_log(DefaultFormatter("%(levelprefix)s %(message)s"))
     app = app_from(**options)
     assert isinstance(app.app, Proxy)
     _check_ledger(in_force)
@@ -115,6 +117,15 @@ def _run(in_force: InForce, host: str, port: int, options: dict[str, str]) -> No
             raise
     if starting.failed is not None:
         raise starting.failed
+
+
+def _show_log(form: logging.Formatter) -> None:
+    """Show what the library logs, down to INFO, on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(form)
+    log = logging.getLogger("inf_middleware")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def spare_garbage_collector() -> None:
