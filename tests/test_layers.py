@@ -19,7 +19,7 @@ LAYERS = [
     {"limiting", "billing", "around", "observing"},
     {"exposition"},
     {"stack"},
-    {"beside"},
+    {"beside", "member"},
     {"token_meter", "tier_limiter", "cost_ledger"},
     {"gate", "routes"},
     {"proxy"},

@@ -1,6 +1,8 @@
 """With a lifespan, parts open before the first request and close after the last."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,66 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from inf_middleware import BillingEvent, CostLedger, Gate
+from inf_middleware import BillingEvent, ConfigError, CostLedger, Gate
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import post
 from tests.events import event_of
 from tests.kit import CHAT, records_of
+
+APP = """
+from starlette.applications import Starlette
+from inf_middleware import Gate, TierLimiter
+
+async def app(scope, receive, send):
+    await receive()
+    await send({{"type": "lifespan.startup.complete"}})
+
+{made}
+"""
+GOLD = f'[[account]]\nid = "acme"\ntier = "gold"\nkeys = ["sha256:{0:064}"]\n'
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ("app = Gate(app, accounts='gold.toml')", "gold.toml: account 1 (acme): there is no tier"),
+        ("app = Gate(app, counter='t.json')", "t.json is no tokenizer.json"),
+        (
+            "app = Starlette(); app.add_middleware(TierLimiter, accounts='gold.toml')",
+            "gold.toml: account 1 (acme): there is no tier 'gold'",
+        ),
+        (
+            "app = Starlette(); app.add_middleware(Gate, counter='t.json')",
+            "t.json is no tokenizer.json",
+        ),
+        (
+            "app = Starlette(); app.add_middleware(TierLimiter, accounts='broken.toml')",
+            "ERROR:    broken.toml: Invalid value",
+        ),
+        (
+            "app = Starlette(); app.add_middleware(Gate); app.add_middleware(Gate, storages='x')",
+            "there is no option storages; did you mean storage?",
+        ),
+    ],
+)
+def test_a_server_stops_at_start_and_says_why(made: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP.format(made=made))
+    (tmp_path / "gold.toml").write_text(GOLD)
+    (tmp_path / "broken.toml").write_text("a = [")
+    (tmp_path / "t.json").write_text("{}")
+    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=30)
+    assert done.returncode == 3, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_lifespan_what_cannot_hold_is_raised_by_the_first_request(tmp_path: Path) -> None:
+    (tmp_path / "gold.toml").write_text(GOLD)
+    gate = Gate(JsonApp({}), accounts=tmp_path / "gold.toml")
+    with pytest.raises(ConfigError, match="there is no tier 'gold'"):
+        asyncio.run(post(gate, CHAT, key="sk-demo"))
 
 
 async def through(app: Any, *kinds: str) -> list[str]:

@@ -4,8 +4,9 @@ from typing import Unpack
 
 from starlette.types import ASGIApp
 
+from inf_middleware.member import Member
 from inf_middleware.settings import GateOptions
-from inf_middleware.stack import LEDGER, LIMITER, METER, Member
+from inf_middleware.stack import LEDGER, LIMITER, METER
 
 
 class Gate(Member):

@@ -1,4 +1,4 @@
-"""Who else is in the stack: of ours, the innermost does all the work with the options of all."""
+"""The options of all of ours in one stack, and what is built from them."""
 
 import logging
 import time
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from inf_middleware import settings
 from inf_middleware.accounts.address import Networks
@@ -36,41 +36,6 @@ log = logging.getLogger("inf_middleware")
 
 METER, LIMITER, LEDGER = "TokenMeter", "TierLimiter", "CostLedger"
 
-# Deeper than any real chain of middlewares: a guard against a chain that bites its tail.
-_DEPTH_MAX = 1000
-
-
-class Member:
-    """What the three and `Gate` have in common: they find their stack and join it.
-
-    Constructors look inward along `.app`. The innermost of ours leads; the others hand through.
-    """
-
-    def __init__(self, app: ASGIApp, kinds: tuple[str, ...], options: Mapping[str, Any]) -> None:
-        self.app = app
-        inner = _member_within(app)
-        self._leads = inner is None
-        self._stack: Stack = Stack(app) if inner is None else inner._stack
-        self._stack.add(type(self).__name__, kinds, options)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope."""
-        if self._leads:
-            await self._stack.worker.serve(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
-def _member_within(app: object) -> Member | None:
-    for _ in range(_DEPTH_MAX):
-        if isinstance(app, Member):
-            # Its own leader may be further in; they share one stack.
-            return app
-        app = getattr(app, "app", None)
-        if app is None:
-            break
-    return None
-
 
 class Stack:
     """The options of all of ours in one stack; what they name is built at first use."""
@@ -81,6 +46,7 @@ class Stack:
         self._given: dict[str, Setting] = {}
         self._found: dict[str, Setting] = {}  # by variables and file, for what is not given
         self._config: str | None = None  # the settings file
+        self.fault: ConfigError | None = None  # of a constructor, where that could not be told
         self._user = User()
         self._sampler: Sampler | None = None  # where somebody watches
         self._store: LimitStore | None = None  # where something limits
@@ -116,7 +82,13 @@ class Stack:
 
     @cached_property
     def worker(self) -> Worker:
-        """The worker, built from the options of all at first use."""
+        """The worker, built from the options of all at first use.
+
+        Raises:
+            ConfigError: Two of them cannot hold together, or one that came in a lifespan at all.
+        """
+        if self.fault is not None:
+            raise self.fault
         startup: list[Callable[[], Awaitable[None]]] = []
         shutdown: list[Callable[[], Awaitable[None]]] = []
         ledgers = Ledgers(self._user)

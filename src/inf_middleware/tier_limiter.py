@@ -4,8 +4,9 @@ from typing import Unpack
 
 from starlette.types import ASGIApp
 
+from inf_middleware.member import Member
 from inf_middleware.settings import LimiterOptions
-from inf_middleware.stack import LIMITER, Member
+from inf_middleware.stack import LIMITER
 
 
 class TierLimiter(Member):

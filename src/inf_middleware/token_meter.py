@@ -4,8 +4,9 @@ from typing import Unpack
 
 from starlette.types import ASGIApp
 
+from inf_middleware.member import Member
 from inf_middleware.settings import MeterOptions
-from inf_middleware.stack import METER, Member
+from inf_middleware.stack import METER
 
 
 class TokenMeter(Member):

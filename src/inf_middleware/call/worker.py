@@ -28,6 +28,7 @@ from inf_middleware.call.request import asking, is_read, understand
 from inf_middleware.call.settle import settle
 from inf_middleware.call.start import NAME
 from inf_middleware.call.who import caller_of, known_caller
+from inf_middleware.domain.errors import MiddlewareError
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
@@ -212,10 +213,20 @@ class Worker:
         return {**scope, PARTS_KEY: hear}
 
     def _watching_lifespan(self, send: Send) -> Send:
+        told = False
+
         async def watching(message: Message) -> None:
+            nonlocal told
             kind = message["type"]
             if kind == "lifespan.startup.complete":
-                await self._on_startup()
+                try:
+                    await self._on_startup()
+                except MiddlewareError as error:
+                    told = True
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+            elif kind == "lifespan.startup.failed" and told:
+                return  # the app's own words for what was raised here
             elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 await self._on_shutdown()
             await send(message)

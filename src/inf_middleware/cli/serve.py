@@ -1,6 +1,7 @@
 """`inf-middleware serve`: limits and bills before a server that takes no middleware."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -152,16 +153,15 @@ class _Starting:
             return
 
         async def telling(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                self.failed = ConfigError(message.get("message", ""))
             await send(message)
             if message["type"] == "lifespan.startup.complete":
                 spare_garbage_collector()
                 self._started()
 
-        try:
+        with contextlib.suppress(MiddlewareError):  # which was told already
             await self._app(scope, receive, telling)
-        except MiddlewareError as error:
-            self.failed = error
-            await send({"type": "lifespan.startup.failed"})
 
 
 def _told(in_force: InForce, here: str, upstream: Upstream, options: dict[str, str]) -> str:
