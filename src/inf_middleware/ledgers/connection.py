@@ -1,5 +1,6 @@
 """A connection to the ledger's file, with the settings that make "committed" mean "durable"."""
 
+import os
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -46,6 +47,9 @@ def connect(path: Path) -> apsw.Connection:
             f"the ledger {path} is on a network file system ({where}), whose locks do not hold:"
             " keep it on a disk of this host, or use postgresql:// for several hosts"
         )
+    fault = _denied(path, writes=True)
+    if fault is not None:
+        raise LedgerUnavailable(f"the ledger {path} cannot be used: {fault}")
     try:
         db = apsw.Connection(str(path))
     except apsw.Error as error:
@@ -93,14 +97,43 @@ def version_of(path: Path) -> int:
 
 
 def _open_to_read(path: Path) -> tuple[apsw.Connection, int | None]:
-    if not path.is_file():
+    fault = _denied(path, writes=False)
+    if fault is not None:
+        raise LedgerUnavailable(f"the ledger {path} cannot be read: {fault}")
+    if not os.access(path, os.F_OK) or not path.is_file():
         raise LedgerMissing(f"there is no ledger at {path}")
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         db.set_busy_handler(_wait)
         return db, _version(db)
+    except (apsw.CantOpenError, apsw.BusyError) as error:
+        raise LedgerUnavailable(f"the ledger {path} cannot be opened: {error}") from error
     except apsw.Error as error:
         raise LedgerUnavailable(f"{path} is no ledger: {error}") from error
+
+
+def _denied(path: Path, *, writes: bool) -> str | None:
+    """Say which permission lacks for a file and what SQLite keeps beside it; None where none does.
+
+    Its own errors tell neither which file they are about nor that it is permissions.
+    """
+    folder = path.absolute().parent
+    beside = [Path(f"{path}{end}") for end in ("", "-wal", "-shm")]
+    if _lacks(folder, os.X_OK):
+        return f"there is no permission to read {folder}"
+    for one in beside:
+        if _lacks(one, os.R_OK):
+            return f"there is no permission to read {one}"
+        if writes and _lacks(one, os.W_OK):
+            return f"there is no permission to write {one}"
+    makes = writes or os.access(path, os.F_OK)  # what is beside it is made for readers, too
+    if makes and _lacks(folder, os.W_OK) and not all(os.access(one, os.F_OK) for one in beside):
+        return f"there is no permission to write {folder}"
+    return None
+
+
+def _lacks(path: Path, mode: int) -> bool:
+    return os.access(path, os.F_OK) and not os.access(path, mode, effective_ids=True)
 
 
 def _wait(tries: int) -> bool:
