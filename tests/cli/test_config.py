@@ -39,6 +39,10 @@ WRONG: list[tuple[dict[str, str] | str, str]] = [
     ({"STORAGE": "memory://", "STORAGE_FILE": "x"}, "are both given; one of them is enough"),
     ({"STORAGE": "redis://:pw@localhost"}, "INF_MIDDLEWARE_STORAGE: storage is 'redis://…@localh"),
     ({"STORAGE": "memcached://:pw@h:1"}, "it must be memory:// or one of"),
+    ({"STORAGE": "redis:/me:pw@h/1"}, "storage is 'redis:/…@h/1'; it must be memory:// or one of"),
+    ({"STORAGE": "redis//:pw@h:6379"}, "INF_MIDDLEWARE_STORAGE: storage is '…@h:6379'; it must be"),
+    ({"LEDGER": "me:pw@h/db"}, "INF_MIDDLEWARE_LEDGER: ledger is '…@h/db'; write"),
+    ({"SINKS": '{ mine = "me:pw@h" }'}, "INF_MIDDLEWARE_SINKS: mine: sink '…@h' is not known"),
     ({"STORAGE_TIMEOUT_S": "0"}, "storage_timeout_s is 0; it must be more than 0"),
     (
         {"LEASE_S": "soon"},

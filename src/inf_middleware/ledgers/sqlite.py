@@ -9,6 +9,7 @@ from pathlib import Path
 
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.uris import masked
 from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect_to_read, version_of
@@ -41,8 +42,8 @@ class SqliteLedger(LedgerBase):
         path = uri.removeprefix("sqlite:///")
         if path == uri or not path or path == ":memory:" or path.endswith("/"):
             raise ConfigError(
-                f'ledger is {uri!r}; write "sqlite:///inf-ledger.db" for a file in the working'
-                ' directory, or "sqlite:////var/lib/inf-ledger.db"'
+                f'ledger is {masked(uri)!r}; write "sqlite:///inf-ledger.db" for a'
+                ' file in the working directory, or "sqlite:////var/lib/inf-ledger.db"'
             )
         return cls(path)
 

@@ -8,11 +8,9 @@ from typing import Any
 from inf_middleware.accounts.toml import TomlAccounts
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.domain.uris import masked
 from inf_middleware.files import TableFile
 from inf_middleware.wire.forwarded import TrustedProxies
-
-# User and password of a URI: to the last "@", for who writes one into a password as it is.
-_CREDENTIALS = re.compile(r"(?<=://).*@")
 
 _QUERY = re.compile(r"(?<=\?)\S+")
 
@@ -54,8 +52,9 @@ def _shown(value: Any) -> str:
 
 def uri_shown(text: str) -> str:
     """Return a text; if it is a URI, without credentials and query."""
+    text = masked(text)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
-        text = _QUERY.sub("…", _CREDENTIALS.sub("…@", text))
+        text = _QUERY.sub("…", text)
     return _cut("".join(c if c.isprintable() else "?" for c in text))
 
 

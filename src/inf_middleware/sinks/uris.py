@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.uris import masked
 from inf_middleware.ports import Sink
 from inf_middleware.sinks.jsonl import JsonlSink
 
@@ -41,6 +42,8 @@ def without_secrets(uri: str) -> str:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
-        return f"{uri.partition(':')[0]}:…"
+        return masked(uri).partition("?")[0]
+    if not parts.scheme or "@" in parts.path:  # a slash is missing, or one in a password is not %2F
+        return masked(uri).partition("?")[0]
     host = f"{parts.hostname or ''}:{port}" if port else parts.hostname or ""
     return f"{parts.scheme}:{'//' if host else ''}{host}{parts.path}"

@@ -15,6 +15,7 @@ from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
 from inf_middleware.domain.errors import ConfigError, LimitsUnavailable
+from inf_middleware.domain.uris import masked
 from inf_middleware.stores.pipelines import Pipelines, Reply, Script
 
 SCHEMES = frozenset(
@@ -152,15 +153,16 @@ def check_storage(storage: Any) -> None:
     scheme, separator, _ = storage.partition("://")
     if not separator or scheme not in SCHEMES:
         raise ConfigError(
-            f"storage is {_without_password(storage)!r}; it must be memory:// or one of"
+            f"storage is {masked(storage)!r}; it must be memory:// or one of"
             f" {', '.join(f'{name}://' for name in sorted(SCHEMES))}"
         )
     try:
         storage_from_string(f"async+{storage}", implementation="redispy")
     except (ConfigurationError, ValueError, ImportError, TypeError) as error:
-        shown = _without_password(storage)
+        shown = masked(storage)
+        why = str(error).replace(storage, shown)
         raise ConfigError(
-            f"storage is {shown!r}, which limits cannot open: {error};"
+            f"storage is {shown!r}, which limits cannot open: {why};"
             " write host and port: redis://localhost:6379"
         ) from error
 
@@ -177,9 +179,3 @@ def _check_object(storage: Any) -> None:
             f"storage is {storage!r}, which uses another client;"
             ' make it with implementation="redispy"'
         )
-
-
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    credentials, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}{'…@' if at and credentials else ''}{place}"
