@@ -43,6 +43,13 @@ WRONG: list[tuple[dict[str, str] | str, str]] = [
     ({"STORAGE": "redis//:pw@h:6379"}, "INF_MIDDLEWARE_STORAGE: storage is '…@h:6379'; it must be"),
     ({"LEDGER": "me:pw@h/db"}, "INF_MIDDLEWARE_LEDGER: ledger is '…@h/db'; write"),
     ({"SINKS": '{ mine = "me:pw@h" }'}, "INF_MIDDLEWARE_SINKS: mine: sink '…@h' is not known"),
+    ({"STORAGE": "redis+cluster://"}, "cannot open: RedisCluster requires at least one node"),
+    (
+        {"STORAGE": "valkey+cluster://"},
+        "; write hosts and ports: valkey+cluster://localhost:7000,lo",
+    ),
+    ({"STORAGE": "redis+sentinel://h:1"}, "; write hosts, ports and the service's name: redis"),
+    ({"STORAGE": "valkey://h"}, "; write host and port: valkey://localhost:6379"),
     ({"STORAGE_TIMEOUT_S": "0"}, "storage_timeout_s is 0; it must be more than 0"),
     (
         {"LEASE_S": "soon"},
@@ -235,6 +242,18 @@ def test_a_real_process_shows_no_traceback() -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "inf-middleware: inf.toml, line 2, [policies]: enforce is 1; it must be true or false\n"
+    )
+
+
+def test_a_client_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "valkey", None)
+    done = run("config", "check", STORAGE="valkey://:pw@h:1")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "inf-middleware: INF_MIDDLEWARE_STORAGE: storage is 'valkey://…@h:1', which needs valkey:"
+        " pip install 'inf-middleware[valkey]'\n"
     )
 
 

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
-from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
 from inf_middleware.domain.errors import ConfigError, LimitsUnavailable
@@ -23,6 +23,12 @@ SCHEMES = frozenset(
     for family in ("redis", "valkey")
     for place in ("", "s", "+unix", "+cluster", "+sentinel")
 )
+
+# What must stand in the URI of more than one server, and how.
+_WRITTEN = {
+    "cluster": ("hosts and ports", "localhost:7000,localhost:7001"),
+    "sentinel": ("hosts, ports and the service's name", "localhost:26379/mymaster"),
+}
 
 # By default redis-py's client of a Cluster closes all its connections, in use or not, at every
 # fifth slot that has moved, to read the map anew. At 0 it notes where the slot went.
@@ -156,14 +162,20 @@ def check_storage(storage: Any) -> None:
             f"storage is {masked(storage)!r}; it must be memory:// or one of"
             f" {', '.join(f'{name}://' for name in sorted(SCHEMES))}"
         )
+    shown = masked(storage)
+    family, _, place = scheme.partition("+")
+    if family.startswith("valkey") and find_spec("valkey") is None:
+        raise ConfigError(
+            f"storage is {shown!r}, which needs valkey: pip install 'inf-middleware[valkey]'"
+        )
     try:
         storage_from_string(f"async+{storage}", implementation="redispy")
-    except (ConfigurationError, ValueError, ImportError, TypeError) as error:
-        shown = masked(storage)
-        why = str(error).replace(storage, shown)
+    except Exception as error:  # of limits, of either client, or of what they read the URI with
+        why = str(error).replace(storage, shown).partition("\n")[0]
+        needed, example = _WRITTEN.get(place, ("host and port", "localhost:6379"))
         raise ConfigError(
             f"storage is {shown!r}, which limits cannot open: {why};"
-            " write host and port: redis://localhost:6379"
+            f" write {needed}: {scheme}://{example}"
         ) from error
 
 
