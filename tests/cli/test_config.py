@@ -65,6 +65,12 @@ WRONG: list[tuple[dict[str, str] | str, str]] = [
     ({"ACCOUNTS": '{ "sk-secret" = "gold" }'}, "INF_MIDDLEWARE_ACCOUNTS: there is no tier 'gold'"),
     ({"ACCOUNTS": '{ "sk-secret" = 5 }'}, "accounts has a int for a key; give a level's name"),
     ({"ACCOUNTS": "oracle://me:pw@db/x"}, "INF_MIDDLEWARE_ACCOUNTS: ledger is 'oracle://…@db/x'"),
+    ({"LEDGER": "postgresq://me:pw@h/x"}, '.db", or "postgresql://localhost:5432/inf"'),
+    ({"LEDGER": "postgresql://me:pw@h:xx/b"}, "ledger is 'postgresql://…@h:xx/b', whose port"),
+    ({"LEDGER": "postgresql://h:70000/b"}, "'postgresql://h:70000/b', whose port is no number"),
+    ({"LEDGER": "postgresql:///b?port=x"}, "'postgresql:///b', whose port is no number from 1 to"),
+    ({"LEDGER": "postgresql://me:p/w@h/b"}, "ledger is 'postgresql://…@h/b', whose port"),
+    ({"ACCOUNTS": "postgres://h:xx/b"}, "INF_MIDDLEWARE_ACCOUNTS: ledger is 'postgres://h:xx/b'"),
     ({"MODE": "free"}, '"postpaid" or "prepaid"'),
     ({"ON_LEDGER_ERROR": "ignore"}, '"spool" or "refuse"'),
     ({"TIMEZONE": "Peking"}, "INF_MIDDLEWARE_TIMEZONE: timezone is 'Peking'; write a name such as"),
@@ -353,7 +359,9 @@ def test_the_doctor_asks_a_ledger_in_postgresql_and_makes_nothing_there() -> Non
         assert "opens, 1 requests" in run("doctor", LEDGER=uri).stdout
     done = run("doctor", LEDGER=uri)
     assert done.exit_code == 1
-    assert "cannot be used: the ledger cannot be reached" in done.stdout
+    shown = f"postgresql://…@{uri.partition('@')[2].partition('?')[0]}"
+    assert f"cannot be used: the ledger {shown} cannot be reached: " in done.stdout
+    assert "Error(" not in done.stdout
 
 
 def test_the_doctor_leaves_a_ledger_of_an_older_version_as_it_is(tmp_path: Path) -> None:

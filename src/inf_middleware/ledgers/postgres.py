@@ -23,6 +23,7 @@ from inf_middleware.ledgers.postgres_session import COMMAND_TIMEOUT_S, Session
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
     SCHEMA_VERSION,
+    failed,
     run,
     version_of,
     wrong_version,
@@ -78,7 +79,7 @@ class PostgresLedger(LedgerBase):
             ):
                 return await run(connection, work())
         except FAILURES as error:
-            raise LedgerUnavailable(f"the ledger cannot be read: {error!r}") from error
+            raise failed(self._uri, "cannot be read", error) from error
 
     async def check(self) -> None:
         """See that the ledger is there, and of this version; nothing is made or changed."""
@@ -101,7 +102,7 @@ class PostgresLedger(LedgerBase):
         try:
             return await self._session().elect()
         except FAILURES as error:
-            raise LedgerUnavailable(f"the ledger is away: {error!r}") from error
+            raise failed(self._uri, "is away", error) from error
 
     async def wait(self, generation: int, timeout_s: float) -> None:
         """Return when this process has committed since `generation`, or after `timeout_s`."""
@@ -128,7 +129,7 @@ class PostgresLedger(LedgerBase):
             finally:
                 await connection.close()
         except FAILURES as error:
-            raise LedgerUnavailable(f"the ledger cannot be reached: {error!r}") from error
+            raise failed(self._uri, "cannot be reached", error) from error
 
     def _session(self) -> "Session":
         if self._pid != os.getpid():  # connections do not survive a fork

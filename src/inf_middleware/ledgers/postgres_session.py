@@ -16,6 +16,7 @@ from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
     NOW_MS,
     SCHEMA,
+    failed,
     prepare,
     run,
     settle_plain,
@@ -213,7 +214,7 @@ class Session:
             if not isinstance(error, FAILURES):
                 _log.exception("a batch of %d failed in an unforeseen way", len(batch))
             self._drop_writer()
-            failure = LedgerUnavailable(f"the ledger failed: {error!r}")
+            failure = failed(self._uri, "failed", error)
             failure.__cause__ = error
             results = [failure] * len(batch)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.uris import masked
 from inf_middleware.ledgers.arrays import RECORD, SETTLE, settlements_of, storable
 from inf_middleware.ledgers.rows import Rows
 from inf_middleware.ledgers.steps import Ask, Record, Steps, T
@@ -29,6 +30,12 @@ FAILURES = (
     OSError,
     TimeoutError,
 )
+
+
+def failed(uri: str, what: str, error: Exception) -> LedgerUnavailable:
+    """Return what is raised for a failure: which ledger it was, in what, and why."""
+    where = masked(uri).partition("?")[0]  # a query may have the password
+    return LedgerUnavailable(f"the ledger {where} {what}: {error or type(error).__name__}")
 
 
 NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"

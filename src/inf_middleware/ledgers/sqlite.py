@@ -43,7 +43,8 @@ class SqliteLedger(LedgerBase):
         if path == uri or not path or path == ":memory:" or path.endswith("/"):
             raise ConfigError(
                 f'ledger is {masked(uri)!r}; write "sqlite:///inf-ledger.db" for a'
-                ' file in the working directory, or "sqlite:////var/lib/inf-ledger.db"'
+                ' file in the working directory, "sqlite:////var/lib/inf-ledger.db", or'
+                ' "postgresql://localhost:5432/inf"'
             )
         return cls(path)
 
