@@ -371,6 +371,31 @@ def test_bills_kept_while_others_are_handed_over_are_not_lost(tmp_path: Path) ->
     assert len(set(ids(path))) == total
 
 
+def test_a_ledger_that_stays_away_is_told_of_once_and_once_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("inf_middleware.ledgers.spool.REPLAY_S", 0.01)
+
+    async def go() -> None:
+        switched = Switched(tmp_path / "l.db")
+        ledger = SpoolingLedger(switched, tmp_path / "spool")
+        for count in (1, 2):
+            switched.away, tries = True, switched.tries
+            await ledger.keep(event_of(count))
+            async with asyncio.timeout(20):
+                while switched.tries < tries + 5:  # noqa: ASYNC110 - another task hands over
+                    await asyncio.sleep(0.01)
+            switched.away = False
+            await handed_over(tmp_path / "l.db", count)
+            await asyncio.sleep(0.05)
+        await ledger.aclose()
+
+    asyncio.run(go())
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count("kept bills cannot be handed over yet: away") == 2
+    assert told.count("kept bills can be handed over again") == 2
+
+
 def test_a_ledger_that_is_away_costs_no_customer_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
 

@@ -136,11 +136,18 @@ class SpoolingLedger:
             return self._pool
 
     async def _run(self) -> None:
+        failing = False
         while True:
             try:
                 await self._replay()
             except (LedgerUnavailable, OSError) as error:
-                _log.warning("kept bills cannot be handed over yet: %s", error)
+                if not failing:
+                    _log.warning("kept bills cannot be handed over yet: %s", error)
+                failing = True
+            else:
+                if failing:
+                    _log.warning("kept bills can be handed over again")
+                failing = False
             await asyncio.sleep(REPLAY_S)
 
     async def _replay(self) -> None:
