@@ -21,7 +21,12 @@ def serving(app: Any, **config: Any) -> Iterator[str]:
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, **config)
     )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):  # a start that failed is told below
+            server.run(sockets=[listener])
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     deadline = time.monotonic() + _START_TIMEOUT_S
     try:
