@@ -202,7 +202,7 @@ def _check_pip(words: Sequence[str]) -> None:
     for word in words[2:]:
         if word.startswith("-"):
             continue
-        wanted = Requirement(word)
+        wanted = Requirement(f"{PROJECT['name']}{word[1:]}" if word.startswith(".") else word)
         if wanted.name == PROJECT["name"]:
             unknown = wanted.extras - set(PROJECT["optional-dependencies"])
             assert not unknown, f"no extra {unknown}"
