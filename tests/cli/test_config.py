@@ -288,6 +288,23 @@ def test_show_says_what_is_in_force_and_where_from_without_secrets() -> None:
         assert not any(secret in text for secret in SECRETS)
 
 
+def test_what_is_said_of_the_upstream_is_counted_and_shown() -> None:
+    Path("key").write_text("sk-secret")
+    Path("inf.toml").write_text("\n" + UPSTREAM + "key_file = 'key'\npaths = ['/v1/*']\n")
+    done = run("config", "check", "--config", "inf.toml")
+    assert done.stdout == "Right: inf.toml; 3 settings, all others are defaults.\n"
+    said = json.loads(run("config", "show", "--config", "inf.toml", "--json").stdout)
+    assert said["upstream.url"] == {"value": "http://x", "from": "inf.toml, line 2"}
+    assert said["upstream.key"] == {"value": "…", "from": "inf.toml, line 2"}
+    assert said["upstream.paths"] == {"value": "/v1/*", "from": "inf.toml, line 2"}
+    assert said["upstream.chunk_timeout_s"] == {"value": None, "from": "default"}
+    variable = run("config", "show", "--config", "inf.toml", UPSTREAM="http://y:1").stdout
+    assert "upstream.url http://y:1 INF_MIDDLEWARE_UPSTREAM" in " ".join(variable.split())
+    assert "sk-secret" not in variable
+    assert "upstream" not in run("config", "show").stdout
+    assert "; 1 setting, all" in run("config", "check", UPSTREAM="http://y:1").stdout
+
+
 def test_the_doctor_finds_a_healthy_house_healthy(tmp_path: Path) -> None:
     async def record() -> None:
         ledger = SqliteLedger("l.db")

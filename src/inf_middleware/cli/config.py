@@ -7,7 +7,7 @@ import msgspec
 
 from inf_middleware.cli.in_force import InForce, with_settings
 from inf_middleware.cli.table import printable, width
-from inf_middleware.settings import DEFAULT, shown
+from inf_middleware.settings import DEFAULT, Setting, shown
 
 
 @click.group()
@@ -22,7 +22,7 @@ def check(in_force: InForce) -> None:
 
     Exit code 0, or 2 and one line that says where the mistake is and what would be right.
     """
-    given = [s for s in in_force.settings.values() if s.origin != DEFAULT]
+    given = [s for s in _all(in_force).values() if s.origin != DEFAULT]
     where = "no settings file is named" if in_force.config is None else in_force.config
     noun = "setting" if len(given) == 1 else "settings"
     click.echo(f"Right: {printable(where)}; {len(given)} {noun}, all others are defaults.")
@@ -40,13 +40,13 @@ def show(in_force: InForce, *, as_json: bool) -> None:
     if as_json:
         records = {
             name: {"value": _json_value(name, setting.value), "from": setting.origin}
-            for name, setting in in_force.settings.items()
+            for name, setting in _all(in_force).items()
         }
         click.echo(msgspec.json.format(msgspec.json.encode(records)).decode())
         return
     rows = [
         (name, printable(shown(name, setting.value)), printable(setting.origin))
-        for name, setting in in_force.settings.items()
+        for name, setting in _all(in_force).items()
     ]
     widths = [min(max(width(row[column]) for row in rows), 48) for column in (0, 1)]
     for row in rows:
@@ -54,6 +54,10 @@ def show(in_force: InForce, *, as_json: bool) -> None:
             cell + " " * max(wide - width(cell), 0) for cell, wide in zip(row, widths, strict=False)
         ]
         click.echo("  ".join([*padded, row[2]]))
+
+
+def _all(in_force: InForce) -> dict[str, Setting]:
+    return {**in_force.settings, **in_force.of_upstream}
 
 
 def _json_value(name: str, value: Any) -> Any:

@@ -39,6 +39,7 @@ class InForce:
             for name in DEFAULTS
         }
         self.upstream = sources.upstream() if sources.names_upstream else None
+        self.of_upstream = sources.upstream_settings()
         self._check_accounts()
 
     def __getitem__(self, option: str) -> Any:

@@ -1,7 +1,7 @@
 """The values in force for what code does not give: variable, then file, then default."""
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,29 @@ class Sources:
             return replace(upstream, url=url) if url else upstream
         except ConfigError as error:
             raise ConfigError(f"{UPSTREAM_VARIABLE}: {error}") from None
+
+    def upstream_settings(self) -> dict[str, Setting]:
+        """Return what is said of the upstream, by `upstream.` and its name; its key is not shown.
+
+        Raises:
+            ConfigError: It cannot hold.
+        """
+        if not self.names_upstream:
+            return {}
+        upstream = self.upstream()
+        settings = {}
+        for field in fields(Upstream):
+            value = getattr(upstream, field.name)
+            origin = DEFAULT if value == field.default else self._origin_of_upstream(field.name)
+            if field.name == "key" and value is not None:
+                value = "…"
+            settings[f"upstream.{field.name}"] = Setting(value, origin)
+        return settings
+
+    def _origin_of_upstream(self, name: str) -> str:
+        written = self._written.get("upstream")
+        by_variable = name == "url" and os.environ.get(UPSTREAM_VARIABLE, "").strip()
+        return UPSTREAM_VARIABLE if by_variable or written is None else str(written.place)
 
     def setting(self, option: str) -> Setting:
         """Return what an option is where code does not give it.
