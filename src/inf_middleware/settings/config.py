@@ -146,11 +146,22 @@ class _Reader:
         return written
 
     def _upstream(self, table: Mapping[str, Any]) -> Written:
-        place = self._place("upstream")
         try:
-            return Written(place, Upstream.from_table(table, self._path))
+            return Written(self._place("upstream"), Upstream.from_table(table, self._path))
         except ConfigError as error:
+            place = self._place_in_upstream(table, str(error))
             raise ConfigError(f"{place}: {_without(self._path, error)}") from None
+
+    def _place_in_upstream(self, table: Mapping[str, Any], told: str) -> Place:
+        """Return where the key stands with which an error about the section begins."""
+        keys = sorted(table, key=lambda key: key != "url")  # which the others need
+        for count in range(len(keys)):
+            try:
+                Upstream.from_table({key: table[key] for key in keys[:count]}, self._path)
+            except ConfigError as error:
+                if str(error) == told:
+                    return self._place("upstream", *keys[count - 1 : count])
+        return self._place("upstream", *keys[-1:])
 
     def _read_section(
         self, section: str, table: Mapping[str, Any], written: dict[str, Written]
