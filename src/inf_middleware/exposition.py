@@ -48,20 +48,28 @@ async def _metrics(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
+def check_metrics_path(option: Callable[[str], Any]) -> None:
+    """See that what is told on `metrics_path` is counted.
+
+    Raises:
+        ConfigError: There is a path, and no metrics that could be told on it.
+    """
+    path = option("metrics_path")
+    if path is not None and "prometheus" not in option("metrics"):
+        raise ConfigError(
+            f'metrics_path is {path!r}, and Prometheus is given none: add metrics = ["prometheus"]'
+        )
+
+
 def with_metrics(app: ASGIApp, option: Callable[[str], Any]) -> ASGIApp:
     """Return an app with the metrics on `metrics_path`; as it is where there is none.
 
     Raises:
         ConfigError: There is a path, and no metrics that could be told on it.
     """
+    check_metrics_path(option)
     path = option("metrics_path")
-    if path is None:
-        return app
-    if "prometheus" not in option("metrics"):
-        raise ConfigError(
-            f'metrics_path is {path!r}, and Prometheus is given none: add metrics = ["prometheus"]'
-        )
-    return _MetricsPath(app, path)
+    return app if path is None else _MetricsPath(app, path)
 
 
 class _MetricsPath:

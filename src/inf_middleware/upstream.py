@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from inf_middleware.domain import tables
 from inf_middleware.domain.errors import ConfigError
+from inf_middleware.domain.uris import check_patterns
 
 # A host that is there answers within milliseconds; three retransmissions of a lost SYN take 7 s.
 CONNECT_TIMEOUT_S = 5.0
@@ -48,9 +49,10 @@ class Upstream:
         if key is not None and (not key or not key.isascii() or not key.isprintable()):
             raise ConfigError("the key of the upstream must be printable ASCII text")
         if not isinstance(self.paths, tuple) or not all(
-            isinstance(path, str) and path.startswith(("/", "*")) for path in self.paths
+            isinstance(path, str) for path in self.paths
         ):
             raise ConfigError(f'paths is {self.paths!r}; write a list: ["/v1/*", "/api/chat"]')
+        check_patterns("paths", self.paths)
         if self.ca_file is not None:
             self._check_authorities()
         for name in ("connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s"):

@@ -269,7 +269,7 @@ def test_the_app_is_built_from_the_environment(
         ('[upstream]\nurl = "http://x"\nports = 1', "unknown ports"),
         ('[upstream]\nurl = "http://x"\npaths = "/v1/*"', "write a list"),
         ('[upstream]\nurl = "http://x"\npaths = 5', "write a list"),
-        ('[upstream]\nurl = "http://x"\npaths = ["v1"]', "write a list"),
+        ('[upstream]\nurl = "http://x"\npaths = ["v1"]', 'write "/v1"'),
         ('[upstream]\nurl = "http://x"\nfirst_byte_timeout_s = 0', "more than 0 seconds"),
         ('[upstream]\nurl = "http://x"\nchunk_timeout_s = "1"', "more than 0 seconds"),
         ('[upstream]\nurl = "http://x"\nkey_file = "none.txt"', "cannot be read"),

@@ -12,6 +12,7 @@ from inf_middleware.cli.common import config_option, setting
 from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.exposition import check_metrics_path
 from inf_middleware.files import value_of
 from inf_middleware.limiting import enforces
 from inf_middleware.lookups import build_lookup
@@ -41,6 +42,10 @@ class InForce:
         self.upstream = sources.upstream() if sources.names_upstream else None
         self.of_upstream = sources.upstream_settings()
         self._check_accounts()
+        try:
+            check_metrics_path(self.__getitem__)
+        except ConfigError as error:
+            raise ConfigError(f"{self.settings['metrics_path'].origin}: {error}") from None
 
     def __getitem__(self, option: str) -> Any:
         return self.settings[option].value

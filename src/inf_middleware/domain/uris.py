@@ -1,6 +1,9 @@
-"""URIs as they may be shown."""
+"""URIs as they may be shown, and patterns of paths."""
 
 import re
+from collections.abc import Iterable
+
+from inf_middleware.domain.errors import ConfigError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
 
@@ -15,3 +18,14 @@ def masked(uri: str) -> str:
         return uri
     scheme = _SCHEME.match(before)
     return f"{scheme[0] if scheme else ''}…@{place}"
+
+
+def check_patterns(name: str, patterns: Iterable[str]) -> None:
+    """See that paths can be like each of some patterns.
+
+    Raises:
+        ConfigError: One begins as no path does.
+    """
+    for pattern in patterns:
+        if not pattern.startswith(("/", "*")):
+            raise ConfigError(f'{name} has {pattern!r}, which no path is like; write "/{pattern}"')

@@ -10,6 +10,7 @@ from inf_middleware.domain.keys import key_of
 from inf_middleware.domain.moments import zone_of
 from inf_middleware.domain.prices import Price, Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.domain.uris import check_patterns
 from inf_middleware.files import TableFile
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.observers.needs import EXPORTERS, check_installed
@@ -99,6 +100,13 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
         example = "/health" if name == "exempt" else "inf-chat-v1"
         raise ConfigError(f'{name} is {value!r}; it must be a list of texts: ["{example}"]')
     return items
+
+
+def path_patterns(name: str, value: Any) -> tuple[str, ...]:
+    """A list of patterns that paths can match."""
+    patterns = texts(name, value)
+    check_patterns(name, patterns)
+    return patterns
 
 
 def _is_list(value: Any) -> bool:

@@ -216,7 +216,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "accounts_ttl_s": checks.seconds,
     "trusted_proxies": checks.proxies,
     "anonymous": checks.text_or_none,
-    "exempt": checks.texts,
+    "exempt": checks.path_patterns,
     "body_bytes_max": checks.positive_int,
     "websockets": checks.one_of("refuse", "pass"),
     "deployment": checks.text,
