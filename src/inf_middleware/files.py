@@ -1,5 +1,6 @@
 """Tables in TOML files that an operator edits: read whole, told apart by their stamps."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -84,6 +85,16 @@ def stamp_of(path: str) -> Stamp:
     except (OSError, ValueError):  # told when it is read
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def fault_of_place(path: Path) -> str | None:
+    """Say why a file cannot be made or written where it shall be; None where it can."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}; make it"
+    if not os.access(folder, os.W_OK):
+        return f"the folder {folder} cannot be written"
+    return f"{path} is a folder; name a file in it" if path.is_dir() else None
 
 
 def read_text(what: str, path: str | Path) -> str:

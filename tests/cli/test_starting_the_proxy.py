@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from inf_middleware.ledgers.connection import connect
 from tests.apps import JsonApp
 from tests.processes import Running, free_ports, wait_until
 from tests.servers import serving
@@ -67,6 +69,45 @@ def test_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
 )
 def test_a_ledger_that_cannot_be_there(uri: str, told: str, tmp_path: Path) -> None:
     assert told in refused(tmp_path, "--ledger", uri)
+
+
+def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
+    (tmp_path / "l.db").write_bytes(b"no ledger at all" * 500)
+    told = refused(tmp_path, "--ledger", "sqlite:///l.db")
+    assert told == "inf-middleware: l.db is no ledger: file is not a database"
+    assert not (tmp_path / "l.db.spool").exists()
+
+
+def test_a_ledger_of_a_later_version(tmp_path: Path) -> None:
+    connect(tmp_path / "l.db").close()
+    db = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    db.execute("UPDATE meta SET schema_version = 99")
+    db.close()
+    assert "has schema version 99, and this" in refused(tmp_path, "--ledger", "sqlite:///l.db")
+
+
+def test_a_sink_whose_folder_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "inf.toml").write_text('[sinks]\nmine = "jsonl:none/x.jsonl"\n')
+    told = refused(tmp_path, "--config", "inf.toml")
+    assert f"inf.toml, line 1: mine: there is no folder {tmp_path}/none; make it" in told
+    command = [COMMAND, "doctor", "--config", "inf.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 1
+    assert f"WRONG  sinks     mine: there is no folder {tmp_path}/none" in done.stdout
+
+
+def test_a_folder_that_may_not_be_written_and_no_ledger_is_given(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; os.access = lambda *_: False; sys.argv[0] = 'inf-middleware';"
+        "from inf_middleware.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "serve", "--upstream", "http://127.0.0.1:9"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "inf-middleware: the default of ledger, sqlite:///inf-ledger.db: ledger: the folder"
+        f" {tmp_path} cannot be written"
+    )
 
 
 def test_what_the_proxy_needs_is_not_installed(tmp_path: Path) -> None:

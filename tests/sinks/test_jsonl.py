@@ -18,6 +18,7 @@ from inf_middleware import ConfigError
 from inf_middleware.sinks.jsonl import JsonlSink
 from tests.events import event_of
 from tests.kit import lines_of
+from tests.sinks.kit import relaying, until
 
 
 def test_each_event_is_one_line_of_its_very_bytes(tmp_path: Path) -> None:
@@ -29,6 +30,20 @@ def test_each_event_is_one_line_of_its_very_bytes(tmp_path: Path) -> None:
     asyncio.run(sink(events[3:]))
     assert path.read_bytes() == b"".join(event.encode() + b"\n" for event in events)
     assert [line["data"]["model"] for line in lines_of(path)] == ["a\nb"] * 5
+
+
+def test_a_folder_that_is_gone_is_logged_with_its_path(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "none" / "e.jsonl"
+
+    async def go() -> None:
+        async with relaying(tmp_path / "l.db", {"mine": JsonlSink(path)}) as (ledger, _):
+            await ledger.settle(event_of(1))
+            await until(lambda: "did not take its events" in caplog.text)
+
+    asyncio.run(go())
+    assert f"FileNotFoundError \"[Errno 2] No such file or directory: '{path}'\"" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [1, 100, -1])

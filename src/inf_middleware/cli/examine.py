@@ -1,11 +1,10 @@
 """What `inf-middleware doctor` looks at: each part by itself, each finding in words."""
 
 import asyncio
-import os
 import platform
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +19,16 @@ from inf_middleware.domain.errors import (
     LedgerUnavailable,
     LimitsUnavailable,
 )
-from inf_middleware.files import TableFile
+from inf_middleware.files import TableFile, fault_of_place
 from inf_middleware.ledgers.connection import SQLITE_MIN, connect_to_read
 from inf_middleware.ledgers.filesystem import network_filesystem
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.steps import Ask, Steps
 from inf_middleware.ledgers.uris import ledger_of
+from inf_middleware.ports import Sink
 from inf_middleware.settings import MEMORY, shown
+from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.sinks.uris import sink_from_uri
 from inf_middleware.tokens.counters import Counters
 
 # Limits are counted by the server's clock; records and price changes by this host's. Further apart
@@ -167,13 +169,9 @@ def _requests() -> Steps[tuple[int, str | None]]:
 
 def fault_of_folder(path: Path) -> str | None:
     """Say why a ledger's file cannot be where it shall be; None where it can."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        return f"there is no folder {folder}; make it"
-    if not os.access(folder, os.W_OK):
-        return f"the folder {folder} cannot be written"
-    if path.is_dir():
-        return f"{path} is a folder; name a file in it"
+    fault = fault_of_place(path)
+    if fault is not None:
+        return fault
     where = network_filesystem(path)
     if where is not None:
         return f"it is on a network file system ({where}), whose locks do not hold"
@@ -242,7 +240,20 @@ def _accounts(in_force: InForce) -> Finding:
     return Finding("accounts", True, f"{shown('accounts', accounts)}; {levels}")
 
 
+def fault_of_sinks(sinks: Mapping[str, Sink | str]) -> str | None:
+    """Say why what a sink names cannot be there; None where it can, or only the far end knows."""
+    for name, given in sinks.items():
+        sink = sink_from_uri(given) if isinstance(given, str) else given
+        fault = fault_of_place(sink.path) if isinstance(sink, JsonlSink) else None
+        if fault is not None:
+            return f"{name}: {fault}"
+    return None
+
+
 def _sinks(in_force: InForce) -> Finding:
     sinks = in_force["sinks"]
+    fault = fault_of_sinks(sinks)
+    if fault is not None:
+        return Finding("sinks", False, fault)
     words = f"{shown('sinks', sinks)}; they are not sent anything by this command"
     return Finding("sinks", True, words if sinks else "none: events stay in the ledger")

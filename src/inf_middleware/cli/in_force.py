@@ -16,7 +16,7 @@ from inf_middleware.exposition import check_metrics_path
 from inf_middleware.files import value_of
 from inf_middleware.limiting import enforces
 from inf_middleware.lookups import build_lookup
-from inf_middleware.settings import DEFAULTS, Setting, Sources
+from inf_middleware.settings import DEFAULT, DEFAULTS, Setting, Sources, shown
 
 
 class InForce:
@@ -50,6 +50,13 @@ class InForce:
     def __getitem__(self, option: str) -> Any:
         return self.settings[option].value
 
+    def origin(self, option: str) -> str:
+        """Return where the value of an option comes from, as errors begin."""
+        setting = self.settings[option]
+        if setting.origin != DEFAULT:
+            return setting.origin
+        return f"the default of {option}, {shown(option, setting.value)}"
+
     @property
     def tiers(self) -> Tiers:
         """The levels."""
@@ -66,7 +73,7 @@ class InForce:
             )
         except ConfigError as error:
             option = "anonymous" if self["accounts"] is None else "accounts"
-            raise ConfigError(f"{self.settings[option].origin}: {error}") from None
+            raise ConfigError(f"{self.origin(option)}: {error}") from None
 
 
 def with_settings(function: Callable[..., None]) -> Callable[..., None]:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import click
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.cli.examine import CLOCK_APART_MAX_S, fault_of_folder
+from inf_middleware.cli.examine import CLOCK_APART_MAX_S, fault_of_folder, fault_of_sinks
 from inf_middleware.cli.in_force import InForce
 from inf_middleware.cli.look_at import look_at
 from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError, MiddlewareError
+from inf_middleware.ledgers.connection import check_file
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
 from inf_middleware.settings import shown
@@ -90,7 +91,7 @@ def _run(in_force: InForce, host: str, port: int, options: dict[str, str]) -> No
     _show_log(DefaultFormatter("%(levelprefix)s %(message)s"))
     app = app_from(**options)
     assert isinstance(app.app, Proxy)
-    _check_ledger(in_force)
+    _check_files(in_force)
     listener = _listener(host, port)
     name = f"[{host}]" if ":" in host else host
     here = f"http://{name}:{listener.getsockname()[1]}"
@@ -185,11 +186,16 @@ def _told(in_force: InForce, here: str, upstream: Upstream, options: dict[str, s
     )
 
 
-def _check_ledger(in_force: InForce) -> None:
+def _check_files(in_force: InForce) -> None:
     made = ledger_of(in_force["ledger"])
-    fault = fault_of_folder(made.path) if isinstance(made, SqliteLedger) else None
+    if isinstance(made, SqliteLedger):
+        fault = fault_of_folder(made.path)
+        if fault is not None:
+            raise ConfigError(f"{in_force.origin('ledger')}: ledger: {fault}")
+        check_file(made.path)
+    fault = fault_of_sinks(in_force["sinks"])
     if fault is not None:
-        raise ConfigError(f"{in_force.settings['ledger'].origin}: ledger: {fault}")
+        raise ConfigError(f"{in_force.origin('sinks')}: {fault}")
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -1,5 +1,6 @@
 """A connection to the ledger's file, with the settings that make "committed" mean "durable"."""
 
+import contextlib
 import os
 import time
 from importlib.resources import files
@@ -81,6 +82,22 @@ def connect_to_read(path: Path) -> apsw.Connection:
         db.close()
         raise LedgerUnavailable(_wrong_version(path, found))
     return db
+
+
+def check_file(path: Path) -> None:
+    """See that a ledger's file could be opened for writing; nothing is made or changed.
+
+    Raises:
+        LedgerUnavailable: It is there, and is none, or a newer one, or may not be used.
+    """
+    fault = _denied(path, writes=True)
+    if fault is not None:
+        raise LedgerUnavailable(f"the ledger {path} cannot be used: {fault}")
+    with contextlib.suppress(LedgerMissing):
+        db, found = _open_to_read(path)
+        db.close()
+        if found is not None and found > SCHEMA_VERSION:
+            raise LedgerUnavailable(_wrong_version(path, found))
 
 
 def version_of(path: Path) -> int:

@@ -208,11 +208,12 @@ class Delivery:
 
     def _warn(self, error: _NotTaken, delay_s: float) -> None:
         _log.warning(
-            "sink %s did not take its events (oldest is %.0f s old); again in %.1f s: %a",
+            "sink %s did not take its events (oldest is %.0f s old); again in %.1f s: %s %a",
             self._name,
             self._age_s(error.events[0]),
             delay_s,
-            error.verdict.failure,
+            type(error.verdict.failure).__name__,
+            str(error.verdict.failure),  # of a file it alone has the path
         )
 
     def _age_s(self, event: BillingEvent) -> float:

@@ -50,7 +50,7 @@ class JsonlSink:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of 1 or more")
         if files_max is not None and bytes_max is None:
             raise ConfigError("files_max needs bytes_max: without it no file is put aside")
-        self._path = Path(path)
+        self.path = Path(path)
         self._bytes_max = bytes_max
         self._files_max = files_max
         self._now = now
@@ -89,7 +89,7 @@ class JsonlSink:
     def _recalled(self) -> Iterator[bytes]:
         try:
             # Before the others are listed: it may be put aside meanwhile.
-            current = self._path.open("rb")
+            current = self.path.open("rb")
         except FileNotFoundError:
             return
         with current:
@@ -125,10 +125,10 @@ class JsonlSink:
             os.close(file)
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
     def _put_aside(self) -> None:
-        path, moment = self._path, self._now().astimezone(UTC)
+        path, moment = self.path, self._now().astimezone(UTC)
         earlier = self._aside()
         if earlier:
             # Whatever the clock does, the order of the names is that of the files.
@@ -143,14 +143,14 @@ class JsonlSink:
         """Return the files that were put aside, each with its moment, the oldest first."""
         return sorted(
             (then, other)
-            for other in self._path.parent.iterdir()
-            if other.suffix == self._path.suffix and (then := self._moment_of(other)) is not None
+            for other in self.path.parent.iterdir()
+            if other.suffix == self.path.suffix and (then := self._moment_of(other)) is not None
         )
 
     def _moment_of(self, other: Path) -> datetime | None:
         """Return when a file was put aside; None where it is none of ours."""
         head, _, moment = other.stem.rpartition("-")
-        if head != self._path.stem:
+        if head != self.path.stem:
             return None
         try:
             return datetime.strptime(moment, _MOMENT).replace(tzinfo=UTC)
@@ -158,7 +158,7 @@ class JsonlSink:
             return None
 
     def _sync_folder(self) -> None:
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
