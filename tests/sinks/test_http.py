@@ -1,9 +1,11 @@
 """The HTTP sink against a real server: what is whose fault, what is held, what is never told."""
 
 import asyncio
+import importlib
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -49,6 +51,13 @@ def refused(server: HttpServer, refuses: dict[str, int]) -> None:
 
 def arrived(server: HttpServer) -> list[str]:
     return [json.loads(body)["id"] for body in server.arrived()]
+
+
+def test_without_its_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "inf_middleware.sinks.http")
+    with pytest.raises(ImportError, match=r"pip install 'inf-middleware\[http\]'"):
+        importlib.import_module("inf_middleware.sinks.http")
 
 
 def test_a_batch_is_what_openmeter_and_the_cloudevents_package_take(http: HttpServer) -> None:

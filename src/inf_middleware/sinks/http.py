@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import httpx
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("HttpSink needs httpx: pip install 'inf-middleware[http]'") from error
 
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
