@@ -43,6 +43,10 @@ class Windowed:
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (TokenMeter, {"tiers": None}, "there is no option tiers"),
     (TokenMeter, {"conter": "x"}, "did you mean counter"),
+    (TokenMeter, {"prices": "x"}, "there is no option prices here; it belongs to CostLedger"),
+    (CostLedger, {"tiers": "x"}, "there is no option tiers here; it belongs to TierLimiter"),
+    (TierLimiter, {"counter": "x"}, "there is no option counter here; it belongs to TokenMeter"),
+    (Gate, {"admin_key": "x"}, "there is no option admin_key here; it belongs to admin_routes"),
     (TierLimiter, {"sink": {}}, "there is no option sink"),
     (Gate, {"whatever": 1}, "known are accounts"),
     (Gate, {"accounts": "free"}, 'write such as "accounts.toml" or "sqlite'),

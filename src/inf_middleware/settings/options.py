@@ -189,6 +189,15 @@ BY_MODE: dict[str, dict[str, str]] = {
 }
 
 
+# Whose options they are, of those that not all have.
+_OWNERS = {
+    "TokenMeter": MeterOptions.__annotations__,
+    "TierLimiter": LimiterOptions.__annotations__,
+    "CostLedger": LedgerOptions.__annotations__,
+    "admin_routes": AdminOptions.__annotations__,
+}
+
+
 def default(name: str, mode: str) -> Any:
     """Return the default of an option in a mode."""
     return BY_MODE[name][mode] if name in BY_MODE else DEFAULTS[name]
@@ -201,6 +210,9 @@ def check(name: str, value: Any, known: Collection[str]) -> Any:
         ConfigError: The option is unknown, or its value cannot hold; says what would be right.
     """
     if name not in known:
+        owner = next((owner for owner, names in _OWNERS.items() if name in names), None)
+        if owner is not None:
+            raise ConfigError(f"there is no option {name} here; it belongs to {owner}")
         raise ConfigError(f"there is no option {name}{nearest(name, known)}")
     checker = _CHECKS.get(name)
     if checker is None:
