@@ -224,6 +224,7 @@ def test_a_running_server_takes_a_replay_up_and_wait_tells_when_it_is_done(ledge
 WRONG: list[tuple[list[str], str]] = [
     (["replay", "--sink", "mine"], "say which events"),
     (["replay", "--sink", "mine", "--id", IDS[0], "--dead-letters"], "say which events"),
+    (["replay", "--sink", "mine", "--since", "2026-11-24", "--dead-letters"], "exclude each other"),
     (["replay", "--sink", "mine", "--id", "x\n\x1b[2J"], "there is no event 'x\\n\\x1b[2J'"),
     (["replay", "--sink", "mine", "--since", "yesterday"], "--since is 'yesterday'; write 2026"),
     (["replay", "--sink", "other", "--id", IDS[0]], "knows no sink 'other'; known are: mine"),

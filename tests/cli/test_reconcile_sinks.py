@@ -181,7 +181,7 @@ def test_the_sinks_of_the_settings_are_asked_where_they_can_be(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--sink", "mine"), "write NAME=jsonl:PATH"),
+        (("--sink", "mine"), "--sink is 'mine'; write NAME=jsonl:PATH"),
         (("--sink", "mine=https://meter.example/x"), "cannot be asked what they have"),
         (("--sink", "other=jsonl:x"), "knows no sink 'other'"),
         (("--sink", "mine=redis://127.0.0.1:1?stream=x"), "sink mine cannot be asked what it has"),

@@ -87,7 +87,10 @@ def replay(
     started. Those that are taken are no dead letters any more.
     """
     if bool(ids) + bool(since or until) + dead_letters != 1:
-        raise ConfigError("say which events: --id, or --since and --until, or --dead-letters")
+        raise ConfigError(
+            "say which events by one of --id, --since with --until or without, and --dead-letters:"
+            " they exclude each other"
+        )
     wanted = Wanted(ids, _moment("--since", since), _moment("--until", until), dead_letters)
     with _progress("looking") as told:
         count, spans = common.read(chosen, lambda: wanted_spans(sink, wanted, told))

@@ -291,7 +291,10 @@ def _check_sink(name: str, uri: str) -> None:
 def sinks(name: str, value: Any) -> dict[str, Any]:
     """Sinks by name; opens nothing."""
     if not isinstance(value, Mapping):
-        raise ConfigError(f'{name} is {value!r}; give a mapping: {{"mine": send}}')
+        raise ConfigError(
+            f'{name} is {value!r}; give a mapping from names: {{"mine": send}} in code,'
+            ' { mine = "jsonl:events.jsonl" } in a file or a variable'
+        )
     for key, sink in value.items():
         text(f"the name of a sink in {name}", key)
         if isinstance(sink, str):

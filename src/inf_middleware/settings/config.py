@@ -36,6 +36,9 @@ _INLINE = {
     "prices": {"price", "version", "currency"},
 }
 
+# Of each entry a table.
+_ROW = {"accounts": "account", "tiers": "tier", "prices": "price"}
+
 _SECTIONS = {
     "accounts_ttl_s": "accounts",
     "trusted_proxies": "accounts",
@@ -184,6 +187,9 @@ class _Reader:
             )
         if tables:
             place = self._place(section, tables[0])
+            row = _ROW[section]
+            if row not in table:
+                raise ConfigError(f"{place}: [{section}] has no [[{section}.{row}]] table")
             try:
                 written[section] = Written(place, _inline(section, self._path))
             except ConfigError as error:
@@ -210,6 +216,9 @@ class _Reader:
             named = _NAMESAKES.get(key, key)
             at = f"into [{belongs}] as {named}" if belongs else "before the first section"
             return ConfigError(f"{place}: {where} no {key}; it belongs {at}")
+        for whole, row in _ROW.items():
+            if key == row and not section:
+                return ConfigError(f"{place}: {where} no {key}; write [[{whole}.{row}]]")
         return ConfigError(f"{place}: {where} no {key}{nearest(key, known)}")
 
     def _sections(self) -> list[str]:
