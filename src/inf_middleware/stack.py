@@ -57,6 +57,11 @@ class Stack:
         Raises:
             ConfigError: An option is unknown, cannot hold, or differs from one given before.
         """
+        if "worker" in self.__dict__:
+            raise ConfigError(
+                f"{member} is put around a stack that serves already, and would have no part in it;"
+                " build all of a stack before its first request"
+            )
         known = _known_options(kinds)
         if LIMITER in kinds:
             enforces()  # a variable that cannot be read is an error now, not at the first request

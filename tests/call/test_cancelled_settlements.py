@@ -11,9 +11,9 @@ from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.limits import Admission
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.stores.memory import MemoryStore
-from tests.apps import StreamApp, delta, event
+from tests.apps import StreamApp, delta, event, read_all
 from tests.driver import post
-from tests.kit import ACCOUNTS, STREAM, records_of
+from tests.kit import ACCOUNTS, STREAM, House, records_of
 
 PIECES = [event(delta("Hello.")), event("[DONE]")]
 
@@ -51,6 +51,36 @@ class Forgetful(MemoryStore):
         self.asked.set()
         await self.goes_on.wait()
         await super().settle(admission, tokens)
+
+
+def test_a_shutdown_waits_for_calls_that_were_cancelled_to_be_billed(tmp_path: Path) -> None:
+    async def go() -> None:
+        served, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def model(scope: Any, receive: Any, send: Any) -> None:
+            await read_all(receive)
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": PIECES[0], "more_body": True})
+            served.set()
+            try:
+                await asyncio.Event().wait()
+            finally:  # as an app that frees what its model had in work
+                await goes_on.wait()
+
+        house = House(model, tmp_path)
+        call = asyncio.create_task(post(house.app, STREAM, key="sk-one"))
+        await served.wait()
+        # As uvicorn, which cancels and does not wait, and ends its process after the lifespan.
+        call.cancel()
+        closing = asyncio.create_task(house.close())
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        goes_on.set()
+        await closing
+        assert [record["outcome"] for record in house.records] == ["shutdown"]
+
+    asyncio.run(go())
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -40,6 +40,46 @@ for round in range(int(sys.argv[1])):
 """
 
 
+# As where another thread of the parent holds the locks in the moment of the fork.
+LOCKED = """
+import asyncio, os, signal
+from pathlib import Path
+from inf_middleware.ledgers.looking import accounts_version
+from inf_middleware.ledgers.sqlite import SqliteLedger
+from tests.events import event_of
+
+async def use(ledger, number):
+    await ledger.settle(event_of(number))
+    await ledger.read(accounts_version)
+
+ledger = SqliteLedger(Path("locked.db"))
+asyncio.run(use(ledger, 0))
+locks = [ledger._writer._lock, ledger._reader._lock]
+for lock in locks:
+    lock.acquire()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    asyncio.run(use(ledger, 1))
+    os._exit(0)
+for lock in locks:
+    lock.release()
+assert os.waitpid(child, 0)[1] == 0, "the child waited for a thread that it does not have"
+"""
+
+
+def test_a_fork_waits_for_no_thread_that_only_its_parent_has(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKED],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_process_and_its_fork_settle_is_all_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORKING, str(ROUNDS)],

@@ -151,6 +151,23 @@ def test_a_cancelled_waiter_disturbs_nobody_and_is_billed(tmp_path: Path) -> Non
     assert count(path, "request") == 3
 
 
+def test_what_is_settled_while_the_ledger_is_closed_hangs_nobody(tmp_path: Path) -> None:
+    async def go(ledger: SqliteLedger) -> None:
+        first = asyncio.ensure_future(ledger.settle(event_of(0)))
+        await asyncio.sleep(0)  # handed over: its thread commits
+        closing = asyncio.create_task(ledger.aclose())
+        await asyncio.sleep(0)
+        await asyncio.gather(first, ledger.settle(event_of(1)), closing)
+        await ledger.aclose()
+
+    # A shutdown that waits for a thread that waits for it would stop all of the process.
+    for number in range(20):
+        path = tmp_path / f"{number}.db"
+        run(asyncio.wait_for(go(SqliteLedger(path)), 20))
+        with reading(path) as db:
+            assert db.execute("SELECT count(*) FROM request").fetchall() == [(2,)]
+
+
 def test_several_event_loops_may_share_a_ledger(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     ledger = SqliteLedger(path)

@@ -260,3 +260,10 @@ def test_each_process_of_a_fork_shares_within_itself(state: str, left: str, tmp_
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [left, left]
     assert len(records_of(tmp_path / "inf-ledger.db")) == (4 if state == "fresh" else 5)
+
+
+def test_what_is_put_around_a_stack_that_serves_already_is_an_error(tmp_path: Path) -> None:
+    limiter = TierLimiter(JsonApp(completion()), accounts={"sk": "free"})
+    assert asyncio.run(post(limiter, CHAT, key="sk")).status == 200
+    with pytest.raises(ConfigError, match="before its first request"):
+        CostLedger(limiter, ledger=f"sqlite:///{tmp_path}/ledger.db")

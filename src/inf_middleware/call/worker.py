@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inf_middleware.call.ahead import ClientGone
@@ -34,6 +35,11 @@ from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.wire.answers import limit_headers
 from inf_middleware.wire.request import Request
+
+# How long a shutdown waits for calls that were cancelled to be settled: servers that cancel do not
+# wait themselves (uvicorn after `--timeout-graceful-shutdown`), and then end their process.
+SHUTDOWN_WAIT_S = 5.0
+_LOOK_EVERY_S = 0.01
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008
@@ -66,6 +72,7 @@ class Worker:
         self._around = around
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
+        self._open_calls = 0  # that an app answers, or that are being closed
 
     def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Return what serves one ASGI scope; `touch` is told of each call."""
@@ -147,6 +154,7 @@ class Worker:
         answer = Answer(call, scope, send, call.asked, settle, _headers(call))
         receive = Replayed(call, message, ahead.receive if ahead is not None else receive)
         message = None  # it is the app's
+        self._open_calls += 1
         try:
             await self._app(inner, receive, answer.send)
             if not answer.is_complete:
@@ -161,8 +169,11 @@ class Worker:
                 self._learn(call, metering, prices)
             if ahead is not None:
                 ahead.close()
-            if not try_close(call):
-                await (close(call) if call.settled else to_the_end(close(call)))
+            try:
+                if not try_close(call):
+                    await (close(call) if call.settled else to_the_end(close(call)))
+            finally:
+                self._open_calls -= 1
 
     def _learn(self, call: Call, metering: Metering, prices: Prices) -> None:
         """Go by what a call was told further in."""
@@ -212,6 +223,12 @@ class Worker:
 
         return {**scope, PARTS_KEY: hear}
 
+    async def _calls_ended(self) -> None:
+        """Return when no call is open any more, or after a time."""
+        with anyio.move_on_after(SHUTDOWN_WAIT_S):
+            while self._open_calls:  # noqa: ASYNC110 - some may be of other event loops
+                await anyio.sleep(_LOOK_EVERY_S)
+
     def _watching_lifespan(self, send: Send) -> Send:
         told = False
 
@@ -228,6 +245,7 @@ class Worker:
             elif kind == "lifespan.startup.failed" and told:
                 return  # the app's own words for what was raised here
             elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self._calls_ended()
                 await self._on_shutdown()
             await send(message)
 

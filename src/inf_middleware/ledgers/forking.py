@@ -18,6 +18,10 @@ class Forking(ABC):
         self.using = threading.RLock()
         _all.add(self)
 
+    def begin_anew(self) -> None:
+        """Begin in the child of a fork, in which nobody is left who would release a lock."""
+        self.using = threading.RLock()
+
     @abstractmethod
     def let_go(self) -> None:
         """Close the connection; the next use opens another. `using` is held."""
@@ -46,7 +50,7 @@ def _in_child() -> None:
     global _one_at_a_time  # noqa: PLW0603 - one per process, which is what a fork makes anew
     _one_at_a_time = threading.RLock()
     while _held:
-        _held.pop().using = threading.RLock()
+        _held.pop().begin_anew()
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

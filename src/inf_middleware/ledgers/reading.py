@@ -47,6 +47,11 @@ class Reader(Forking):
         await asyncio.get_running_loop().run_in_executor(pool, self._close)
         pool.shutdown()
 
+    def begin_anew(self) -> None:
+        """Make the lock anew, which another thread of the parent may have held."""
+        super().begin_anew()
+        self._lock = threading.Lock()
+
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork

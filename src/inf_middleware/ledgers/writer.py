@@ -133,12 +133,14 @@ class Writer(Forking):
         loop = asyncio.get_running_loop()
         if loop in self._turn:
             self._hand_over(loop)
+        stopped: asyncio.Future[None] = loop.create_future()
         with self._lock:
             thread, self._thread = self._thread, None
-        if thread is None or self._pid != os.getpid():
-            return
-        stopped: asyncio.Future[None] = loop.create_future()
-        self._queue.put(_Stop(loop, stopped))
+            if thread is None or self._pid != os.getpid():
+                return
+            # What comes from here on is for another thread, which must not end for this one.
+            self._queue.put(_Stop(loop, stopped))
+            self._queue = SimpleQueue()
         await stopped
         thread.join()
 
@@ -258,6 +260,11 @@ class Writer(Forking):
             self._db = connect(self._path)
             self._opened = True
         return self._db
+
+    def begin_anew(self) -> None:
+        """Make the lock anew, which another thread of the parent may have held."""
+        super().begin_anew()
+        self._lock = threading.Lock()
 
     def let_go(self) -> None:
         """Close the file."""
