@@ -136,6 +136,20 @@ def test_an_upstream_that_is_not_there_yet_is_warned_of_and_waited_for(tmp_path:
         server.stop()
 
 
+def test_no_password_is_told(tmp_path: Path) -> None:
+    (nobody,) = free_ports(1)
+    ledger = f"postgresql://billing:s3cret@127.0.0.1:{nobody}/bills"
+    command = [COMMAND, "serve", "--port", "0", "--upstream", f"http://127.0.0.1:{nobody}"]
+    command += ["--ledger", ledger]
+    server = Running(command, tmp_path / "out.txt", folder=tmp_path, env={"PYTHONUNBUFFERED": "1"})
+    try:
+        wait_until(lambda: "Listening on" in server.said(), "the proxy starts", timeout_s=60)
+        assert f"@127.0.0.1:{nobody}/bills" in server.said()
+        assert "s3cret" not in server.said()
+    finally:
+        server.stop()
+
+
 def test_what_the_library_logs_is_shown(tmp_path: Path) -> None:
     (redis, upstream) = free_ports(2)
     command = [COMMAND, "serve", "--port", "0", "--upstream", f"http://127.0.0.1:{upstream}"]

@@ -28,6 +28,7 @@ from inf_middleware.domain.money import decimal_string
 from inf_middleware.ledgers import exports, reports
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.reports import Period, Shown
+from inf_middleware.settings import shown
 
 # Events of an export that are read at a time.
 _PAGE = 1_000
@@ -71,7 +72,9 @@ def migrate(chosen: Chosen) -> None:
 
     before, after = in_book(chosen, go)
     if chosen.as_json:
-        print_json({"ledger": chosen.uri, "from_version": before, "schema_version": after})
+        print_json(
+            {"ledger": shown("ledger", chosen.uri), "from_version": before, "schema_version": after}
+        )
     elif before == after:
         click.echo(f"The ledger has schema version {after} already.")
     else:

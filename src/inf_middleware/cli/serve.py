@@ -168,6 +168,8 @@ class _Starting:
 def _told(in_force: InForce, here: str, upstream: Upstream, options: dict[str, str]) -> str:
     accounts = in_force["accounts"]
     ledger = options.get("ledger")
+    if ledger is not None:
+        ledger = shown("ledger", ledger)
     return _TOLD.format(
         here=here,
         there=upstream.url,
