@@ -140,7 +140,11 @@ class Proxy:
             extensions={
                 # The path as the client wrote it, escapes included.
                 "target": self._prefix + _target_of(scope),
-                "timeout": {"connect": upstream.connect_timeout_s, "pool": POOL_TIMEOUT_S},
+                "timeout": {
+                    "connect": upstream.connect_timeout_s,
+                    "pool": POOL_TIMEOUT_S,
+                    "write": upstream.write_timeout_s,
+                },
             },
         )
         async with asyncio.timeout(upstream.first_byte_timeout_s):

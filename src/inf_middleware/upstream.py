@@ -18,7 +18,13 @@ CONNECT_TIMEOUT_S = 5.0
 # loaded first, and then reads a long prompt on a CPU, takes minutes.
 FIRST_BYTE_TIMEOUT_S = 600.0
 
+# A server that has accepted a request reads it, or says why not; while it does neither, nobody sees
+# whether the client is still there, and its slot is taken.
+WRITE_TIMEOUT_S = 60.0
+
 _EXAMPLE = "http://localhost:8000"
+
+_TIMEOUTS = ("connect_timeout_s", "write_timeout_s", "first_byte_timeout_s", "chunk_timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +34,9 @@ class Upstream:
     `url`: where it is; what is in its path goes before every request's. `key`: what it is sent in
     the place of the caller's key (None: the caller's own). `paths`: patterns of what is forwarded
     ("/v1/*"); the rest is 404. `ca_file`: certificates (PEM) of the authorities that an https
-    URL is believed by (None: the well-known ones). `connect_timeout_s`, `first_byte_timeout_s`: 504
-    beyond. `chunk_timeout_s`: between two pieces of an answer (None: no bound).
+    URL is believed by (None: the well-known ones). `connect_timeout_s`, `write_timeout_s` (in which
+    it takes nothing of a body) and `first_byte_timeout_s`: 504 beyond. `chunk_timeout_s`: between
+    two pieces of an answer (None: no bound).
 
     Raises:
         ConfigError: One of them cannot hold; says what would be right.
@@ -40,6 +47,7 @@ class Upstream:
     paths: tuple[str, ...] = ("*",)
     ca_file: str | None = None
     connect_timeout_s: float = CONNECT_TIMEOUT_S
+    write_timeout_s: float = WRITE_TIMEOUT_S
     first_byte_timeout_s: float = FIRST_BYTE_TIMEOUT_S
     chunk_timeout_s: float | None = None
 
@@ -55,7 +63,7 @@ class Upstream:
         check_patterns("paths", self.paths)
         if self.ca_file is not None:
             self._check_authorities()
-        for name in ("connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s"):
+        for name in _TIMEOUTS:
             value = getattr(self, name)
             if name == "chunk_timeout_s" and value is None:
                 continue

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -179,6 +180,29 @@ def test_a_loop_that_ends_takes_its_questions_with_it() -> None:
 
     asyncio.run(leaving())
     assert asyncio.run(cached("sk-a", connection())) == Account("of sk-a")
+
+
+def test_a_question_of_another_event_loop_is_not_waited_for() -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    asked: list[str | None] = []
+
+    async def look_up(key: str | None, connection: HTTPConnection) -> Account | None:
+        asked.append(key)
+        if len(asked) == 1:
+            begun.set()
+            await asyncio.to_thread(goes_on.wait, 20)
+        return Account("acme")
+
+    cached = CachedAccounts(look_up, ttl_s=60.0)
+    other = threading.Thread(target=lambda: asyncio.run(cached("sk-a", connection())))
+    other.start()
+    assert begun.wait(20)
+    try:
+        found = asyncio.run(asyncio.wait_for(cached("sk-a", connection()), 20))
+    finally:
+        goes_on.set()
+        other.join(20)
+    assert (found, len(asked)) == (Account("acme"), 2)
 
 
 def test_a_look_up_that_gives_itself_up_has_failed_and_cancels_no_request() -> None:

@@ -1,6 +1,9 @@
 """An upstream that is down, slow, or breaks off; a client that leaves; what is never forwarded."""
 
+import contextlib
 import json
+import select
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +82,19 @@ def test_a_stream_without_a_next_piece_in_time_breaks_off() -> None:
         answer = proxied(url, "/held", chunk_timeout_s=0.1)
     assert b"first" in answer
     assert not answer.endswith(b"0\r\n\r\n")
+
+
+def test_an_upstream_that_does_not_read_a_body_is_a_504() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and reads nothing
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        proxy = Proxy(Settings(url=url, write_timeout_s=0.3))
+        with serving(proxy) as served, connected(served) as client:
+            head = request("/upload", headers=("content-length: 100000000",), method="PUT")
+            client.sendall(head)
+            with contextlib.suppress(OSError):  # it is answered, and cut off, meanwhile
+                while not select.select([client], [], [], 0)[0]:
+                    client.send(bytes(65536))
+            assert parted(client.recv(65536))[0] == 504
 
 
 def test_trailers_are_left_out() -> None:

@@ -94,6 +94,8 @@ class CachedAccounts:
         if self._reads_connections:
             return _found(await self._learn(digest, key, connection))
         asking = self._asking.get(digest)
+        if asking is not None and asking.get_loop() is not asyncio.get_running_loop():
+            return _found(await self._learn(digest, key, connection))  # it would wake nobody here
         task = asking or self._start(digest, key, connection)
         await asyncio.wait([task])  # which neither cancels it nor is cancelled with it
         if task.cancelled():
