@@ -1,9 +1,10 @@
 """With a lifespan, parts open before the first request and close after the last."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def test_a_server_stops_at_start_and_says_why(made: str, told: str, tmp_path: Pa
     assert done.returncode == 3, done.stderr
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_constructs_us_in_a_lifespan_of_their_own_is_told_at_once() -> None:
+    told: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        try:
+            app.mount("/llm", Gate(JsonApp({}), storage="nonsense://x"))
+        except ConfigError as error:
+            told.append(str(error))
+        yield
+
+    app = Starlette(lifespan=lifespan)
+    app.add_middleware(Gate)
+    asyncio.run(through(app, "startup", "shutdown"))
+    assert "nonsense" in told[0]
 
 
 def test_without_a_lifespan_what_cannot_hold_is_raised_by_the_first_request(tmp_path: Path) -> None:

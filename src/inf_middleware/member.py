@@ -48,16 +48,21 @@ class Member:
 
 
 def _is_lifespan() -> bool:
-    """Tell whether all this happens in a lifespan: Starlette then first makes its middlewares.
+    """Tell whether Starlette makes its middlewares just now, which it first does in its lifespan.
 
-    What cannot hold is an exception that its server would not stop for.
+    What cannot hold is then an exception that its server would not stop for. Whoever constructs us
+    in any other place, in a lifespan of their own too, is told at once.
     """
     frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_name in ("_is_lifespan", "__init__"):
+        frame = frame.f_back
+    if frame.f_code.co_name != "build_middleware_stack":
+        return False
     while frame.f_back is not None:
         frame = frame.f_back
         scope = frame.f_locals.get("scope")
-        if isinstance(scope, Mapping) and scope.get("type") == "lifespan":
-            return True
+        if isinstance(scope, Mapping):
+            return scope.get("type") == "lifespan"
     return False
 
 

@@ -198,6 +198,87 @@ def test_of_a_background_stream_that_was_cut_the_rest_is_billed_when_it_is_fetch
     )
 
 
+def test_of_several_who_fetch_at_once_one_is_billed(tmp_path: Path) -> None:
+    queued = json.dumps({"id": "resp_race", "model": "m", "status": "queued"}).encode()
+    output = [{"type": "message", "content": [{"type": "output_text", "text": WORDS * 100}]}]
+    house = House(Made([queued], "application/json", whole("resp_race", output=output)), tmp_path)
+    body = {"model": "inf-chat-v1", "input": "Hi", "background": True}
+
+    async def go() -> None:
+        await post(house.app, body, key="sk-one", path="/v1/responses")
+        path = "/v1/responses/resp_race"
+        await asyncio.gather(*(get(house.app, path, key="sk-one") for _ in range(3)))
+        await house.close()
+
+    asyncio.run(go())
+    assert [record["output_tokens"] for record in house.records] == [0, 4_000]
+
+
+def test_another_answer_of_the_same_id_takes_no_fetched_one_off_the_bill(tmp_path: Path) -> None:
+    queued = {"id": "resp_same", "model": "m", "status": "queued"}
+    made = Made([json.dumps(queued).encode()], "application/json", whole("resp_same", usage=USAGE))
+    house = House(made, tmp_path)
+    body = {"model": "inf-chat-v1", "input": "Hi"}
+
+    async def go() -> None:
+        await post(house.app, {**body, "background": True}, key="sk-one", path="/v1/responses")
+        # vLLM lets a client choose the id of its response.
+        cheap = whole("resp_same", usage={"input_tokens": 1, "output_tokens": 1})
+        made.posted = [json.dumps(cheap).encode()]
+        await post(house.app, body, key="sk-one", path="/v1/responses")
+        await get(house.app, "/v1/responses/resp_same", key="sk-one")
+        await house.close()
+
+    asyncio.run(go())
+    assert [record["output_tokens"] for record in house.records] == [0, 1, 12]
+
+
+def test_of_a_response_that_is_fetched_as_a_stream_and_left_the_rest_stays_due(
+    tmp_path: Path,
+) -> None:
+    name = "resp_left"
+    delta = {"type": "response.output_text.delta", "output_index": 0, "delta": " word"}
+    created = {"type": "response.created", "response": {"id": name, "status": "in_progress"}}
+    done = {"type": "response.completed", "response": whole(name, usage=USAGE)}
+    answers = [[created, *[delta] * 5], [created, *[delta] * 8], [created, *[delta] * 8, done]]
+
+    async def model(scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        media = b"application/json" if scope["method"] == "POST" else b"text/event-stream"
+        headers = [(b"content-type", media)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        queued = json.dumps({"id": name, "status": "queued"}).encode()
+        events = [event(one) for one in answers.pop(0)] if scope["method"] == "GET" else [queued]
+        for piece in events:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if scope["method"] == "POST" or not answers:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    house = House(model, tmp_path)
+    body = {"model": "inf-chat-v1", "input": "Hi", "background": True}
+
+    async def go() -> None:
+        await post(house.app, body, key="sk-one", path="/v1/responses")
+        for _ in range(3):
+            await house.app(
+                scope_of(f"/v1/responses/{name}", method="GET", key="sk-one"), nothing, forget
+            )
+        await house.close()
+
+    asyncio.run(go())
+    outputs = [record["output_tokens"] for record in house.records]
+    assert outputs == [0, 5, 3, 4]
+    inputs = [record["input_tokens"] for record in house.records]
+    assert sum(inputs) == 15
+
+
+async def nothing() -> Any:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def forget(message: Any) -> None: ...
+
+
 def test_a_background_stream_that_came_whole_is_billed_once(tmp_path: Path) -> None:
     done = {"type": "response.completed", "response": whole("resp_whole", usage=USAGE)}
     app = Made([event(done)], "text/event-stream", whole("resp_whole", usage=USAGE))

@@ -23,13 +23,9 @@ class Deferred:
         self._warned = False
 
     def note(self, call: Call) -> None:
-        """Take note of a settlement: of an answer that is made later, or of one that was due."""
+        """Take note of a settled call whose answer is made later, or is made on."""
         reader = call.reader
-        if reader is None or reader.response_id is None:
-            return
-        if not reader.deferred:
-            if self.calls:
-                self.calls.pop(reader.response_id, None)
+        if reader is None or reader.response_id is None or not reader.deferred:
             return
         self._warn_of_several_workers()
         call.body = call.input_texts = None
@@ -56,13 +52,16 @@ class Deferred:
                 " (docs/metering.md)"
             )
 
-    def is_due(self, call: Call) -> bool:
-        """Whether an answer that was fetched is whole, and billed to nobody yet."""
+    def take(self, call: Call) -> bool:
+        """Take an answer off those that are due, if this call has fetched it, or some of it.
+
+        At once, so that of several who fetch it one alone is billed; what `settle` finds to be made
+        on is noted again.
+        """
         reader = call.reader
-        if reader is None or reader.deferred or reader.response_id not in self.calls:
+        if reader is None or reader.deferred or not (reader.has_output or reader.usage):
             return False
-        # A stream without usage may have been cut.
-        return reader.usage is not None or (reader.has_output and not call.is_stream)
+        return reader.response_id is not None and bool(self.calls.pop(reader.response_id, None))
 
 
 deferred = Deferred()

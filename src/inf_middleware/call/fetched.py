@@ -9,6 +9,7 @@ from inf_middleware.call.observing import note_settlement
 from inf_middleware.call.record import CALL_KEY, Call
 from inf_middleware.call.settle import settle
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.wire.usage import added
 
 
 async def serve_fetched(
@@ -21,18 +22,29 @@ async def serve_fetched(
     call = Call(uuid7(now_ns), now_ns, path, due.dialect, parts, due.metering, due.prices, told)
     call.request, call.model, call.billing = due.request, due.model, due.billing
     call.account, call.tier, call.key_id = due.account, due.tier, due.key_id
-    call.input_tokens, call.input_exact, call.billed = due.input_tokens, due.input_exact, due.usage
+    call.input_tokens, call.input_exact = due.input_tokens, due.input_exact
+    call.billed = added(usage for usage in (due.billed, due.usage) if usage is not None)
     call.look_up_price()
 
     async def settle_fetched(call: Call) -> bool:
-        with anyio.CancelScope(shield=True):  # nobody would settle it again
-            if not deferred.is_due(call) or await settle(call):
-                return True
-        deferred.note(due)  # it could not be recorded: it is still to be billed
-        return False
+        if not deferred.take(call):
+            return True
+        settled = False
+        try:
+            with anyio.CancelScope(shield=True):  # nobody would settle it again
+                settled = await settle(call)
+        finally:
+            if not settled:
+                deferred.note(due)  # it could not be recorded: it is still to be billed
+        return settled
 
     answer = Answer(call, scope, send, False, settle_fetched, ())
-    await app({**scope, CALL_KEY: call}, receive, answer.send)
-    await answer.finish()
+    try:
+        await app({**scope, CALL_KEY: call}, receive, answer.send)
+        await answer.finish()
+    finally:
+        if not call.ended:  # what was fetched of a stream that was cut
+            answer.read_what_came()
+            await settle_fetched(call)
     if call.settled:
         note_settlement(call)

@@ -48,8 +48,10 @@ async def settle(call: Call) -> bool:
         usage = _beyond(usage, call.billed)
     call.usage = usage
     reader = call.reader
-    if reader is not None and (reader.deferred or deferred.calls or _goes_on(call)):
-        await _defer(call)
+    if isinstance(reader, AnswerReader) and (reader.deferred or _goes_on(call, reader)):
+        reader.deferred = True
+        await count_input(call)  # while its body is there: the answer may tell no usage
+        deferred.note(call)
     billing = call.billing
     durable = None
     if billing is not None and not call.recorded:
@@ -80,21 +82,10 @@ async def settle(call: Call) -> bool:
     return call.recorded or billing is None
 
 
-def _goes_on(call: Call) -> bool:
+def _goes_on(call: Call, reader: AnswerReader) -> bool:
     """Tell whether a stream was cut whose answer is made on, to be fetched later."""
-    request, reader = call.request, call.reader
-    if request is None or not request.background or not isinstance(reader, AnswerReader):
-        return False
-    return call.is_stream and reader.usage is None and not reader.failed
-
-
-async def _defer(call: Call) -> None:
-    """Take note of an answer that is still to be fetched, or of one that was due."""
-    reader = call.reader
-    if isinstance(reader, AnswerReader) and (reader.deferred or _goes_on(call)):
-        reader.deferred = True
-        await count_input(call)  # while its body is there: the answer may tell no usage
-    deferred.note(call)
+    background = call.request is not None and call.request.background
+    return background and call.is_stream and reader.usage is None and not reader.failed
 
 
 def _beyond(usage: Usage, billed: Usage) -> Usage:
