@@ -181,6 +181,33 @@ def test_an_echoed_prompt_is_not_billed_twice(tmp_path: Path) -> None:
     assert record["basis"] == "estimated"
 
 
+def test_of_an_echo_that_was_asked_for_only_what_is_there_is_no_output(tmp_path: Path) -> None:
+    prompt = "Once upon a time there was a bank that kept its ledger on paper. "
+    made = " word" * 40
+    for number, (texts, outputs) in enumerate(
+        [([made], 40), ([prompt + made], 40), ([prompt + made, prompt + made], 80)]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        choices = [{"index": index, "text": text} for index, text in enumerate(texts)]
+        house = House(JsonApp(json.dumps({"choices": choices}).encode()), folder)
+        body = {"model": "inf-chat-v1", "prompt": prompt, "echo": True, "n": len(texts)}
+        serve(house, body, path="/v1/completions")
+        assert house.record["output_tokens"] == outputs
+
+
+@pytest.mark.parametrize("path", ["/generate", "/rerank", "/classify"])
+def test_a_method_that_a_server_answers_as_a_post_is_metered_as_one(
+    path: str, tmp_path: Path
+) -> None:
+    answer = {"text": " word" * 7, "meta_info": {"prompt_tokens": 3, "completion_tokens": 7},
+              "usage": {"prompt_tokens": 3, "completion_tokens": 7}}  # fmt: skip
+    house = House(JsonApp(answer), tmp_path)
+    asked = {"model": "inf-chat-v1", "text": "Say it", "query": "q", "input": "i"}
+    assert serve(house, asked, path=path, method="PUT").status == 200
+    assert house.record["input_tokens"] == 3
+
+
 def test_anthropic_paths_are_refused_in_anthropics_words(tmp_path: Path) -> None:
     house = House(JsonApp(b"{}"), tmp_path, accounts=ACCOUNTS)
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}

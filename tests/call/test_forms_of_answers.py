@@ -148,3 +148,31 @@ def test_a_prompt_that_tgi_repeats_before_its_text_is_input_alone(tmp_path: Path
     plain, repeated = bills
     assert plain == (repeated[0], WORDS)
     assert abs(repeated[1] - WORDS) <= 1  # two texts side by side are not cut as each for itself
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/completion", "/unheard-of"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        [("content-encoding", "gzip")],
+        [("content-type", "text/plain")],
+        [("content-type", "multipart/form-data; boundary=x")],
+    ],
+    ids=["compressed", "text", "parts"],
+)
+def test_json_is_read_whatever_its_headers_say_that_it_is(
+    path: str, said: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    # Most servers read a body as JSON without a look at what it is said to be.
+    house = House(JsonApp({"usage": usage_of(5, WORDS)}), tmp_path)
+    asked = {"model": MODEL, "prompt": "Say it"}
+    assert serve(house, asked, path=path, headers=said).status == 200
+    assert house.record["model"] == MODEL
+    assert house.record["amount_nano"] > 0
+
+
+def test_a_feature_is_asked_for_whichever_variant_a_field_points_to(tmp_path: Path) -> None:
+    house = House(JsonApp(COMPLETED), tmp_path, enforce_features=True)
+    asked = {"model": MODEL, "prompt": "Say it", "response_format": {"type": "json_object"}}
+    for more in ({}, {"n_predict": 1}):
+        assert serve(house, {**asked, **more}, path="/v1/completions").status == 400

@@ -304,7 +304,7 @@ def test_a_path_that_is_none_is_refused(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/v1//chat/completions", "/v1/chat//completions//", "/v1/chat/./completions/.",
-     "/v1/chat/x/../completions"],
+     "/v1/chat/x/../completions", "/v1/chat/completions\n", "/v1/chat/completions/\n"],
 )  # fmt: skip
 def test_a_path_is_that_of_what_a_server_may_take_it_for(path: str) -> None:
     assert DIALECTS.of(path).name == "openai.chat"

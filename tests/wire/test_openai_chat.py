@@ -279,7 +279,9 @@ WANTS = Request(stream=True, wants_usage=True)
         ({}, Request()),
         ({"model": "m"}, Request(model="m")),
         ({"stream": True}, MAY_ASK),
-        ({"stream": "true"}, Request()),
+        ({"stream": "true"}, MAY_ASK),
+        ({"stream": 1}, MAY_ASK),
+        ({"stream": "no"}, Request()),
         ({"stream": True, "stream_options": None}, MAY_ASK),
         ({"stream": True, "stream_options": {}}, HANDS_OFF),
         ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, HANDS_OFF),
@@ -298,7 +300,13 @@ WANTS = Request(stream=True, wants_usage=True)
         ({"stream": False, "stream_options": {}}, Request()),
         ({"max_tokens": 5}, Request(output_cap=5)),
         ({"max_tokens": 5, "max_completion_tokens": 7}, Request(output_cap=7)),
-        ({"max_tokens": "5"}, Request(output_cap=5)),
+        ({"max_tokens": 7, "max_completion_tokens": 5}, Request(output_cap=7)),
+        *(
+            ({"max_tokens": text}, Request(output_cap=5))
+            for text in ("5", "+5", " 5", "5.0", "0_5", "5.\n")
+        ),
+        *(({"max_tokens": text}, Request()) for text in ("-5", "5.5", "5_", "five", "", "５")),
+        ({"n": "+8"}, Request(choices=8)),
         ({"max_tokens": 5.0}, Request(output_cap=5)),
         ({"max_tokens": 5.5}, Request()),
         ({"max_tokens": True}, Request()),

@@ -302,6 +302,11 @@ def _assumed_output(call: Call) -> int:
     return ASSUMED_OUTPUT_TOKENS
 
 
+async def prompts_of(call: Call) -> list[str]:
+    """Return the texts of a call's input, while its body is there."""
+    return (await _input_of(call))[0]
+
+
 async def _input_of(call: Call) -> tuple[list[str], int]:
     if call.input_texts is None:
         body = call.body or b""

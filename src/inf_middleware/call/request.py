@@ -7,6 +7,10 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.intake import PLAIN
+from inf_middleware.wire.length import length_of
+
+# Of a body that is said to be no JSON: more than any prompt of text, and little to be held.
+LOOKED_INTO_BYTES_MAX = 1024 * 1024
 
 # Longer than any model's name; names go into records, logs and metrics.
 MODEL_CHARACTERS_MAX = 256
@@ -18,18 +22,24 @@ def is_read(dialect: Dialect, headers: Mapping[bytes, bytes]) -> bool:
     Raises:
         Refuse: It has to be read, and cannot be.
     """
-    if not dialect.reads_body and not _is_json(headers):
-        return False
     encoding = headers.get(b"content-encoding")
-    if encoding is None or encoding.strip().lower() in PLAIN:
+    is_plain = encoding is None or encoding.strip().lower() in PLAIN
+    if dialect.reads_body:
+        if is_plain:
+            return True
+        raise Refuse(
+            400,
+            "invalid_request_body",
+            "The request body is compressed; send it without content-encoding.",
+        )
+    content_type = headers.get(b"content-type", b"application/json").lower()
+    if is_plain and b"json" in content_type:
         return True
-    if not dialect.reads_body:
-        return False
-    raise Refuse(
-        400,
-        "invalid_request_body",
-        "The request body is compressed; send it without content-encoding.",
-    )
+    # Whatever it says it is: servers read JSON under any name, and by it the model that is asked.
+    length = length_of(headers.get(b"content-length", b""))
+    if length is not None and length <= LOOKED_INTO_BYTES_MAX:
+        return True
+    return bool(dialect.paths) and not content_type.startswith(b"multipart/")
 
 
 def understand(call: Call, body: bytes) -> None:
@@ -68,8 +78,3 @@ def asking(call: Call) -> bytes | None:
         return None
     call.asked = asked
     return call.dialect.asking_for_usage(body, continuous=asked == "continuous")
-
-
-def _is_json(headers: Mapping[bytes, bytes]) -> bool:
-    content_type = headers.get(b"content-type", b"application/json")
-    return b"json" in content_type.lower()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 
 import anyio
 
-from inf_middleware.call.admission import count_input, reserved_output
+from inf_middleware.call.admission import count_input, prompts_of, reserved_output
 from inf_middleware.call.bill import NO_ANSWER, event_of
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.handed import handed_usage
@@ -86,6 +86,16 @@ def _goes_on(call: Call, reader: AnswerReader) -> bool:
     """Tell whether a stream was cut whose answer is made on, to be fetched later."""
     background = call.request is not None and call.request.background
     return background and call.is_stream and reader.usage is None and not reader.failed
+
+
+async def _without_prompts(call: Call, texts: list[str]) -> list[str]:
+    """Return the texts of an answer without the prompts that they begin with: these are input."""
+    prompts = sorted(await prompts_of(call), key=len, reverse=True)
+
+    def without(text: str) -> str:
+        return text[len(next(filter(text.startswith, prompts), "")) :]
+
+    return [without(text) for text in texts]
 
 
 def _beyond(usage: Usage, billed: Usage) -> Usage:
@@ -226,16 +236,17 @@ async def _counted(call: Call, reader: AnswerReader, told: Usage) -> Usage:
     if reader.tells_output:
         outputs = told.output_tokens
     elif reader.has_output:
-        count = await call.metering.counters.of(call.model).count(reader.texts())
+        texts = reader.texts()
+        if call.request is not None and call.request.echo:
+            # Where a text is cut in two it may be of a token more, or of one less.
+            texts, exact = await _without_prompts(call, texts), False
+        count = await call.metering.counters.of(call.model).count(texts)
         beyond = reader.text_overflow_bytes // _BYTES_PER_TOKEN
         if reader.unread_bytes and call.request is not None:
             # It may be anything: no more than what was reserved for it.
             beyond += min(reader.unread_bytes // _BYTES_PER_TOKEN, reserved_output(call))
         outputs = count.tokens + beyond
         exact = exact and count.exact and not beyond
-        if call.request is not None and call.request.echo:
-            # The answer repeats the prompt, which is counted as input.
-            outputs, exact = max(outputs - await count_input(call), 0), False
         outputs = max(outputs, told.output_tokens)
     elif not (call.is_stream and call.dialect.has_text):
         # A 200 without usage and without text, such as vLLM's empty one after a client left.

@@ -80,8 +80,7 @@ class Worker:
         if kind == "http":
             if self._exempt and self._is_exempt(scope["path"]):
                 return self._app(self._shown(scope), receive, send)
-            method = scope["method"]  # some servers leave it as it was written
-            if method != "POST" and method.upper() != "POST":
+            if scope["method"] != "POST" and not self._is_metered(scope):
                 return self._pass(scope, receive, send)
             fresh = self._touch()
             if fresh is not None:
@@ -149,7 +148,8 @@ class Worker:
         except BaseException:
             await to_the_end(give_up(call))
             raise
-        if call.input_tokens is not None and call.metering.is_given:
+        echoes = call.request is not None and call.request.echo  # it is looked for in the answer
+        if call.input_tokens is not None and call.metering.is_given and not echoes:
             call.body = call.input_texts = None  # counted: they are not needed any more
         answer = Answer(call, scope, send, call.asked, settle, _headers(call))
         receive = Replayed(call, message, ahead.receive if ahead is not None else receive)
@@ -195,6 +195,11 @@ class Worker:
     def _shown(self, scope: Scope) -> Scope:
         """Return a scope in which routes of ours find what stands around them."""
         return {**scope, STACKS_KEY: (*scope.get(STACKS_KEY, ()), self._around)}
+
+    def _is_metered(self, scope: Scope) -> bool:
+        """Tell whether a request asks for work, by a method that is not written as all do."""
+        method = scope["method"].upper()  # some servers leave it as it was written
+        return method in self._metering.dialects.of(scope["path"]).methods
 
     def _is_exempt(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._exempt)

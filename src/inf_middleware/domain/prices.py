@@ -177,7 +177,8 @@ class Prices:
         return undated or self.find(model, datetime.fromtimestamp(moment_ns / 1e9, UTC))
 
     def _named(self, price: Price) -> Found:
-        dated = f"@{price.since:%Y-%m-%dT%H:%M:%SZ}" if price.since else ""
+        since = price.since and price.since.astimezone(UTC)
+        dated = f"@{since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
         return Found(price, f"{self.version}/{price.model}{dated}")
 
     @classmethod

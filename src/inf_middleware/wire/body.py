@@ -1,6 +1,7 @@
 """JSON bodies: read as laxly as servers do, so that what a server accepts is never unmetered."""
 
 import json
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from keyword import iskeyword
 from operator import attrgetter
@@ -14,6 +15,9 @@ from inf_middleware.wire.paths import find
 
 decode = msgspec.json.Decoder().decode
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+# A whole number as text. Longer ones are no caps, and slow to convert.
+_NUMBER = re.compile(r"\+?([0-9](?:_?[0-9]){0,18})(?:\.0*)?", re.ASCII)
 
 # What a JSON body may be that msgspec does not take.
 ODD = (msgspec.MsgspecError, UnicodeError, RecursionError)
@@ -205,12 +209,15 @@ def without_usage(data: bytes) -> bytes:
 
 
 def whole_number(value: object) -> int | None:
-    """Read a number as lax servers do ("5" and 5.0 are 5); None for what is none above 0."""
+    """Read a number as lax servers do ("5" and 5.0 are 5); None for what is none above 0.
+
+    Source: pydantic, "Conversion Table" (2026-11), by which vLLM and SGLang read.
+    """
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        # Longer digit strings are no caps, and slow to convert.
-        value = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+        found = _NUMBER.fullmatch(value.strip())
+        value = int(found[1].replace("_", "")) if found else None
     if isinstance(value, float):
         value = int(value) if value.is_integer() else None
     return value if isinstance(value, int) and value > 0 else None

@@ -11,7 +11,7 @@ from inf_middleware.domain.errors import ConfigError, InvalidRequest
 from inf_middleware.wire.body import ODD, Fields, asking_for_usage, typed_head, whole_number
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
-from inf_middleware.wire.request import Request, StreamOptions, prompts_of, usage_wanted
+from inf_middleware.wire.request import Request, StreamOptions, is_yes, prompts_of, usage_wanted
 from inf_middleware.wire.told import Told
 
 ErrorForm = Literal["openai", "anthropic", "ollama"]
@@ -48,10 +48,11 @@ class Input(NamedTuple):
 class Dialect:
     """One API, described. Paths are dotted ("options.num_predict"); see `wire.paths`.
 
-    `paths`: ends of the URL paths that speak it ("/v1/ask"). `reads_body`: its requests are JSON
+    `paths`: ends of the URL paths that speak it ("/v1/ask"). `methods`: those that ask for work;
+    by all others everybody passes. `reads_body`: its requests are JSON
     and refused where they are none; else they pass unread.
 
-    Of a request: `messages`, `texts` and `schemas` are input (see `Input`); the first of
+    Of a request: `messages`, `texts` and `schemas` are input (see `Input`); the largest of
     `output_cap` that tells holds; `choices` and `best_of` are numbers of answers; `prompts` may
     be a list, each element of which is answered for itself; `streams` tells that a request that
     does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`; `tells_usage`
@@ -70,6 +71,7 @@ class Dialect:
 
     name: str
     paths: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("POST",)
     reads_body: bool = True
     model: str = "model"
     messages: tuple[str, ...] = ()
@@ -153,7 +155,7 @@ class Dialect:
     def _joined(self, variant: "Dialect") -> "Dialect":
         every = (variant, *self._family)
 
-        def all_of(name: str) -> tuple[str, ...]:
+        def all_of(name: str) -> tuple[Any, ...]:
             return tuple(dict.fromkeys(path for one in every for path in getattr(one, name)))
 
         def first_of(name: str) -> str:
@@ -164,9 +166,12 @@ class Dialect:
             messages=all_of("messages"),
             texts=all_of("texts"),
             schemas=all_of("schemas"),
+            features=all_of("features"),
+            truncation=all_of("truncation"),
             choices=first_of("choices"),
             best_of=first_of("best_of"),
             prompts=first_of("prompts"),
+            echo=first_of("echo"),
             asks_usage=any(one.asks_usage for one in every),
             also=(self.answers, *self._forms),
         )
@@ -226,16 +231,13 @@ class Dialect:
         tells_usage: object,
         *caps: object,
     ) -> Request:
-        streamed = stream is True or (self.streams and stream is None)
-        cap = None
-        for given in caps:
-            cap = None if given is None else whole_number(given)
-            if cap:
-                break
+        streamed = is_yes(stream) or (self.streams and stream is None)
+        # The largest, for servers do not agree which of several holds.
+        cap = max((whole_number(given) or 0 for given in caps), default=0) or None
         prompts = 1 if prompt is None else prompts_of(prompt)
         wants, may_ask = usage_wanted(options)
         if self.tells_usage:
-            wants = tells_usage is True
+            wants = is_yes(tells_usage)
         return Request(
             model if isinstance(model, str) else None,
             streamed,
@@ -243,10 +245,10 @@ class Dialect:
             (1 if choices is None else whole_number(choices) or 1) * prompts,
             prompts,
             1 if best_of is None else whole_number(best_of) or 1,
-            echo is True,
+            is_yes(echo),
             wants,
             may_ask and self.asks_usage and streamed,
-            background is True,
+            is_yes(background),
         )
 
     def features_asked(self, body: bytes) -> list[tuple[str, str]]:

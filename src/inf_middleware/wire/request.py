@@ -55,10 +55,18 @@ def usage_wanted(options: object) -> tuple[bool, bool]:
         given = options.get("include_usage", msgspec.UNSET)
     else:
         given = None if options is None else msgspec.UNSET
-    word = given.lower() if isinstance(given, str) else given
-    if word in _YES:  # True is 1
+    if is_yes(given):
         return True, False
-    return False, given is None or word in _NO
+    return False, given is None or _word(given) in _NO
+
+
+def is_yes(value: object) -> bool:
+    """Tell whether a server takes a value for true."""
+    return _word(value) in _YES  # True is 1
+
+
+def _word(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 def prompts_of(prompt: object) -> int:

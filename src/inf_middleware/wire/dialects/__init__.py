@@ -66,7 +66,8 @@ class Dialects:
         return known
 
     def _look_up(self, path: str) -> Dialect:
-        path = posixpath.normpath(path)  # as a server may take slashes and dots
+        # As a server may take slashes and dots, and a router whose patterns end with "$" a newline.
+        path = posixpath.normpath(path.removesuffix("\n"))
         for end, dialect in self._by_end:
             if path.endswith(end):
                 return dialect

@@ -11,6 +11,7 @@ from inf_middleware.wire.usage import UsageAt
 GENERATE = Dialect(
     name="sglang.generate",
     paths=("/generate",),
+    methods=("POST", "PUT"),
     reads_body=False,
     texts=("text", "input_ids"),
     output_cap=("sampling_params.max_new_tokens",),
