@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from inf_middleware.ledgers import postgres_session
+from inf_middleware.ledgers import postgres_readers
 from inf_middleware.stores import pipelines
 from inf_middleware.tokens import counting
 from tests.soak import opened
@@ -32,7 +32,7 @@ def pools(house: House) -> dict[str, int]:
         # Of these the ones that Redis has ended: its client's pool finds out when it takes them.
         opened.ENDED: pipelines.COMMANDS_IN_FLIGHT_MAX + 2,
         # A writer, the relay's, and readers.
-        postgres: 2 + postgres_session.READERS_MAX,
+        postgres: 2 + postgres_readers.READERS_MAX,
         # A spool's file is kept open once it was needed, and its thread.
         "file inf-ledger*.spool/*.jsonl": 1,
         "inf-middleware-spool_*": 1,

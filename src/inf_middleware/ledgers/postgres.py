@@ -19,7 +19,8 @@ from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.heart import ServerHeart
-from inf_middleware.ledgers.postgres_session import COMMAND_TIMEOUT_S, Session
+from inf_middleware.ledgers.postgres_readers import COMMAND_TIMEOUT_S, closed
+from inf_middleware.ledgers.postgres_session import Session
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
     SCHEMA_VERSION,
@@ -72,11 +73,7 @@ class PostgresLedger(LedgerBase):
     async def read(self, work: Work[T]) -> T:
         """Run steps that only read, as of one moment."""
         try:
-            pool = await self._session().readers()
-            async with (
-                pool.acquire() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
+            async with self._session().readers.reading() as connection:
                 return await run(connection, work())
         except FAILURES as error:
             raise failed(self._uri, "cannot be read", error) from error
@@ -94,7 +91,10 @@ class PostgresLedger(LedgerBase):
         found = await self._version()
         if found is None:
             raise LedgerUnavailable(wrong_version(found))
-        await self._session().readers()
+        try:
+            await self._session().readers.open(timeout_s=None)  # nobody waits but who asked for it
+        except FAILURES as error:
+            raise failed(self._uri, "cannot be migrated", error) from error
         return found, SCHEMA_VERSION
 
     async def elect(self) -> bool:
@@ -123,11 +123,13 @@ class PostgresLedger(LedgerBase):
 
     async def _version(self) -> int | None:
         try:
-            connection = await asyncpg.connect(self._uri, timeout=COMMAND_TIMEOUT_S)
+            connection = await asyncpg.connect(
+                self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+            )
             try:
                 return await version_of(connection)
             finally:
-                await connection.close()
+                await closed(connection.close())
         except FAILURES as error:
             raise failed(self._uri, "cannot be reached", error) from error
 

@@ -12,12 +12,17 @@ from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
 from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.heart import ServerHeart
+from inf_middleware.ledgers.postgres_readers import (
+    COMMAND_TIMEOUT_S,
+    LOCK_TIMEOUT,
+    Readers,
+    closed,
+)
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
     NOW_MS,
     SCHEMA,
     failed,
-    prepare,
     run,
     settle_plain,
     writing,
@@ -38,12 +43,6 @@ PENDING_MAX = 20_000
 # From so many on those that came together are split in two: below it a commit's own cost is more
 # than what the other half does meanwhile.
 _SPLIT_FROM = 64
-
-# Connections of one process that only read: look-ups and reports are short.
-READERS_MAX = 4
-
-# A server that does not answer for so long is away: many commits, and below a caller's patience.
-COMMAND_TIMEOUT_S = 5.0
 
 # Where money is held it mostly stays so for as long as calls run: asked again each second, a batch
 # that is sent in vain costs next to nothing.
@@ -78,8 +77,7 @@ class Session:
         self._wake = asyncio.Event()
         self._writing = Background()
         self._writer: asyncpg.Connection[Any] | None = None
-        self._pool: asyncpg.Pool[Any] | None = None
-        self._opening = asyncio.Lock()
+        self.readers = Readers(uri)
         self._relay: asyncpg.Connection[Any] | None = None
         self._electing = asyncio.Lock()
         self._refusals = 0
@@ -99,21 +97,6 @@ class Session:
         if self._writing.task is None:
             self._writing.start(self._write, "inf-middleware-ledger")
         return future
-
-    async def readers(self) -> "asyncpg.Pool[Any]":
-        """Return the connections that only read, opened at first use."""
-        async with self._opening:
-            if self._pool is None:
-                await self._prepare()
-                self._pool = await asyncpg.create_pool(
-                    self._uri,
-                    min_size=0,
-                    max_size=READERS_MAX,
-                    command_timeout=COMMAND_TIMEOUT_S,
-                    timeout=COMMAND_TIMEOUT_S,
-                    server_settings={"search_path": SCHEMA},
-                )
-            return self._pool
 
     async def elect(self) -> bool:
         """Take the relay's lock on a connection of its own, which it ends with."""
@@ -139,7 +122,7 @@ class Session:
                 connection.terminate()
                 raise
             self._refusals += 1
-            await connection.close()
+            await closed(connection.close())
             return False
 
     async def aclose(self) -> None:
@@ -151,9 +134,8 @@ class Session:
             await asyncio.wait([writing])
         for connection in (self._writer, self._relay):
             if connection is not None and not connection.is_closed():
-                await connection.close()
-        if self._pool is not None:
-            await self._pool.close()
+                await closed(connection.close())
+        await self.readers.aclose()
 
     async def _write(self) -> None:
         try:
@@ -267,30 +249,23 @@ class Session:
 
     async def _connection(self) -> "asyncpg.Connection[Any]":
         if self._writer is None or self._writer.is_closed():
-            await self.readers()  # which makes the schema
-            self._writer = await asyncpg.connect(
-                self._uri,
-                timeout=COMMAND_TIMEOUT_S,
-                command_timeout=COMMAND_TIMEOUT_S,
-                server_settings={
-                    "search_path": SCHEMA,
-                    # Each statement of this level has its own snapshot (see `writing`).
-                    "default_transaction_isolation": "read committed",
-                },
-            )
-            self._heart.set(await self._writer.fetchval(NOW_MS))
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):  # of all of it: somebody waits
+                await self.readers.open()  # which makes the schema
+                self._writer = await asyncpg.connect(
+                    self._uri,
+                    timeout=COMMAND_TIMEOUT_S,
+                    command_timeout=COMMAND_TIMEOUT_S,
+                    server_settings={
+                        "search_path": SCHEMA,
+                        "lock_timeout": LOCK_TIMEOUT,
+                        # Each statement of this level has its own snapshot (see `writing`).
+                        "default_transaction_isolation": "read committed",
+                    },
+                )
+                self._heart.set(await self._writer.fetchval(NOW_MS))
         return self._writer
 
     def _drop_writer(self) -> None:
         if self._writer is not None:
             self._writer.terminate()
             self._writer = None
-
-    async def _prepare(self) -> None:
-        connection = await asyncpg.connect(
-            self._uri, timeout=COMMAND_TIMEOUT_S, server_settings={"search_path": SCHEMA}
-        )
-        try:
-            await prepare(connection)
-        finally:
-            await connection.close()

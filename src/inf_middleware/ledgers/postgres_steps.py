@@ -17,6 +17,10 @@ from inf_middleware.ledgers.steps import Ask, Record, Steps, T
 # One file per version, `postgres-N.sql`, run in order; numbers are its own, and begin with 2.
 SCHEMA_VERSION, FIRST_VERSION = 5, 2
 
+# An index over a hundred million records takes minutes; a server that is lost meanwhile is tried
+# again after as long.
+_MIGRATION_TIMEOUT_S = 600.0
+
 # All of a ledger's tables, views and functions are in it.
 SCHEMA = "inf_ledger"
 
@@ -53,6 +57,8 @@ async def writing(connection: Any) -> AsyncIterator[None]:
         await connection.execute(_BEGIN)
         yield
         await connection.execute("COMMIT")
+    except TimeoutError:
+        raise  # a server that is silent is asked no more: whoever called drops the connection
     except BaseException:
         if connection.is_in_transaction():
             await connection.execute("ROLLBACK")
@@ -114,7 +120,7 @@ async def prepare(connection: Any) -> None:
         first = FIRST_VERSION if found is None else found + 1
         for version in range(first, SCHEMA_VERSION + 1):
             schema = files("inf_middleware") / "ledgers" / f"postgres-{version}.sql"
-            await connection.execute(schema.read_text("utf-8"))
+            await connection.execute(schema.read_text("utf-8"), timeout=_MIGRATION_TIMEOUT_S)
     found = await version_of(connection)
     if found != SCHEMA_VERSION:
         raise LedgerUnavailable(wrong_version(found))

@@ -1,0 +1,129 @@
+"""A PostgreSQL that takes connections and does not answer: nobody waits long, whoever waits too."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from inf_middleware import CostLedger
+from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.ledgers.looking import accounts_version
+from inf_middleware.ledgers.postgres import PostgresLedger
+from tests.apps import JsonApp, completion, usage_of
+from tests.driver import post
+from tests.events import event_of
+from tests.kit import CHAT
+from tests.ledgers.postgres_server import PostgresServer, serving_postgres
+from tests.processes import free_ports
+from tests.tcp_proxy import TcpProxy, proxying
+
+# What one question takes at most, so that a look-up with its two is within the 10 s of the docs;
+# and what a busy machine takes beside.
+BOUND_S, MARGIN_S = 5.0, 3.0
+
+# As by hand in another session: that of who writes, as `postgres_steps` has it.
+LOCKED = "BEGIN; SELECT pg_advisory_xact_lock(7311554620118)"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[PostgresServer, TcpProxy]]:
+    (port,) = free_ports(1)
+    with serving_postgres(port) as server, proxying(port) as proxy:
+        yield server, proxy
+
+
+async def fails_in_time(asked: list[Awaitable[Any]]) -> None:
+    begun = time.monotonic()
+    tasks = [asyncio.ensure_future(one) for one in asked]
+    await asyncio.wait(tasks, timeout=BOUND_S + MARGIN_S)
+    took_s = time.monotonic() - begun
+    assert [task.done() for task in tasks] == [True] * len(tasks), f"after {took_s:.1f} s"
+    for task in tasks:
+        assert isinstance(task.exception(), LedgerUnavailable)
+
+
+async def end(ledger: PostgresLedger, proxy: TcpProxy) -> None:
+    """Have those who still wait told, and close."""
+    await asyncio.to_thread(proxy.cut)
+    await asyncio.to_thread(proxy.heal)
+    await ledger.aclose()
+
+
+def test_all_who_wait_for_a_database_that_says_nothing_are_told_after_one_attempt() -> None:
+    async def go() -> None:
+        came = 0
+
+        async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal came
+            came += 1
+            await reader.read()  # until its client has gone
+            writer.close()
+
+        listening = await asyncio.start_server(deaf, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        ledger = PostgresLedger(f"postgresql://postgres@127.0.0.1:{port}/x?sslmode=disable")
+        reads = [ledger.read(accounts_version) for _ in range(8)]
+        await fails_in_time([*reads, ledger.settle(event_of())])
+        assert came == 1
+        listening.close()
+        await ledger.aclose()
+
+    asyncio.run(go())
+
+
+def test_all_who_read_a_database_that_froze_are_told_together_and_read_when_it_is_back(
+    server: tuple[PostgresServer, TcpProxy],
+) -> None:
+    postgres, proxy = server
+
+    async def go() -> None:
+        ledger = PostgresLedger(postgres.uris(proxy.port)[1])
+        await asyncio.gather(*(ledger.read(accounts_version) for _ in range(8)))
+        await asyncio.to_thread(proxy.partition)
+        try:
+            await fails_in_time([ledger.read(accounts_version) for _ in range(24)])
+            await asyncio.to_thread(proxy.cut)
+            await asyncio.to_thread(proxy.heal)
+            assert await ledger.read(accounts_version) == 0
+        finally:
+            await end(ledger, proxy)
+
+    asyncio.run(go())
+
+
+def test_a_worker_that_starts_while_another_host_holds_the_lock_serves_and_bills_later(
+    server: tuple[PostgresServer, TcpProxy], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = server[0].uri()
+    monkeypatch.chdir(tmp_path)  # where it keeps its bills
+
+    async def go() -> None:
+        first = PostgresLedger(uri)
+        await first.settle(event_of(1))
+        frozen = await asyncpg.connect(uri)
+        await frozen.execute(LOCKED)
+        model = JsonApp(completion(usage=usage_of(10, 5)))
+        asked = asyncio.create_task(post(CostLedger(model, ledger=uri), CHAT))
+        await asyncio.wait([asked], timeout=2 + MARGIN_S)
+        served = asked.done()
+        if served:
+            fresh = PostgresLedger(uri)
+            await fails_in_time([fresh.read(accounts_version), fresh.settle(event_of(2))])
+            await fresh.aclose()
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            assert await frozen.fetchval(waiting) <= 2  # of those alive: none waits on for nobody
+        await frozen.execute("ROLLBACK")
+        assert served
+        assert (await asked).status == 200
+        id_ = (await asked).headers["x-request-id"]
+        billed = "SELECT count(*) FROM inf_ledger.request WHERE request_id = $1"
+        async with asyncio.timeout(20):
+            while not await frozen.fetchval(billed, id_):  # noqa: ASYNC110 - another task hands over
+                await asyncio.sleep(0.01)
+        await frozen.close()
+        await first.aclose()
+
+    asyncio.run(go())
