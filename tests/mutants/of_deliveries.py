@@ -83,4 +83,12 @@ FAULTS = [
         " DO UPDATE SET seq = excluded.seq",
         RELAY + "test_a_restart_resumes_at_the_cursor_and_a_new_sink_begins_with_the_oldest",
     ),
+    Fault(
+        "relay: its lock in PostgreSQL outlives its event loop",
+        "ledgers/postgres_relay.py",
+        "                self._connection.terminate()\n            raise",
+        "                pass\n            raise",
+        "tests/ledgers/test_postgres_relay.py::"
+        "test_a_loop_that_ends_without_a_shutdown_lets_another_process_deliver",
+    ),
 ]

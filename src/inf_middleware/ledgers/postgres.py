@@ -20,6 +20,7 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.heart import ServerHeart
 from inf_middleware.ledgers.postgres_readers import COMMAND_TIMEOUT_S, closed
+from inf_middleware.ledgers.postgres_relay import RelayConnection
 from inf_middleware.ledgers.postgres_session import Session
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
@@ -41,6 +42,7 @@ class PostgresLedger(LedgerBase):
         self._heart = self._clock = ServerHeart()
         self._commits = 0
         self._loops: dict[asyncio.AbstractEventLoop, Session] = {}
+        self._relays: dict[asyncio.AbstractEventLoop, int] = {}
         self._pid = 0
         # By its address, so that bills of one ledger are never handed to another; never by secrets.
         digest = hashlib.sha256(uri.rpartition("@")[2].encode()).hexdigest()[:12]
@@ -100,7 +102,7 @@ class PostgresLedger(LedgerBase):
     async def elect(self) -> bool:
         """Become, or stay, the one relay of this ledger; False while another process is it."""
         try:
-            return await self._session().elect()
+            return await self._session().relay.elect()
         except FAILURES as error:
             raise failed(self._uri, "is away", error) from error
 
@@ -135,10 +137,11 @@ class PostgresLedger(LedgerBase):
 
     def _session(self) -> "Session":
         if self._pid != os.getpid():  # connections do not survive a fork
-            self._loops, self._pid = {}, os.getpid()
+            self._loops, self._relays, self._pid = {}, {}, os.getpid()
         loop = asyncio.get_running_loop()
         session = self._loops.get(loop)
         if session is None:
             self._loops = {loop: s for loop, s in self._loops.items() if not loop.is_closed()}
-            session = self._loops[loop] = Session(self._uri, self._clock, self.committed)
+            relay = RelayConnection(self._uri, self._relays)
+            session = self._loops[loop] = Session(self._uri, self._clock, self.committed, relay)
         return session

@@ -18,6 +18,7 @@ from inf_middleware.ledgers.postgres_readers import (
     Readers,
     closed,
 )
+from inf_middleware.ledgers.postgres_relay import RelayConnection
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
     NOW_MS,
@@ -32,9 +33,6 @@ from inf_middleware.ledgers.settling import settle_all
 from inf_middleware.ledgers.steps import Work
 
 _log = logging.getLogger("inf_middleware.ledgers")
-
-# The key of the advisory lock of who relays; a number that nobody else takes.
-_RELAY_LOCK = 7_311_554_620_119
 
 # One commit writes at most this many, and so many may wait (see the writer of SQLite).
 BATCH_MAX = 512
@@ -69,7 +67,9 @@ def batch_size(waiting: int, in_step: bool) -> int:
 class Session:
     """The connections of one event loop: a writer, some readers, and the relay's."""
 
-    def __init__(self, uri: str, heart: ServerHeart, committed: Any) -> None:
+    def __init__(
+        self, uri: str, heart: ServerHeart, committed: Any, relay: RelayConnection
+    ) -> None:
         self._uri = uri
         self._heart = heart
         self._committed = committed
@@ -78,9 +78,7 @@ class Session:
         self._writing = Background()
         self._writer: asyncpg.Connection[Any] | None = None
         self.readers = Readers(uri)
-        self._relay: asyncpg.Connection[Any] | None = None
-        self._electing = asyncio.Lock()
-        self._refusals = 0
+        self.relay = relay
         self._closing = False
         self._plain_from = 0.0
         self.changed = asyncio.Event()
@@ -98,33 +96,6 @@ class Session:
             self._writing.start(self._write, "inf-middleware-ledger")
         return future
 
-    async def elect(self) -> bool:
-        """Take the relay's lock on a connection of its own, which it ends with."""
-        refusals = self._refusals
-        async with self._electing:  # two at once would each have a connection, and one the lock
-            if self._relay is not None and not self._relay.is_closed():
-                try:
-                    await self._relay.fetchval("SELECT 1")
-                except FAILURES:
-                    self._relay.terminate()
-                else:
-                    return True
-            if self._refusals != refusals:
-                return False  # as another sink was told while this one waited
-            connection = await asyncpg.connect(
-                self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
-            )
-            try:
-                if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
-                    self._relay = connection
-                    return True
-            except BaseException:
-                connection.terminate()
-                raise
-            self._refusals += 1
-            await closed(connection.close())
-            return False
-
     async def aclose(self) -> None:
         """Finish what was handed over, and close."""
         self._closing = True
@@ -132,9 +103,9 @@ class Session:
         writing = self._writing.task
         if writing is not None:
             await asyncio.wait([writing])
-        for connection in (self._writer, self._relay):
-            if connection is not None and not connection.is_closed():
-                await closed(connection.close())
+        if self._writer is not None and not self._writer.is_closed():
+            await closed(self._writer.close())
+        await self.relay.aclose()
         await self.readers.aclose()
 
     async def _write(self) -> None:
