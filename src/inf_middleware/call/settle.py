@@ -174,11 +174,27 @@ async def _within(timeout_s: float, durable: Awaitable[None]) -> None:
     Raises:
         LedgerUnavailable: It has failed, or does not answer.
     """
+    if isinstance(durable, asyncio.Future):  # as of nearly all; the rest costs ten times as much
+        timer = durable.get_loop().call_later(timeout_s, _give_up, durable, timeout_s)
+        try:
+            await durable
+        finally:
+            timer.cancel()
+        return
     try:
         async with asyncio.timeout(timeout_s):
             await durable
     except TimeoutError as error:
-        raise LedgerUnavailable(f"the ledger did not answer within {timeout_s:.3g} s") from error
+        raise _unanswered(timeout_s) from error
+
+
+def _give_up(durable: "asyncio.Future[None]", timeout_s: float) -> None:
+    if not durable.done():  # who makes it durable looks whether it is waited for
+        durable.set_exception(_unanswered(timeout_s))
+
+
+def _unanswered(timeout_s: float) -> LedgerUnavailable:
+    return LedgerUnavailable(f"the ledger did not answer within {timeout_s:.3g} s")
 
 
 async def _retry(
