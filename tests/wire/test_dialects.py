@@ -247,6 +247,33 @@ def test_a_stream_of_several_prompts_ends_with_the_last_of_them() -> None:
     assert reader.usage_of_all == Usage(10, 302)
 
 
+def test_a_stream_of_several_answers_to_one_prompt_ends_with_the_last_and_has_its_input_once() -> (
+    None
+):
+    dialect, request = DIALECTS.of("/completion").read(b'{"prompt": "a", "n_cmpl": 4}')
+    reader = dialect.answer(request)
+    told = [
+        {"index": index, "content": "", "stop": True, "tokens_evaluated": 5, "tokens_predicted": 60}
+        for index in range(4)
+    ]
+    seen = [reader.event(json.dumps(one).encode(), None) & Seen.END for one in told]
+    assert seen == [Seen.NOTHING] * 3 + [Seen.END]
+    assert reader.usage_of_all == Usage(5, 240)
+
+
+@pytest.mark.parametrize("prompts", [{"text": ["a"] * 10}, {"input_ids": [[1]] * 10}, {}])
+def test_a_stream_of_several_prompts_is_of_all_that_it_numbers(prompts: dict[str, Any]) -> None:
+    dialect, request = DIALECTS.of("/generate").read(
+        json.dumps({"stream": True, **prompts}).encode()
+    )
+    reader = dialect.answer(request)
+    for index in range(10):
+        told = {"prompt_tokens": 100, "completion_tokens": 100}
+        value = {"index": index, "text": "a", "meta_info": told}
+        reader.event(json.dumps(value).encode(), None)
+    assert reader.usage_of_all == Usage(1_000, 1_000)
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat", "/other"])
 def test_an_error_in_a_200_is_a_failure(path: str) -> None:
     for data, event in (

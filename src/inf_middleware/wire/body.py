@@ -45,8 +45,15 @@ class Fields:
         return name in self._raw or name in self._values
 
     def at(self, path: str) -> Any:
-        """Return what a path leads to, or None; nothing where there is no path ("")."""
-        return self.get(path) if path else None
+        """Return what a path leads to, or None; nothing where there is no path ("").
+
+        Of several ("a|b") the first that leads anywhere.
+        """
+        for way in path.split("|") if path else ():
+            value = self.get(way)
+            if value is not None:
+                return value
+        return None
 
     def get(self, path: str) -> Any:
         """Return what a path leads to, or None."""

@@ -273,7 +273,7 @@ class AnswerReader(Facts):
             if choice.get(form.finish) is not None:
                 self._finished.add(index)
         else:
-            index = group[0] if form.by_index and self._choices > 1 else 0
+            index = group[0] if form.by_index else 0
         head, tree = form.delta_head
         source = choice.get(head) if head else choice
         if type(source) is dict:
@@ -285,7 +285,7 @@ class AnswerReader(Facts):
         form = self._form
         if form.each is None:
             index = WHOLE
-            if form.by_index and self._choices > 1:
+            if form.by_index:
                 index = number_of(find(value, form.group[0]))
             return Seen.RUNNING_USAGE if self._take_usage(value, index) else Seen.NOTHING
         ended = len(self._finished) >= self._choices

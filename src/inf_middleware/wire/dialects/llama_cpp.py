@@ -15,6 +15,7 @@ COMPLETION = Dialect(
     texts=("prompt", "input_prefix", "input_suffix", "input_extra"),
     schemas=("json_schema", "grammar"),
     output_cap=("n_predict", "max_tokens"),
+    choices="n_cmpl|n",
     prompts="prompt",
     answers=Answers(
         usage=(

@@ -16,7 +16,7 @@ GENERATE = Dialect(
     texts=("text", "input_ids"),
     output_cap=("sampling_params.max_new_tokens",),
     choices="sampling_params.n",
-    prompts="text",
+    prompts="text|input_ids",
     answers=Answers(
         usage=(
             UsageAt(
