@@ -300,6 +300,9 @@ SECRETS = [
     "redis://:hu/sh@localhost:6379",
     "postgresql://me:hush@db/inf?password=hush",
     "https://me:hush@example.org/hook?token=hush",
+    "https://example.org/hook?notify=ops@example.org&token=hush",
+    "postgresql://db/inf?password=p@hush",
+    "redis://:hush@localhost:port/0?password=p@hush",
 ]
 
 

@@ -12,7 +12,8 @@ from inf_middleware.domain.uris import masked
 from inf_middleware.files import TableFile
 from inf_middleware.wire.forwarded import TrustedProxies
 
-_QUERY = re.compile(r"(?<=\?)\S+")
+# A URI in the middle of a message that has an "@" in it.
+_URI_WITH_AT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*@[^\s'\"]*")
 
 # Longer texts say nothing more in one line.
 _CHARACTERS_MAX = 200
@@ -52,10 +53,7 @@ def _shown(value: Any) -> str:
 
 def uri_shown(text: str) -> str:
     """Return a text; if it is a URI, without credentials and query."""
-    text = masked(text)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
-        text = _QUERY.sub("…", text)
-    return _cut("".join(c if c.isprintable() else "?" for c in text))
+    return _cut("".join(c if c.isprintable() else "?" for c in masked(text)))
 
 
 def without_credentials(message: str, value: Any) -> str:
@@ -63,7 +61,7 @@ def without_credentials(message: str, value: Any) -> str:
     for text in _texts_in(value):
         if uri_shown(text) != text:
             message = message.replace(text, uri_shown(text))
-    return re.sub(r"(?<=://)[^\s'\"]*@", "…@", message)
+    return _URI_WITH_AT.sub(lambda found: masked(found[0]), message)
 
 
 def _texts_in(value: Any) -> Iterable[str]:
