@@ -14,6 +14,7 @@ from inf_middleware.sinks.redis_stream import RedisStreamSink
 from tests.sinks.far_ends import Stream
 from tests.sinks.kit import DRAIN_S, EVENTS, IDS, dead_letters, relaying, until
 from tests.sinks.redis_server import RedisServer
+from tests.tcp_proxy import proxying
 
 
 def append(sink: RedisStreamSink, count: int) -> None:
@@ -71,6 +72,34 @@ def test_a_key_of_another_kind_is_held_and_said(redis_server: RedisServer) -> No
     with pytest.raises(TryLater, match="WRONGTYPE") as caught:
         append(RedisStreamSink(far_end.url, far_end.name), 3)
     assert caught.value.not_taken
+
+
+def test_a_name_that_moves_to_another_server_is_followed(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    other = RedisServer(tmp_path)
+    name = uuid4().hex
+
+    async def go() -> None:
+        sink = RedisStreamSink(f"redis://localhost:{proxy.port}", name)
+        try:
+            await sink(EVENTS[:1])
+            with redis.Redis(port=other.port) as client:
+                client.execute_command("REPLICAOF", "localhost", redis_server.port)
+            proxy.target_port = redis_server.port
+            with pytest.raises(TryLater, match="read only") as caught:
+                await sink(EVENTS[1:3])
+            assert caught.value.not_taken
+            await sink(EVENTS[1:3])
+        finally:
+            await sink.aclose()
+
+    try:
+        with proxying(other.port) as proxy:
+            asyncio.run(go())
+    finally:
+        other.stop()
+    assert Stream(redis_server, name).arrived() == [event.encode() for event in EVENTS[1:3]]
 
 
 def test_a_bound_of_the_stream_is_kept_where_it_is_given(redis_server: RedisServer) -> None:

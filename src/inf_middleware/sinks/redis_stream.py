@@ -19,6 +19,10 @@ TIMEOUT_S = 10.0
 # Entries that are read back at a time: about a megabyte.
 _RECALLED_MAX = 1_000
 
+# What a server answers that is no primary any more. Its connections stay, while its name may be
+# another's by now: only a new one leads there.
+_DEMOTED = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
+
 
 class RedisStreamSink:
     """Appends each event as one entry with the fields `id`, `account` and `event` (its JSON).
@@ -75,8 +79,9 @@ class RedisStreamSink:
 
     async def __call__(self, events: Sequence[BillingEvent]) -> None:
         """Append a batch in one round trip and one transaction."""
+        client = self._open()
         try:
-            async with self._open().pipeline(transaction=True) as pipeline:
+            async with client.pipeline(transaction=True) as pipeline:
                 for event in events:
                     fields: dict[Any, Any] = {
                         "id": event.id,
@@ -86,6 +91,8 @@ class RedisStreamSink:
                     pipeline.xadd(self._stream, fields, maxlen=self._length_max)
                 await pipeline.execute()
         except redis.exceptions.ResponseError as error:
+            if isinstance(error, _DEMOTED):
+                await client.connection_pool.disconnect()
             # The server said so itself (WRONGTYPE, OOM, NOAUTH, READONLY …): nothing is in it.
             raise TryLater(f"{self._shown}: {error}", not_taken=True) from error
 
