@@ -150,6 +150,8 @@ def test_what_a_split_has_brought_before_a_failure_counts(http: HttpServer) -> N
         ("soon", None),
         ("-5", None),
         ("Tue, 99 Nov 2026 00:01:00 GMT", None),
+        ("1 Jan 99999999999999999999 00:00:00", None),
+        ("Tue, 24 Nov 2026 00:01:00 +99999999999999999999", None),
         ("", None),
     ],
 )

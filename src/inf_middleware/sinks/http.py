@@ -199,7 +199,7 @@ class HttpSink:
             return float(told[:9])
         try:
             at = email.utils.parsedate_to_datetime(told)
-        except ValueError:
+        except (ValueError, OverflowError):  # of numbers that no date has
             return None
         return (at.replace(tzinfo=at.tzinfo or UTC) - self._now()).total_seconds()
 
