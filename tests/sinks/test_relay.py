@@ -66,6 +66,22 @@ def test_a_sink_that_is_down_is_warned_of_with_the_age_of_its_oldest_event(
     assert "\n" not in warning
 
 
+def test_a_sink_too_slow_for_a_whole_batch_gets_what_it_gets_through(tmp_path: Path) -> None:
+    offered: list[list[str]] = []
+    taken: list[str] = []
+
+    async def slow(events: Sequence[BillingEvent]) -> None:
+        offered.append([event.id for event in events])
+        if len(events) > 30 and len(taken) < 60:
+            raise OSError("too many at once")
+        taken.extend(offered[-1])
+
+    deliver(tmp_path / "a.db", {"slow": slow}, EVENTS[:BATCH_MAX])
+    deliver(tmp_path / "a.db", {"slow": slow}, EVENTS[BATCH_MAX:])
+    assert taken == IDS
+    assert max(map(len, offered)) == BATCH_MAX
+
+
 def test_refused_events_are_dead_letters_and_the_others_count_as_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     sink = Taking(Rejected({IDS[1]: "no such customer", "not-ours": "x"}))

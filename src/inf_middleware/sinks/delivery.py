@@ -77,6 +77,7 @@ class Delivery:
         self._failures = 0
         self._known = False
         self._looked_s = -POLL_S  # when for replays, and found none
+        self._first_max = BATCH_MAX
         self._again_max = BATCH_MAX
 
     async def run(self) -> None:
@@ -118,7 +119,8 @@ class Delivery:
         return await self._first() + await self._again()
 
     async def _first(self) -> int:
-        rows = await self._outbox.pending(self._name, BATCH_MAX)
+        rows = await self._outbox.pending(self._name, self._first_max)
+        is_full = len(rows) == self._first_max
         window_s: float | None = getattr(self._sink, "dedupe_window_s", None)
         fresh = False
         if rows and window_s is not None:
@@ -132,11 +134,15 @@ class Delivery:
             self._tally.lag_s = self._age_s(events[0])
             await self._advance(rows[verdict.done - 1][0], verdict.rejected)
         if verdict.failure is not None:
+            if not verdict.done and not verdict.not_taken:
+                self._first_max = max(len(events) // 2, 1)  # what a slow sink gets through
             if fresh and verdict.not_taken:
                 # Of an older attempt nothing is known for that; of this one, all.
                 await self._outbox.begin(self._name, Attempt(0, self._pace.now()))
             raise _NotTaken(events[verdict.done :], verdict)
-        return len(rows)
+        # Little by little: a sink that is slow is not to fail at every second batch.
+        self._first_max = min(self._first_max + max(self._first_max // 4, 1), BATCH_MAX)
+        return BATCH_MAX if is_full else len(rows)  # there may be more
 
     async def _again(self) -> int:
         # Each look waits its turn behind commits: under load not one for every batch.
