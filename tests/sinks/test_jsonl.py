@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import subprocess
 import sys
 import tempfile
@@ -182,6 +183,22 @@ def test_a_file_that_is_rotated_away_is_made_anew(tmp_path: Path) -> None:
     path.rename(tmp_path / "e.jsonl.1")
     asyncio.run(sink([event_of(2)]))
     assert len(lines_of(path)) == len(lines_of(tmp_path / "e.jsonl.1")) == 1
+
+
+def test_a_file_that_is_put_aside_while_its_lock_is_waited_for_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    path, aside = tmp_path / "e.jsonl", tmp_path / "e.jsonl.1"
+    event = event_of(1)
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer = threading.Thread(target=asyncio.run, args=[JsonlSink(path)([event])])
+        writer.start()
+        writer.join(0.3)  # it waits
+        path.rename(aside)
+    writer.join()
+    assert aside.read_bytes() == b""
+    assert path.read_bytes() == event.encode() + b"\n"
 
 
 @pytest.mark.parametrize(

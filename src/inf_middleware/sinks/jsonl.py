@@ -1,6 +1,7 @@
 """A sink that appends events to a file, one JSON line each, and begins a new file in time."""
 
 import asyncio
+import contextlib
 import fcntl
 import itertools
 import os
@@ -104,28 +105,43 @@ class JsonlSink:
             yield from _whole_lines(current)
 
     def _append(self, lines: Sequence[bytes]) -> None:
+        while not self._append_to_one(lines):
+            pass
+
+    def _append_to_one(self, lines: Sequence[bytes]) -> bool:
+        """Append to the file there is; False where it was full, and is put aside now."""
         # Opened for each batch: the file may be moved away by others at any time.
-        file = self._open()
-        try:
-            # Against a second writer, which a whole batch may otherwise be cut off for.
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._locked() as file:
             size = _without_torn_line(file, lines)
             length = sum(map(len, lines))
             if self._bytes_max is not None and size and size + length > self._bytes_max:
                 self._put_aside()
-                os.close(file)
-                file = self._open()
-                fcntl.flock(file, fcntl.LOCK_EX)
-                size = os.fstat(file).st_size
+                return False
             _write(file, b"".join(lines), size)
             os.fsync(file)
             if not size:
                 self._sync_folder()  # or the file's very name may be gone after a power cut
-        finally:
-            os.close(file)
+            return True
 
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Open the file, against a second writer, which a batch may otherwise be cut off for."""
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if self._is_current(file):
+                    yield file
+                    return
+            finally:
+                os.close(file)
+
+    def _is_current(self, file: int) -> bool:
+        # Whoever had the lock before may have put this very file aside.
+        try:
+            return os.path.samestat(os.fstat(file), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _put_aside(self) -> None:
         path, moment = self.path, self._now().astimezone(UTC)
