@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inf_middleware import ConfigError
+from inf_middleware.ports import TryLater
 from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.sinks.offer import offer
 from tests.events import event_of
 from tests.kit import lines_of
 from tests.sinks.kit import relaying, until
@@ -70,7 +73,9 @@ def test_what_is_not_ours_is_never_cut_off(tmp_path: Path) -> None:
 # A limit on the size of files, in a process of its own, is a disk that is full there.
 ON_A_FULL_DISK = """
 import asyncio, resource, signal, sys
+from inf_middleware.ports import TryLater
 from inf_middleware.sinks.jsonl import JsonlSink
+from inf_middleware.sinks.offer import offer
 from tests.events import event_of
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 events, sink = [event_of(n) for n in range(20)], JsonlSink(sys.argv[1])
@@ -199,6 +204,31 @@ def test_a_file_that_is_put_aside_while_its_lock_is_waited_for_is_left_alone(
     writer.join()
     assert aside.read_bytes() == b""
     assert path.read_bytes() == event.encode() + b"\n"
+
+
+def test_a_file_that_is_locked_holds_nobody_else_and_is_waited_for_once(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    sink = JsonlSink(path)
+    events = [event_of(number) for number in range(2)]
+
+    async def go() -> None:
+        # As full as the usual one is after some more.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        with path.open("ab") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            first = await offer("mine", sink, events[:1], 0.1)
+            assert isinstance(first.failure, TimeoutError)
+            for _ in range(3):
+                verdict = await offer("mine", sink, events[:1], 0.1)
+                assert isinstance(verdict.failure, TryLater)
+            async with asyncio.timeout(5):
+                await asyncio.to_thread(int)
+        await sink.aclose()
+        assert len(lines_of(path)) == 1
+        await sink(events[1:])
+
+    asyncio.run(go())
+    assert [line["id"] for line in lines_of(path)] == [event.id for event in events]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import contextlib
 import fcntl
 import itertools
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ports import TryLater
 
 # Longer than any event: how far back the beginning of a torn line is looked for.
 _LINE_BYTES_MAX = 1024 * 1024
@@ -55,6 +58,8 @@ class JsonlSink:
         self._bytes_max = bytes_max
         self._files_max = files_max
         self._now = now
+        self._thread: threading.Thread | None = None
+        self._appended: Future[None] | None = None
         self.forgets = files_max is not None
 
     @classmethod
@@ -79,7 +84,42 @@ class JsonlSink:
 
     async def __call__(self, events: Sequence[BillingEvent]) -> None:
         """Append a batch with one write and one fsync, off the event loop."""
-        await asyncio.to_thread(self._append, [event.encode() + b"\n" for event in events])
+        if self._is_appending:
+            # Of an offer that was given up: beside it the same would be appended once more.
+            raise TryLater(f"{self.path}: what was begun is not on the disk yet", not_taken=True)
+        lines = [event.encode() + b"\n" for event in events]
+        appended: Future[None] = Future()
+        self._appended = appended
+        # A thread of its own: one that hangs is never given back, and others wait for no disk.
+        self._thread = threading.Thread(
+            target=self._append_and_tell,
+            args=(lines, appended),
+            name="inf-middleware-jsonl",
+            daemon=True,
+        )
+        self._thread.start()
+        await asyncio.wrap_future(appended)
+
+    async def aclose(self) -> None:
+        """Wait for what is being appended."""
+        if self._is_appending and self._appended is not None:
+            with contextlib.suppress(Exception):  # its events come again
+                await asyncio.wrap_future(self._appended)
+
+    @property
+    def _is_appending(self) -> bool:
+        thread, appended = self._thread, self._appended
+        # After a fork it is a thread of the other process.
+        return bool(thread and appended and thread.is_alive() and not appended.done())
+
+    def _append_and_tell(self, lines: Sequence[bytes], appended: "Future[None]") -> None:
+        appended.set_running_or_notify_cancel()  # who gives an offer up does not undo it
+        try:
+            self._append(lines)
+        except BaseException as error:
+            appended.set_exception(error)
+        else:
+            appended.set_result(None)
 
     async def recall(self) -> AsyncIterator[Sequence[bytes]]:
         """Yield the whole lines of all files, those that were put aside first, in their order."""
