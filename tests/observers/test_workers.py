@@ -3,14 +3,18 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 
 import httpx
 import pytest
+from prometheus_client import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
+from inf_middleware.observers.prometheus import exposition, forget_dead_workers
 from tests.kit import CHAT
 from tests.observers.scraping import Scrape
 from tests.processes import Running, free_ports, wait_until
@@ -116,3 +120,44 @@ def test_any_worker_tells_what_all_have_done_and_holds_nothing_for_one_that_died
         "nothing is held any more",
         timeout_s=TIMEOUT_S,
     )
+
+
+def test_scrapes_at_once_drop_what_is_of_the_dead_together(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    failures: list[Exception] = []
+
+    def scrape(barrier: Barrier) -> None:
+        barrier.wait()
+        try:
+            forget_dead_workers(tmp_path)
+        except Exception as error:
+            failures.append(error)
+
+    for _ in range(50):
+        for mode in ("all", "liveall", "livesum", "livemax", "livemin", "livemostrecent"):
+            (tmp_path / f"gauge_{mode}_{gone.pid}.db").touch()
+        barrier = Barrier(4)
+        threads = [Thread(target=scrape, args=[barrier]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert [path.name for path in tmp_path.iterdir()] == [f"gauge_all_{gone.pid}.db"]
+
+
+def test_a_file_that_goes_while_it_is_read_has_the_others_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    gone = [FileNotFoundError(2, "gone")]
+
+    def collect(_: MultiProcessCollector) -> list[Metric]:
+        if gone:
+            raise gone.pop()
+        return [Metric("there", "", "gauge")]
+
+    monkeypatch.setattr(MultiProcessCollector, "collect", collect)
+    body, _ = exposition("")
+    assert b"there" in body

@@ -78,7 +78,10 @@ def exposition(accept: str) -> tuple[bytes, str]:
     forget_dead_workers(Path(folder))
     registry = client.CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
-    return encode(registry), content_type
+    try:
+        return encode(registry), content_type
+    except FileNotFoundError:  # it went after the files were listed: now they are without it
+        return encode(registry), content_type
 
 
 def forget_dead_workers(folder: Path) -> None:
@@ -86,10 +89,16 @@ def forget_dead_workers(folder: Path) -> None:
 
     A server that can tell of an end calls `mark_process_dead` itself; uvicorn cannot.
     """
-    found = (_LIVE_GAUGES.fullmatch(path.name) for path in folder.glob("gauge_live*.db"))
-    for pid in {int(match[1]) for match in found if match is not None}:
-        if not _is_alive(pid):
-            multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+    dead: dict[int, bool] = {}
+    for path in list(folder.glob("gauge_live*.db")):
+        match = _LIVE_GAUGES.fullmatch(path.name)
+        if match is None:
+            continue
+        pid = int(match[1])
+        if pid not in dead:
+            dead[pid] = not _is_alive(pid)
+        if dead[pid]:
+            path.unlink(missing_ok=True)  # another scrape may do the same just now
 
 
 def _is_alive(pid: int) -> bool:
