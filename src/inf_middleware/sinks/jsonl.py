@@ -17,6 +17,9 @@ from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ports import TryLater
 
+# A disk that takes longer stands still, and the process that ends does not.
+_CLOSE_TIMEOUT_S = 5.0
+
 # Longer than any event: how far back the beginning of a torn line is looked for.
 _LINE_BYTES_MAX = 1024 * 1024
 
@@ -101,10 +104,9 @@ class JsonlSink:
         await asyncio.wrap_future(appended)
 
     async def aclose(self) -> None:
-        """Wait for what is being appended."""
+        """Wait for what is being appended, unless its disk stands still: its events come again."""
         if self._is_appending and self._appended is not None:
-            with contextlib.suppress(Exception):  # its events come again
-                await asyncio.wrap_future(self._appended)
+            await asyncio.wait([asyncio.wrap_future(self._appended)], timeout=_CLOSE_TIMEOUT_S)
 
     @property
     def _is_appending(self) -> bool:
