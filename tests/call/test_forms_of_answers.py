@@ -171,6 +171,15 @@ def test_json_is_read_whatever_its_headers_say_that_it_is(
     assert house.record["amount_nano"] > 0
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed"])
+def test_a_model_in_other_letters_is_no_cheaper_one(path: str, tmp_path: Path) -> None:
+    # Ollama's server takes a name in any letters, and of two the last.
+    house = House(JsonApp({"response": "Hi"}), tmp_path)
+    refused = serve(house, {"model": MODEL, "MODEL": "inf-med-chat-v1", "prompt": "p"}, path=path)
+    assert refused.status == 400
+    assert "'MODEL' is `model` in other letters" in refused.json["error"]["message"]
+
+
 def test_a_feature_is_asked_for_whichever_variant_a_field_points_to(tmp_path: Path) -> None:
     house = House(JsonApp(COMPLETED), tmp_path, enforce_features=True)
     asked = {"model": MODEL, "prompt": "Say it", "response_format": {"type": "json_object"}}

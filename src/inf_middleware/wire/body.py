@@ -41,6 +41,10 @@ class Fields:
         except ODD:
             self._values = read_object(body)
 
+    def names(self) -> list[str]:
+        """Return the names of all fields that were not asked for yet."""
+        return [*self._raw, *self._values]
+
     def __contains__(self, name: str) -> bool:
         return name in self._raw or name in self._values
 

@@ -61,6 +61,9 @@ class Dialect:
     which fields ask for what a model must be able to do.
     `truncation`: fields that let the server shorten the input to its context ("": it always does).
 
+    `folds_names`: its servers take a field's name in any letters (Go's JSON): one that is written
+    otherwise is refused, or what is metered would be another field than the one that holds.
+
     `variants`: other dialects that share the path, by the first field that the body has. `also`:
     other forms in which a server on this path may answer. Which it is the answer itself tells, for
     servers pass over fields that they do not know.
@@ -92,6 +95,7 @@ class Dialect:
     truncation: tuple[str, ...] = ()
     answers: Answers = field(default_factory=Answers)
     errors: ErrorForm = "openai"
+    folds_names: bool = False
     variants: tuple[tuple[str, "Dialect"], ...] = ()
     also: tuple[Answers, ...] = ()
 
@@ -118,6 +122,8 @@ class Dialect:
         Raises:
             InvalidRequest: The body cannot be meant for this path.
         """
+        if self.folds_names:
+            self._refuse_other_letters(body)
         if self._typed is not None:
             head, request_of = self._typed
             try:
@@ -133,6 +139,16 @@ class Dialect:
             if self.reads_body:
                 raise
             return self, Request()
+
+    def _refuse_other_letters(self, body: bytes) -> None:
+        paths = (*self._asked, *self.messages, *self.texts, *self.schemas)
+        known = {path.partition(".")[0] for path in paths if path}
+        for name in Fields(body).names():
+            if name not in known and name.lower() in known:
+                raise InvalidRequest(
+                    f"The field {name!r} is `{name.lower()}` in other letters; write it as the API"
+                    " does."
+                )
 
     @cached_property
     def _family(self) -> tuple["Dialect", ...]:

@@ -26,6 +26,7 @@ CHAT = Dialect(
     features=(("tools", FUNCTION_CALLS), ("format", STRUCTURED_OUTPUT)),
     truncation=("",),
     errors="ollama",
+    folds_names=True,
     answers=Answers(
         usage=(_USAGE,),
         text=(
@@ -55,6 +56,7 @@ GENERATE = Dialect(
     features=(("format", STRUCTURED_OUTPUT),),
     truncation=("",),
     errors="ollama",
+    folds_names=True,
     answers=Answers(
         usage=(_USAGE,),
         text=("response", "thinking"),
@@ -69,5 +71,6 @@ EMBED = Dialect(
     texts=("input", "prompt"),
     generates=False,
     errors="ollama",
+    folds_names=True,
     answers=Answers(usage=(_USAGE,)),
 )
