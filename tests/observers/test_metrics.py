@@ -222,13 +222,15 @@ def test_what_waits_for_a_sink_is_told_with_its_age_and_what_came_of_the_rest(
     tmp_path: Path, deployment: str
 ) -> None:
     refuse: list[str] = ["down"]
+    first: list[str] = []
     offered = asyncio.Event()
 
     async def sink(events: Sequence[BillingEvent]) -> None:
+        first.append(events[0].id)
         offered.set()
         if refuse == ["down"]:
             raise OSError("the far end is down")
-        raise Rejected({events[0].id: "unknown customer"})
+        raise Rejected({first[0]: "unknown customer"})
 
     gate = Gate(
         MODEL,
