@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from inf_middleware.call.health import LedgerHealth
@@ -95,6 +95,7 @@ class Sampler:
         self,
         observer: Observer,
         *,
+        deployment: str,
         leases: Leases | None,
         store: LimitStore | None,
         health: LedgerHealth | None,
@@ -102,6 +103,7 @@ class Sampler:
         relays: Relays | None,
     ) -> None:
         self._observer = observer
+        self._deployment = deployment
         self._leases = leases
         self._store = store
         self._health = health
@@ -111,7 +113,7 @@ class Sampler:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        _live.add(self)
+        self._last: Sample | None = None
 
     def start(self) -> None:
         """Begin to look, on the running event loop; again after that loop has ended."""
@@ -119,6 +121,7 @@ class Sampler:
         if self._loop is loop or (self._loop is not None and self._loop.is_running()):
             return
         self._loop = loop
+        _live.add(self)
         _tick(weakref.ref(self), loop)
 
     async def begin(self) -> None:
@@ -140,21 +143,40 @@ class Sampler:
         is_away = getattr(self._store, "is_away", None)
         spooled = None if self._spool is None else self._spool.kept_bytes
         down = None if self._health is None else self._health.is_down
+        self._last = Sample(
+            running=None if held is None else len(held),
+            reserved_tokens=None if held is None else sum(one.tokens for one in held),
+            leases_lost=lost,
+            storage_is_away=is_away if isinstance(is_away, bool) else None,
+            ledger_is_away=None if down is None else down or bool(spooled),
+            spooled_bytes=spooled,
+            is_relay=None if relays is None else relays.is_elected,
+            sinks=sinks,
+        )
         try:
-            self._observer.sampled(
-                Sample(
-                    running=None if held is None else len(held),
-                    reserved_tokens=None if held is None else sum(one.tokens for one in held),
-                    leases_lost=lost,
-                    storage_is_away=is_away if isinstance(is_away, bool) else None,
-                    ledger_is_away=None if down is None else down or bool(spooled),
-                    spooled_bytes=spooled,
-                    is_relay=None if relays is None else relays.is_elected,
-                    sinks=sinks,
-                )
-            )
+            self._observer.sampled(self._of_all(self._last))
         except Exception:  # who watches must not stop what is watched
             _log.exception("how things stand could not be told")
+
+    def _of_all(self, sample: Sample) -> Sample:
+        """Return a sample with the gauges of all stacks here that go by the name of this one."""
+        others = [
+            (other, other._last)
+            for other in _live.copy()
+            if other._deployment == self._deployment and other is not self
+        ]
+        lasts = [last for _, last in others if last is not None]
+        # A spool is of a ledger, and stacks may share that.
+        spools = {other._spool: last.spooled_bytes for other, last in others if last is not None}
+        spools.pop(self._spool, None)
+        return sample._replace(
+            running=_sum(sample.running, [last.running for last in lasts]),
+            reserved_tokens=_sum(sample.reserved_tokens, [last.reserved_tokens for last in lasts]),
+            spooled_bytes=_sum(sample.spooled_bytes, spools.values()),
+            storage_is_away=_any(sample.storage_is_away, [last.storage_is_away for last in lasts]),
+            ledger_is_away=_any(sample.ledger_is_away, [last.ledger_is_away for last in lasts]),
+            is_relay=_any(sample.is_relay, [last.is_relay for last in lasts]),
+        )
 
     async def aclose(self) -> None:
         """Stop looking, after a last look."""
@@ -167,12 +189,21 @@ class Sampler:
             await asyncio.wait([task])
         await self.sample()
         self._loop = None
+        _live.discard(self)
 
     def look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look now, and again after a while."""
         self._timer = loop.call_later(SAMPLE_EVERY_S, _tick, weakref.ref(self), loop)
         if self._task is None or self._task.done():
             self._task = loop.create_task(self.sample(), name="inf-middleware-sample")
+
+
+def _sum(own: int | None, others: Iterable[int | None]) -> int | None:
+    return None if own is None else own + sum(other or 0 for other in others)
+
+
+def _any(own: bool | None, others: Iterable[bool | None]) -> bool | None:
+    return None if own is None else own or any(others)
 
 
 # All that are in use in this process: whoever is asked for metrics looks first.

@@ -210,6 +210,7 @@ class Stack:
         if observer is not None:
             self._sampler = sampler = Sampler(
                 observer,
+                deployment=option("deployment"),
                 leases=limiting.leases if limiting else None,
                 store=self._store,
                 health=billing.health if billing else None,

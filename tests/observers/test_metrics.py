@@ -197,6 +197,45 @@ def test_requests_in_progress_and_what_they_reserve_are_seen_by_a_scrape(
     assert after["inf_middleware_reserved_tokens"] == 0
 
 
+def test_stacks_of_one_deployment_are_told_together(tmp_path: Path, deployment: str) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await MODEL(scope, receive, send)
+
+    def stack() -> Any:
+        return Gate(
+            slow,
+            accounts={"sk": "tier5"},
+            ledger=f"sqlite:///{tmp_path}/l.db",
+            sinks={"file": f"jsonl:{tmp_path}/e.jsonl"},
+            metrics=["prometheus"],
+            deployment=deployment,
+        )
+
+    async def until(running: int) -> Scrape:
+        for _ in range(600):
+            found = await scrape(deployment)
+            if found["inf_middleware_reservations_open"] == running:
+                return found
+            await asyncio.sleep(0.05)
+        raise AssertionError(found["inf_middleware_reservations_open"])
+
+    async def go() -> tuple[Scrape, Scrape]:
+        one, two = stack(), stack()
+        calls = [asyncio.create_task(post(app, CHAT, key="sk")) for app in (one, one, one, two)]
+        during = await until(4)
+        go_on.set()
+        await asyncio.gather(*calls)
+        return during, await until(0)
+
+    during, after = asyncio.run(go())
+    assert during["inf_middleware_reserved_tokens"] > 4 * 100
+    assert during["inf_middleware_relay"] <= 1  # they share one
+    assert after["inf_middleware_reserved_tokens"] == 0
+
+
 def test_a_lease_that_was_lost_is_counted(tmp_path: Path, deployment: str) -> None:
     house: Any = None
 
