@@ -12,7 +12,7 @@ from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import Rejected
 from inf_middleware.sinks.delivery import BACKOFF_FIRST_S, BACKOFF_MAX_S, BATCH_MAX
 from inf_middleware.sinks.relay import Relay
-from tests.sinks.kit import DRAIN_S, EVENTS, IDS, Slept, Taking, dead_letters
+from tests.sinks.kit import DRAIN_S, EVENTS, IDS, Slept, Taking, dead_letters, until
 
 
 def deliver(
@@ -141,6 +141,37 @@ def test_one_process_relays_and_the_next_takes_over(tmp_path: Path) -> None:
         await first.aclose()
         assert await second.elect()
         await second.aclose()
+
+    asyncio.run(go())
+
+
+def test_who_is_the_relay_no_more_tells_no_lag(tmp_path: Path) -> None:
+    class Losing(SqliteLedger):
+        loses = False
+
+        async def elect(self) -> bool:
+            return not self.loses and await super().elect()
+
+    sink = Taking()
+
+    async def go() -> None:
+        ledger = Losing(tmp_path / "a.db")
+        relay = Relay(ledger, {"mine": sink}, sleep=Slept())
+        relay.start()
+        await ledger.settle(EVENTS[0])
+        await relay.drain(DRAIN_S)
+        (sample,) = await relay.samples(1.0)
+        assert (sample.lag_s or 0.0) > 0
+        ledger.loses = True
+        await until(lambda: not relay.is_elected)
+        (sample,) = await relay.samples(1.0)
+        assert sample.lag_s == 0
+        ledger.loses = False
+        await until(lambda: relay.is_elected)
+        (sample,) = await relay.samples(1.0)
+        assert not sample.lag_s  # it has delivered nothing since
+        await relay.aclose()
+        await ledger.aclose()
 
     asyncio.run(go())
 

@@ -116,6 +116,8 @@ class Relay:
                 for name, sink in self._sinks.items():
                     group.start_soon(self._deliver, name, sink, group)
             self._elected = False
+            for tally in self._tallies.values():
+                tally.lag_s = None
             _log.warning("another process delivers now; this one waits for its turn")
 
     async def _deliver(self, name: str, sink: Sink, group: anyio.abc.TaskGroup) -> None:
@@ -128,7 +130,7 @@ class Relay:
             sink=name,
             pending=backlog.events if backlog else None,
             oldest_s=self._age_s(backlog) if backlog else None,
-            lag_s=tally.lag_s,
+            lag_s=tally.lag_s if self.is_elected else 0.0,
             taken=tally.taken,
             rejected=tally.rejected,
             failures=tally.failures,
