@@ -14,7 +14,7 @@ import pytest
 from inf_middleware import BillingEvent, CostLedger
 from inf_middleware.call.health import PROBE_S, LedgerHealth
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers import spool
+from inf_middleware.ledgers import spool, spool_file
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.apps import JsonApp, completion, usage_of
@@ -187,8 +187,8 @@ def test_one_whose_waiter_is_cancelled_is_kept_once_and_the_others_of_its_flush_
         assert cancelled.wait(20)
         spool_write(file, data)
 
-    spool_write = spool._write
-    monkeypatch.setattr(spool, "_write", write)
+    spool_write = spool_file.write
+    monkeypatch.setattr(spool_file, "write", write)
 
     async def go() -> None:
         switched = Switched(path)
@@ -220,7 +220,7 @@ def test_whatever_the_disk_raises_those_who_wait_for_it_are_told(
     def write(file: int, data: bytes) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(spool, "_write", write)
+    monkeypatch.setattr(spool_file, "write", write)
 
     async def go() -> None:
         switched = Switched(tmp_path / "l.db")

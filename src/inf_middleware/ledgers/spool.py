@@ -8,7 +8,6 @@ ledger takes an event once, by its id.
 import asyncio
 import concurrent.futures
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -20,8 +19,8 @@ from typing import NamedTuple
 from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.domain.ids import uuid7
 from inf_middleware.ledgers.handing_over import HandingOver, Undecided
+from inf_middleware.ledgers.spool_file import SpoolFile, is_orphan, read, write
 from inf_middleware.ports import Ledger
 
 _log = logging.getLogger("inf_middleware.ledgers")
@@ -62,15 +61,12 @@ class SpoolingLedger:
         self._pid = 0
         self._handing_over = Background()
         self._hand = HandingOver(ledger)
-        # The thread's own: this process' file, and its size.
-        self._file: int | None = None
-        self._path: Path | None = None
-        self._size = 0
+        self._own = SpoolFile(directory, bytes_max)  # the thread's own
 
     @property
     def kept_bytes(self) -> int:
         """What this process keeps for a ledger that is away."""
-        return self._size if self._active else 0
+        return self._own.size if self._active else 0
 
     def settle(self, event: BillingEvent) -> Awaitable[None]:
         """Hand over a settlement: to the ledger, or to the spool where that is in use."""
@@ -116,7 +112,7 @@ class SpoolingLedger:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None and self._pid == os.getpid():
-            await asyncio.get_running_loop().run_in_executor(pool, self._close)
+            await asyncio.get_running_loop().run_in_executor(pool, self._own.close)
             pool.shutdown()
 
     def _start(self) -> None:
@@ -127,7 +123,7 @@ class SpoolingLedger:
         with self._lock:
             if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
                 if self._pid != os.getpid():
-                    self._file, self._path, self._size = None, None, 0
+                    self._own = SpoolFile(self._directory, self._bytes_max)
                     self._replaying = False
                 self._pid = os.getpid()
                 self._pool = concurrent.futures.ThreadPoolExecutor(
@@ -179,7 +175,7 @@ class SpoolingLedger:
 
     async def _replay_file(self, pool: concurrent.futures.ThreadPoolExecutor, path: Path) -> None:
         loop = asyncio.get_running_loop()
-        end, lines = await loop.run_in_executor(pool, _read, path)
+        end, lines = await loop.run_in_executor(pool, read, path)
         refused: list[bytes] = []
         for start in range(0, len(lines), _BATCH_MAX):
             refused += await self._hand.hand_over(lines[start : start + _BATCH_MAX])
@@ -192,8 +188,9 @@ class SpoolingLedger:
     def _files(self) -> list[Path]:
         """Return the files to hand over: those that nobody owns any more, and our own."""
         files = sorted(self._directory.glob("*.jsonl"))
-        found = [path for path in files if path != self._path and _is_orphan(path)]
-        return [*found, self._path] if self._path is not None and self._size else found
+        own = self._own.path
+        found = [path for path in files if path != own and is_orphan(path)]
+        return [*found, own] if own is not None and self._own.size else found
 
     def _flush(self) -> None:
         lines: list[bytes] = []
@@ -217,112 +214,25 @@ class SpoolingLedger:
                 durable.set_result(None)
 
     def _append(self, lines: bytes) -> None:
-        if self._size + len(lines) > self._bytes_max:
-            raise OSError(f"it is full: {self._bytes_max:,} bytes")
-        file = self._own_file()
-        try:
-            _write(file, lines)
-        except Exception:
-            os.ftruncate(file, self._size)  # nothing half-written stays
-            raise
-        self._size += len(lines)
+        self._own.append(lines)
         if not self._active:
             self._active = True
             _log.error("the ledger is away: bills are kept in %s until it is back", self._directory)
-
-    def _own_file(self) -> int:
-        if self._file is None:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            # Locked before it has its name: nobody shall take it for one without an owner.
-            path = self._directory / f"{uuid7(0)}.jsonl"
-            partial = path.with_suffix(".partial")
-            self._file = _open_locked(partial)
-            partial.replace(path)
-            _sync_directory(self._directory)
-            self._path = path
-        return self._file
 
     def _set_aside(self, lines: list[bytes]) -> None:
         path = self._directory / "refused"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            _write(file, b"".join(line + b"\n" for line in lines))
+            write(file, b"".join(line + b"\n" for line in lines))
         finally:
             os.close(file)
         _log.error("%d kept bills are not taken by the ledger: see %s", len(lines), path)
 
     def _forget(self, path: Path, end: int) -> None:
         """Drop what was handed over of a file: all up to `end`."""
-        if path != self._path or self._file is None:
+        if path != self._own.path:
             path.unlink(missing_ok=True)  # by another process, perhaps, at the same moment
             return
-        if self._size == end:
-            os.ftruncate(self._file, 0)
-            os.fsync(self._file)
-            self._size, self._active = 0, False
-            return
-        # Never in place: what is not handed over is durable at every moment.
-        rest = path.read_bytes()[end:]
-        partial = path.with_suffix(".partial")
-        fresh = _open_locked(partial)
-        _write(fresh, rest)
-        partial.replace(path)
-        _sync_directory(self._directory)
-        os.close(self._file)
-        self._file, self._size = fresh, len(rest)
-
-    def _close(self) -> None:
-        if self._file is not None:
-            if not self._size and self._path is not None:
-                self._path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file, self._path, self._size = None, None, 0
-
-
-def _read(path: Path) -> tuple[int, list[bytes]]:
-    """Return the whole lines of a file, and where they end.
-
-    A line without its end was never acknowledged: the process was killed within it.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:  # another process was faster
-        return 0, []
-    end = data.rfind(b"\n") + 1
-    return end, data[:end].splitlines()
-
-
-def _is_orphan(path: Path) -> bool:
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(file)
-    return True
-
-
-def _open_locked(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-    file = os.open(path, flags, 0o600)
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def _write(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
-    os.fsync(file)
-
-
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+        self._own.drop(end)
+        if not self._own.size:
+            self._active = False

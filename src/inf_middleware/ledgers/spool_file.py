@@ -1,0 +1,127 @@
+"""The files of a spool: this process' own, and those of processes that are gone."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from inf_middleware.domain.ids import uuid7
+
+
+class SpoolFile:
+    """This process' file in a spool's directory: locked, and of one thread.
+
+    `path` is None until it is there; `size` is that of its whole lines.
+    """
+
+    def __init__(self, directory: Path, bytes_max: int) -> None:
+        self.path: Path | None = None
+        self.size = 0
+        self._directory = directory
+        self._bytes_max = bytes_max
+        self._file: int | None = None
+
+    def append(self, lines: bytes) -> None:
+        """Write lines, durably; all of them or none.
+
+        Raises:
+            OSError: The disk or the spool is full.
+        """
+        if self.size + len(lines) > self._bytes_max:
+            raise OSError(f"it is full: {self._bytes_max:,} bytes")
+        file = self._opened()
+        try:
+            write(file, lines)
+        except Exception:
+            os.ftruncate(file, self.size)  # nothing half-written stays
+            raise
+        self.size += len(lines)
+
+    def drop(self, end: int) -> None:
+        """Drop what was handed over: all up to `end`."""
+        assert self._file is not None
+        assert self.path is not None
+        if self.size == end:
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+            self.size = 0
+            return
+        # Never in place: what is not handed over is durable at every moment.
+        rest = self.path.read_bytes()[end:]
+        partial = self.path.with_suffix(".partial")
+        fresh = _open_locked(partial)
+        write(fresh, rest)
+        partial.replace(self.path)
+        _sync_directory(self._directory)
+        os.close(self._file)
+        self._file, self.size = fresh, len(rest)
+
+    def close(self) -> None:
+        """Close it; it is removed where it is empty."""
+        if self._file is not None:
+            if not self.size and self.path is not None:
+                self.path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file, self.path, self.size = None, None, 0
+
+    def _opened(self) -> int:
+        if self._file is None:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            # Locked before it has its name: nobody shall take it for one without an owner.
+            path = self._directory / f"{uuid7(0)}.jsonl"
+            partial = path.with_suffix(".partial")
+            self._file = _open_locked(partial)
+            partial.replace(path)
+            _sync_directory(self._directory)
+            self.path = path
+        return self._file
+
+
+def read(path: Path) -> tuple[int, list[bytes]]:
+    """Return the whole lines of a file, and where they end.
+
+    A line without its end was never acknowledged: the process was killed within it.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # another process was faster
+        return 0, []
+    end = data.rfind(b"\n") + 1
+    return end, data[:end].splitlines()
+
+
+def is_orphan(path: Path) -> bool:
+    """Tell whether the process of a file is gone."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def write(file: int, data: bytes) -> None:
+    """Write all of it, durably."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+    os.fsync(file)
+
+
+def _open_locked(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    file = os.open(path, flags, 0o600)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _sync_directory(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
