@@ -19,6 +19,7 @@ class SpoolFile:
         self._directory = directory
         self._bytes_max = bytes_max
         self._file: int | None = None
+        self._is_named = False  # durably
 
     def append(self, lines: bytes) -> None:
         """Write lines, durably; all of them or none.
@@ -42,18 +43,12 @@ class SpoolFile:
         assert self.path is not None
         if self.size == end:
             os.ftruncate(self._file, 0)
-            os.fsync(self._file)
             self.size = 0
+            os.fsync(self._file)
             return
         # Never in place: what is not handed over is durable at every moment.
-        rest = self.path.read_bytes()[end:]
-        partial = self.path.with_suffix(".partial")
-        fresh = _open_locked(partial)
-        write(fresh, rest)
-        partial.replace(self.path)
-        _sync_directory(self._directory)
-        os.close(self._file)
-        self._file, self.size = fresh, len(rest)
+        self._begin(self.path, self.path.read_bytes()[end:])
+        self._name()
 
     def close(self) -> None:
         """Close it; it is removed where it is empty."""
@@ -66,14 +61,30 @@ class SpoolFile:
     def _opened(self) -> int:
         if self._file is None:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            # Locked before it has its name: nobody shall take it for one without an owner.
-            path = self._directory / f"{uuid7(0)}.jsonl"
-            partial = path.with_suffix(".partial")
-            self._file = _open_locked(partial)
-            partial.replace(path)
-            _sync_directory(self._directory)
-            self.path = path
+            self._begin(self._directory / f"{uuid7(0)}.jsonl", b"")
+        self._name()
+        assert self._file is not None
         return self._file
+
+    def _begin(self, path: Path, lines: bytes) -> None:
+        """Go on in a new file, in the place of the one that is there."""
+        partial = path.with_suffix(".partial")
+        # Locked before it has its name: nobody shall take it for one without an owner.
+        fresh = _open_locked(partial)
+        if lines:
+            write(fresh, lines)
+        partial.replace(path)
+        # At once: whatever fails from here on, what is kept goes where the name is.
+        before, self._file = self._file, fresh
+        self.path, self.size, self._is_named = path, len(lines), False
+        if before is not None:
+            os.close(before)
+
+    def _name(self) -> None:
+        """Make the file's name durable: no line in it is before."""
+        if not self._is_named:
+            _sync_directory(self._directory)
+            self._is_named = True
 
 
 def read(path: Path) -> tuple[int, list[bytes]]:

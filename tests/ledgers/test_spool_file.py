@@ -1,0 +1,106 @@
+"""The file of a spool loses nothing that was acknowledged, whatever of the disk fails within."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inf_middleware.ledgers import spool_file
+from inf_middleware.ledgers.spool_file import SpoolFile, is_orphan, read
+
+FIRST, SECOND, THIRD = (b'{"n":%d}\n' % n for n in range(3))
+
+
+def lines_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("*.jsonl"))
+
+
+def opened(folder: Path) -> list[str]:
+    """Return what of a folder is open, with "(deleted)" after what has no name any more."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sorted(link for link in found if link.startswith(f"{folder}/"))
+
+
+class Failing:
+    """Fails once, and counts how often it did its work."""
+
+    def __init__(self, real: Callable[..., None], number: int) -> None:
+        self.real = real
+        self.number = number
+        self.armed = False
+        self.done = 0
+
+    def __call__(self, *args: object) -> None:
+        if self.armed:
+            self.armed = False
+            raise OSError(self.number, os.strerror(self.number))
+        self.real(*args)
+        self.done += 1
+
+
+@pytest.fixture
+def syncing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    failing = Failing(spool_file._sync_directory, errno.EMFILE)
+    monkeypatch.setattr(spool_file, "_sync_directory", failing)
+    return failing
+
+
+def test_what_is_kept_after_a_failure_to_sync_a_rewritten_file_is_in_the_file_with_a_name(
+    tmp_path: Path, syncing: Failing
+) -> None:
+    own = SpoolFile(tmp_path, 1_000)
+    own.append(FIRST)
+    own.append(SECOND)
+    assert own.path is not None
+    syncing.armed = True
+    with pytest.raises(OSError, match="Too many"):
+        own.drop(len(FIRST))
+    assert opened(tmp_path) == [str(own.path)]
+    synced = syncing.done
+    own.append(THIRD)
+    assert syncing.done == synced + 1  # its name is durable before a line in it is acknowledged
+    own.append(FIRST)
+    assert syncing.done == synced + 1
+    assert lines_of(tmp_path) == SECOND + THIRD + FIRST
+    assert own.size == len(SECOND + THIRD + FIRST)
+    assert not is_orphan(own.path)
+    own.close()
+
+
+def test_a_file_whose_name_could_not_be_synced_at_first_is_its_process_own_all_the_same(
+    tmp_path: Path, syncing: Failing
+) -> None:
+    own = SpoolFile(tmp_path, 1_000)
+    syncing.armed = True
+    with pytest.raises(OSError, match="Too many"):
+        own.append(FIRST)
+    own.append(SECOND)
+    assert syncing.done == 1
+    assert own.path is not None
+    assert read(own.path) == (len(SECOND), [SECOND.strip()])
+    own.drop(len(SECOND))
+    own.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_emptied_file_that_could_not_be_synced_is_known_to_be_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = SpoolFile(tmp_path, 1_000)
+    own.append(FIRST)
+    failing = Failing(os.fsync, errno.EIO)
+    failing.armed = True
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            own.drop(len(FIRST))
+    assert own.size == 0
+    own.append(SECOND)
+    assert (own.size, lines_of(tmp_path)) == (len(SECOND), SECOND)
+    own.close()
