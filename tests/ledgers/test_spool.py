@@ -491,6 +491,34 @@ def test_a_file_that_cannot_be_written_fails_what_waits_and_heals(tmp_path: Path
     assert len(ids(path)) == 2
 
 
+def test_a_spool_that_cannot_be_rewritten_at_the_end_is_closed_and_its_bills_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+
+    def drop(own: spool_file.SpoolFile, end: int) -> None:
+        raise OSError("the disk is full")
+
+    async def go() -> None:
+        switched = Switched(path)
+        switched.away = True
+        ledger = SpoolingLedger(switched, folder)
+        await ledger.keep(event_of())
+        switched.away = False
+        with monkeypatch.context() as patch:
+            patch.setattr(spool_file.SpoolFile, "drop", drop)
+            await ledger.stop()
+        (file,) = folder.glob("*.jsonl")
+        assert spool_file.is_orphan(file)
+        later = SpoolingLedger(switched, folder)
+        await later._replay()
+        await later.aclose()
+
+    asyncio.run(go())
+    assert len(ids(path)) == 1
+    assert list(folder.iterdir()) == []
+
+
 def test_the_spool_itself_on_a_full_disk_refuses_and_keeps_nothing_half(tmp_path: Path) -> None:
     code = """
 import asyncio, resource, signal, sys

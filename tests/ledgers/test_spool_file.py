@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,13 @@ class Failing:
 def syncing(monkeypatch: pytest.MonkeyPatch) -> Failing:
     failing = Failing(spool_file._sync_directory, errno.EMFILE)
     monkeypatch.setattr(spool_file, "_sync_directory", failing)
+    return failing
+
+
+@pytest.fixture
+def writing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    failing = Failing(spool_file.write, errno.ENOSPC)
+    monkeypatch.setattr(spool_file, "write", failing)
     return failing
 
 
@@ -103,4 +111,54 @@ def test_an_emptied_file_that_could_not_be_synced_is_known_to_be_empty(
     assert own.size == 0
     own.append(SECOND)
     assert (own.size, lines_of(tmp_path)) == (len(SECOND), SECOND)
+    own.close()
+
+
+def test_a_rewriting_that_finds_the_disk_full_leaves_all_as_it_was(
+    tmp_path: Path, writing: Failing
+) -> None:
+    own = SpoolFile(tmp_path, 1_000)
+    own.append(FIRST)
+    own.append(SECOND)
+    assert own.path is not None
+    writing.armed = True
+    with pytest.raises(OSError, match="No space"):
+        own.drop(len(FIRST))
+    assert opened(tmp_path) == [str(own.path)]  # another lock of the same file would wait for ever
+    assert [path.name for path in tmp_path.iterdir()] == [own.path.name]
+    assert (own.size, lines_of(tmp_path)) == (len(FIRST + SECOND), FIRST + SECOND)
+    own.drop(len(FIRST))
+    own.append(THIRD)
+    assert lines_of(tmp_path) == SECOND + THIRD
+    own.close()
+
+
+def test_a_name_that_cannot_be_given_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing(os.rename, errno.EACCES)
+    failing.armed = True
+    monkeypatch.setattr(Path, "replace", failing)
+    own = SpoolFile(tmp_path, 1_000)
+    with pytest.raises(OSError, match="Permission"):
+        own.append(FIRST)
+    assert (own.path, own.size, opened(tmp_path), list(tmp_path.iterdir())) == (None, 0, [], [])
+    monkeypatch.undo()
+    own.append(FIRST)
+    assert lines_of(tmp_path) == FIRST
+    own.close()
+
+
+def test_a_file_that_another_has_locked_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    own = SpoolFile(tmp_path, 1_000)
+    own.append(FIRST)
+    own.append(SECOND)
+    assert own.path is not None
+    with own.path.with_suffix(".partial").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match=r"\.partial is locked by another process"):
+            own.drop(len(FIRST))
+        assert opened(tmp_path) == [str(own.path), other.name]
+    own.drop(len(FIRST))
+    assert lines_of(tmp_path) == SECOND
     own.close()

@@ -107,7 +107,7 @@ class SpoolingLedger:
         if task is not None and task.get_loop().is_running():  # of another thread
             task.get_loop().call_soon_threadsafe(task.cancel)
         if self._active:
-            with contextlib.suppress(LedgerUnavailable):
+            with contextlib.suppress(LedgerUnavailable, OSError):  # it is closed all the same
                 await self._replay()
         with self._lock:
             pool, self._pool = self._pool, None

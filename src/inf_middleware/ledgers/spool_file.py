@@ -1,5 +1,6 @@
 """The files of a spool: this process' own, and those of processes that are gone."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -71,9 +72,15 @@ class SpoolFile:
         partial = path.with_suffix(".partial")
         # Locked before it has its name: nobody shall take it for one without an owner.
         fresh = _open_locked(partial)
-        if lines:
-            write(fresh, lines)
-        partial.replace(path)
+        try:
+            if lines:
+                write(fresh, lines)
+            partial.replace(path)
+        except BaseException:  # nothing of it stays: least of all its lock
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            os.close(fresh)
+            raise
         # At once: whatever fails from here on, what is kept goes where the name is.
         before, self._file = self._file, fresh
         self.path, self.size, self._is_named = path, len(lines), False
@@ -126,7 +133,15 @@ def write(file: int, data: bytes) -> None:
 def _open_locked(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
     file = os.open(path, flags, 0o600)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        # Without waiting: nobody else knows its name, and who waited would hold up every bill.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise OSError(f"{path} is locked by another process") from error
+    except BaseException:
+        os.close(file)
+        raise
     return file
 
 
