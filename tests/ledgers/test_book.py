@@ -265,8 +265,10 @@ def test_a_settlement_repeated_moves_a_balance_once(opened: Opened) -> None:
     event = event_of()
 
     async def go(book: LedgerBook) -> None:
+        assert not await book.ledger.is_recorded(event.id)
         await asyncio.gather(*(book.ledger.settle(event) for _ in range(3)))
         await book.ledger.settle(event)
+        assert await book.ledger.is_recorded(event.id)
 
     opened.run(go)
     assert opened.rows("SELECT balance_nano FROM balance") == [(-int(event.amount_nano),)]

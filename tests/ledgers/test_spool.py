@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from inf_middleware import BillingEvent, CostLedger
 from inf_middleware.call.health import PROBE_S, LedgerHealth
+from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers import spool, spool_file
+from inf_middleware.ledgers.handing_over import Undecided
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.apps import JsonApp, completion, usage_of
@@ -32,6 +35,7 @@ class Switched:
         self.real = SqliteLedger(path)
         self.away = False
         self.tries = 0
+        self.probes = 0
         self.refuses: set[str] = set()
 
     async def settle(self, event: BillingEvent) -> None:
@@ -41,8 +45,12 @@ class Switched:
         await self.real.settle(event)
 
     async def probe(self) -> None:
+        self.probes += 1
         if self.away:
             raise LedgerUnavailable("away")
+
+    async def is_recorded(self, request_id: str) -> bool:
+        return await self.real.is_recorded(request_id)
 
     async def aclose(self) -> None:
         await self.real.aclose()
@@ -318,6 +326,78 @@ def test_one_that_is_never_taken_alone_in_its_file_keeps_no_other_file_waiting(
     assert ids(path) == [good.id]
     refused = (folder / "refused").read_bytes().splitlines()
     assert [BillingEvent.decode(line).id for line in refused] == [bad.id]
+
+
+def test_one_that_is_never_taken_is_set_aside_where_the_ledger_takes_others_without_the_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "REPLAY_S", 0.01)
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+    bad, good = replace(event_of(1), amount_nano=str(2**63)), event_of(2)
+    folder.mkdir()
+    (folder / "0.jsonl").write_bytes(bad.encode() + b"\n")
+
+    async def go() -> None:
+        ledger = SpoolingLedger(SqliteLedger(path), folder)
+        await ledger.start()
+        with pytest.raises(Undecided):
+            await ledger._replay()
+        await ledger.settle(good)
+        async with asyncio.timeout(5):
+            while spooled(folder):  # noqa: ASYNC110 - of a thread
+                await asyncio.sleep(0.01)
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert ids(path) == [good.id]
+    refused = (folder / "refused").read_bytes().splitlines()
+    assert [BillingEvent.decode(line).id for line in refused] == [bad.id]
+
+
+def test_one_that_was_offered_and_not_taken_does_not_decide_of_others(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    kept, offered = event_of(1), event_of(2)
+    folder.mkdir()
+    (folder / "0.jsonl").write_bytes(kept.encode() + b"\n")
+
+    async def go() -> None:
+        switched = Switched(tmp_path / "l.db")
+        switched.refuses = {kept.id, offered.id}
+        ledger = SpoolingLedger(switched, folder)
+        with pytest.raises(LedgerUnavailable):
+            await ledger.settle(offered)
+        with pytest.raises(Undecided):
+            await ledger._replay()
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert spooled(folder) == [kept.id]
+    assert not (folder / "refused").exists()
+
+
+def test_what_decides_of_others_says_nothing_more_of_its_own_key(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    bad = replace(event_of(1), amount_nano=str(2**63))
+    (folder / "0.jsonl").write_bytes(bad.encode() + b"\n")
+    bill = event_of(2, idempotency_key="k1")
+
+    def claim(request_id: str) -> Claim:
+        return Claim("acme", "k1", "f", request_id)
+
+    async def go() -> None:
+        sqlite = SqliteLedger(tmp_path / "l.db")
+        ledger = SpoolingLedger(sqlite, folder)
+        await sqlite.claim(claim(bill.id))
+        await sqlite.settle(bill)
+        await sqlite.void(bill.id)  # its key runs again
+        ledger._hand.offered = bill
+        await ledger._replay()
+        assert (folder / "refused").exists()
+        assert await sqlite.claim(claim("again")) == Claimed("claimed", bill.id)
+        await ledger.aclose()
+
+    asyncio.run(go())
 
 
 def test_nothing_is_set_aside_while_the_ledger_cannot_be_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.tiers import Account
 from inf_middleware.ledgers import holds, looking, outbox
 from inf_middleware.ledgers.heart import Heart
-from inf_middleware.ledgers.settling import forget_probes, write_probe
+from inf_middleware.ledgers.settling import forget_probes, is_recorded, write_probe
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ports import Attempt, Backlog, Replay
 
@@ -122,6 +122,10 @@ class LedgerBase(ABC):
         owner = self._heart.owner()
         await self.transact(lambda: write_probe(owner))
         await self.transact(forget_probes)
+
+    async def is_recorded(self, request_id: str) -> bool:
+        """Tell whether a call's bill is there."""
+        return await self.read(lambda: is_recorded(request_id))
 
     async def accounts_version(self) -> int:
         """Return the number that grows with every change of accounts, keys and recharges."""

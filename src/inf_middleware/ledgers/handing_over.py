@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
@@ -19,12 +20,19 @@ class Undecided(LedgerUnavailable):
 
 
 class HandingOver:
-    """Hands what was kept to a ledger, and remembers a bill that it took."""
+    """Hands what was kept to a ledger, and remembers a bill that it took.
+
+    `offered` is the last bill that the ledger got without being handed over, taken or not.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._probe: Callable[[], Awaitable[None]] | None = getattr(ledger, "probe", None)
+        self._is_recorded: Callable[[str], Awaitable[bool]] | None = getattr(
+            ledger, "is_recorded", None
+        )
         self._taken: BillingEvent | None = None
+        self.offered: BillingEvent | None = None
 
     async def hand_over(self, lines: list[bytes]) -> list[bytes]:
         """Return the lines that the ledger refuses while it takes others, or that are no bills.
@@ -46,13 +54,28 @@ class HandingOver:
                 self._taken = event
         for line, failure in failed.items():
             if self._taken is None:
-                if self._probe is None:
-                    raise failure
-                await self._probe()
+                self._taken = await self._taken_before(failure)
+            if self._taken is None:
                 raise Undecided(f"none of {len(failed)} bills is taken: {failure}") from failure
             if not await self._takes(events[line], self._taken):
                 refused.append(line)
         return refused
+
+    async def _taken_before(self, failure: BaseException) -> BillingEvent | None:
+        """Return the bill that was offered last, where a ledger that can be written took it.
+
+        Asked for now, and not noted as it is taken: that would cost each call, and this is rare.
+        """
+        if self._probe is None:
+            raise failure
+        offered = self.offered
+        await self._probe()  # what was offered before it is written by then, or never is
+        if offered is None or self._is_recorded is None:
+            return None
+        if not await self._is_recorded(offered.id):
+            return None
+        # With its key it would say once more what became of that, which may have changed since.
+        return replace(offered, idempotency_key=None)
 
     async def _takes(self, event: BillingEvent, taken: BillingEvent) -> bool:
         """Tell whether a bill that failed among others is taken; False where others are."""

@@ -69,6 +69,11 @@ def forget_probes() -> Steps[None]:
     yield Ask("DELETE FROM reference WHERE kind = 'probe'")
 
 
+def is_recorded(request_id: str) -> Steps[bool]:
+    """Tell whether a call's bill is there."""
+    return bool((yield Ask("SELECT 1 FROM request WHERE request_id = ?", (request_id,))))
+
+
 def _write(rows: Sequence[Rows], some_lot: bool) -> Steps[None]:
     if not rows:
         return

@@ -72,7 +72,10 @@ class SpoolingLedger:
         """Hand over a settlement: to the ledger, or to the spool where that is in use."""
         if not self._handing_over.is_running:
             self._start()
-        return self.keep(event) if self._active else self.ledger.settle(event)
+        if self._active:
+            return self.keep(event)
+        self._hand.offered = event
+        return self.ledger.settle(event)
 
     async def keep(self, event: BillingEvent) -> None:
         """Keep a settlement durably on this host; the ledger gets it as soon as it is back.
