@@ -17,7 +17,7 @@ from inf_middleware.call.health import PROBE_S, LedgerHealth
 from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers import spool, spool_file
-from inf_middleware.ledgers.handing_over import Undecided
+from inf_middleware.ledgers.handing_over import UNDECIDED_S_MAX, Undecided
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.apps import JsonApp, completion, usage_of
@@ -352,6 +352,80 @@ def test_one_that_is_never_taken_is_set_aside_where_the_ledger_takes_others_with
     assert ids(path) == [good.id]
     refused = (folder / "refused").read_bytes().splitlines()
     assert [BillingEvent.decode(line).id for line in refused] == [bad.id]
+
+
+def test_a_file_of_which_nothing_is_decided_is_tried_ever_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(spool, "REPLAY_S", 0.001)
+    clock = Clock()
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+    bad = event_of(1)
+    folder.mkdir()
+    (folder / "0.jsonl").write_bytes(bad.encode() + b"\n")
+
+    class Counted(Switched):
+        rounds = 0
+
+    async def tries_within(switched: Counted, seconds: int, step: int = 1) -> int:
+        before = switched.probes
+        for _ in range(0, seconds, step):
+            clock.now += step
+            rounds = switched.rounds
+            while switched.rounds < rounds + 2:  # noqa: ASYNC110 - of another task
+                await asyncio.sleep(0.001)
+        return switched.probes - before
+
+    async def go() -> None:
+        switched = Counted(path)
+        switched.refuses = {bad.id}
+        ledger = SpoolingLedger(switched, folder, clock=clock)
+        replay_files = ledger._replay_files
+
+        async def replaying(pool: Any) -> None:
+            switched.rounds += 1
+            await replay_files(pool)
+
+        monkeypatch.setattr(ledger, "_replay_files", replaying)
+        await ledger.start()
+        assert await tries_within(switched, 62) == 6  # at once, then after 1, 2, 4, 8 and 16 s
+        assert await tries_within(switched, 3_600, 20) <= 3_600 / UNDECIDED_S_MAX + 3
+        await ledger.settle(event_of(2))
+        assert await tries_within(switched, int(UNDECIDED_S_MAX) + 20, 20) > 0
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert [file.name for file in folder.iterdir()] == ["refused"]
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("cannot be handed over yet" in line for line in told) == 1
+    assert sum("can be handed over again" in line for line in told) == 1
+
+
+def test_a_file_of_which_nothing_is_decided_is_tried_at_once_where_it_has_grown(
+    tmp_path: Path,
+) -> None:
+    path, folder = tmp_path / "l.db", tmp_path / "spool"
+    bad, good = event_of(1), event_of(2)
+
+    async def go() -> None:
+        switched = Switched(path)
+        switched.refuses = {bad.id}
+        ledger = SpoolingLedger(switched, folder, clock=Clock())
+        await ledger.keep(bad)
+        await ledger._handing_over.end()
+        with contextlib.suppress(Undecided):
+            await ledger._replay()
+        assert ids(path) == []
+        probes = switched.probes
+        with pytest.raises(Undecided):
+            await ledger._replay()
+        assert switched.probes == probes
+        await ledger.keep(good)
+        await handed_over(path, 1)
+        await ledger.aclose()
+
+    asyncio.run(go())
+    assert ids(path) == [good.id]
 
 
 def test_one_that_was_offered_and_not_taken_does_not_decide_of_others(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Bills that were kept, handed to the ledger; which of them it never takes is told with care."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -14,9 +16,51 @@ from inf_middleware.ports import Ledger
 # first may fail because the ledger is away, the second then fails between two that are taken.
 _TRIES_ALONE = 2
 
+# Between two tries of a file of which nothing is decided; each wait is twice the one before. A try
+# writes 256 KiB, in two commits: at the longest wait 3 MB an hour, and once a second 1 GB.
+UNDECIDED_S_FIRST = 1.0
+UNDECIDED_S_MAX = 300.0
+
 
 class Undecided(LedgerUnavailable):
     """A ledger that can be written takes none of some bills; of no others is it known."""
+
+
+class _Wait(NamedTuple):
+    size: int
+    until: float
+    for_s: float
+    why: str
+
+
+class Patience:
+    """Leaves files of which nothing is decided alone, ever longer; one that has grown is not."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._waits: dict[Path, _Wait] = {}
+
+    def check(self, path: Path, size: int) -> None:
+        """See that a file may be tried.
+
+        Raises:
+            Undecided: It was tried not long ago.
+        """
+        wait = self._waits.get(path)
+        if wait is not None and wait.size == size and self._clock() < wait.until:
+            raise Undecided(wait.why)
+
+    def undecided(self, path: Path, size: int, why: str) -> None:
+        """Note that a file was tried in vain."""
+        before = self._waits.get(path)
+        for_s = UNDECIDED_S_FIRST
+        if before is not None and before.size == size:
+            for_s = min(2 * before.for_s, UNDECIDED_S_MAX)
+        self._waits[path] = _Wait(size, self._clock() + for_s, for_s, why)
+
+    def only(self, paths: Collection[Path]) -> None:
+        """Forget of all files but these."""
+        self._waits = {path: wait for path, wait in self._waits.items() if path in paths}
 
 
 class HandingOver:

@@ -11,16 +11,17 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.ledgers.handing_over import HandingOver, Undecided
-from inf_middleware.ledgers.spool_file import SpoolFile, is_orphan, read, write
+from inf_middleware.ledgers.handing_over import HandingOver, Patience, Undecided
+from inf_middleware.ledgers.spool_file import SpoolFile, is_orphan, read, size_of, write
 from inf_middleware.ports import Ledger
 
 _log = logging.getLogger("inf_middleware.ledgers")
@@ -48,7 +49,12 @@ class SpoolingLedger:
     """
 
     def __init__(
-        self, ledger: Ledger, directory: Path, *, bytes_max: int = SPOOL_BYTES_MAX
+        self,
+        ledger: Ledger,
+        directory: Path,
+        *,
+        bytes_max: int = SPOOL_BYTES_MAX,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
         self._directory = directory
@@ -61,6 +67,7 @@ class SpoolingLedger:
         self._pid = 0
         self._handing_over = Background()
         self._hand = HandingOver(ledger)
+        self._patience = Patience(clock)
         self._own = SpoolFile(directory, bytes_max)  # the thread's own
 
     @property
@@ -109,6 +116,7 @@ class SpoolingLedger:
         task = ending.task
         if task is not None and task.get_loop().is_running():  # of another thread
             task.get_loop().call_soon_threadsafe(task.cancel)
+        self._patience.only([])
         if self._active:
             with contextlib.suppress(LedgerUnavailable, OSError):  # it is closed all the same
                 await self._replay()
@@ -168,10 +176,18 @@ class SpoolingLedger:
     async def _replay_files(self, pool: concurrent.futures.ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         undecided: Undecided | None = None
-        for path in await loop.run_in_executor(pool, self._files):
+        files = await loop.run_in_executor(pool, self._files)
+        self._patience.only(files)
+        for path, size in files.items():
+            try:
+                self._patience.check(path, size)
+            except Undecided as error:
+                undecided = error
+                continue
             try:
                 await self._replay_file(pool, path)
             except Undecided as error:  # those of the other files are not to wait for it
+                self._patience.undecided(path, size, str(error))
                 undecided = error
         if undecided is not None:
             raise undecided
@@ -188,12 +204,14 @@ class SpoolingLedger:
         if lines:
             _log.warning("%d kept bills are handed over to the ledger", len(lines))
 
-    def _files(self) -> list[Path]:
-        """Return the files to hand over: those that nobody owns any more, and our own."""
+    def _files(self) -> dict[Path, int]:
+        """Return the files to hand over, with their sizes: those that nobody owns, and ours."""
         files = sorted(self._directory.glob("*.jsonl"))
         own = self._own.path
-        found = [path for path in files if path != own and is_orphan(path)]
-        return [*found, own] if own is not None and self._own.size else found
+        found = {path: size_of(path) for path in files if path != own and is_orphan(path)}
+        if own is not None and self._own.size:
+            found[own] = self._own.size
+        return found
 
     def _flush(self) -> None:
         lines: list[bytes] = []

@@ -107,6 +107,14 @@ def read(path: Path) -> tuple[int, list[bytes]]:
     return end, data[:end].splitlines()
 
 
+def size_of(path: Path) -> int:
+    """Return the size of a file; 0 where it is gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # another process was faster
+        return 0
+
+
 def is_orphan(path: Path) -> bool:
     """Tell whether the process of a file is gone."""
     try:
