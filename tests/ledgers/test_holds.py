@@ -2,7 +2,10 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
 
 from inf_middleware import BillingEvent, Usage
 from inf_middleware.domain.books import Claim
@@ -292,8 +295,6 @@ def _ask(sql: str) -> Any:
 
 
 def test_a_grant_that_expires_leaves_a_running_call_what_it_holds(opened: Opened) -> None:
-    from datetime import UTC, datetime, timedelta
-
     now = datetime.fromtimestamp(opened.now_ns / 1e9, UTC)
 
     async def go(book: LedgerBook) -> None:
@@ -305,6 +306,32 @@ def test_a_grant_that_expires_leaves_a_running_call_what_it_holds(opened: Opened
         await book.ledger.settle(bill(0, 1500, request_id="a"))
         await book.expire_grants()
         assert await standing(book) == (0, 0)
+
+    opened.run(go)
+
+
+@pytest.mark.parametrize(
+    ("recharged", "later_grant", "left"), [(None, None, 0), ("1", None, 1), (None, "1", 1)]
+)
+def test_a_call_pays_with_the_grant_it_holds_of_whatever_else_its_account_has(
+    recharged: str | None, later_grant: str | None, left: int, opened: Opened
+) -> None:
+    now = datetime.fromtimestamp(opened.now_ns / 1e9, UTC)
+
+    async def go(book: LedgerBook) -> None:
+        if recharged is not None:
+            await book.recharge("acme", recharged, reference="r")
+        if later_grant is not None:
+            await book.grant("acme", later_grant, expires=now + timedelta(days=1))
+        for amount in ("0.03", "0.04"):
+            await book.grant("acme", amount, expires=now + timedelta(seconds=1))
+        await book.ledger.hold(bill(0, 0, request_id="a"), 5 * FEN, 0)
+        opened.now_ns += 2 * 10**9
+        await book.expire_grants()  # of 0.07 it takes what is not held
+        assert await standing(book) == (100 * left * FEN + 5 * FEN, 5 * FEN)
+        await book.ledger.settle(bill(0, 4000, request_id="a"))
+        await book.expire_grants()
+        assert await standing(book) == (100 * left * FEN, 0)
 
     opened.run(go)
 

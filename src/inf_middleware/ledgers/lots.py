@@ -43,24 +43,29 @@ def spend(account: str, currency: str, amount_nano: int) -> Steps[None]:
 def expire(now_ns: int, now: str) -> Steps[int]:
     """Take back what is left of grants whose time is over; return how many.
 
-    What running calls hold stays theirs: it is taken back as they end. Where an account has nothing
-    now, its grants wait until it has, and no other's for them.
+    What running calls hold stays theirs, and grants are spent before all else, the earliest first:
+    so it is held of those that are due, whatever else the account has, and taken back as the calls
+    end. Where an account has nothing now, its grants wait until it has, and no other's for them.
     """
     due = yield Ask(
-        "SELECT due.request_id, due.account, due.currency, left_nano, available_nano, outbox.body"
-        " FROM (SELECT lot.request_id, lot.account, lot.currency, left_nano, expires_at,"
-        "   balance_nano - held_nano AS available_nano"
-        "  FROM lot JOIN balance ON balance.account = lot.account"
-        "   AND balance.currency = lot.currency"
-        "  WHERE left_nano > 0 AND expires_at <= ? AND balance_nano > held_nano"
+        "SELECT due.request_id, due.account, due.currency, left_nano,"
+        " CASE WHEN due_nano < balance_nano THEN due_nano ELSE balance_nano END - held_nano,"
+        " outbox.body"
+        " FROM (SELECT lot.request_id, lot.account, lot.currency, left_nano, expires_at, due_nano,"
+        "   balance_nano, held_nano"
+        "  FROM (SELECT request_id, account, currency, left_nano, expires_at,"
+        "    CAST(sum(left_nano) OVER (PARTITION BY account, currency) AS BIGINT) AS due_nano"
+        "   FROM lot WHERE left_nano > 0 AND expires_at <= ?) lot"
+        "  JOIN balance ON balance.account = lot.account AND balance.currency = lot.currency"
+        "  WHERE balance_nano > held_nano AND due_nano > held_nano"
         f"  ORDER BY expires_at, lot.request_id LIMIT {_EXPIRIES_MAX}) due"
         " JOIN outbox ON outbox.id = due.request_id ORDER BY expires_at, due.request_id",
         (now,),
     )
     free: dict[tuple[str, str], int] = {}
     count = 0
-    for request_id, owner, currency, left, available, body in due:
-        remaining = free.setdefault((owner, currency), available)
+    for request_id, owner, currency, left, takeable, body in due:
+        remaining = free.setdefault((owner, currency), takeable)
         amount = min(left, remaining)
         if amount <= 0:
             continue
