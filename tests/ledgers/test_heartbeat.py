@@ -175,34 +175,111 @@ def test_after_nobody_could_write_for_longer_than_a_lease_who_lives_keeps_what_i
     opened.run(go)
 
 
-def test_a_process_ends_what_others_held_once_it_has_beaten_for_a_lease_without_a_gap(
+class Beating:
+    """Processes of one ledger on one clock, of which the first that held anything is gone."""
+
+    def __init__(self, book: LedgerBook) -> None:
+        self.now_s = 1_100.0
+        self._book = book
+
+    async def hold(self) -> None:
+        dead = Moved()
+        await self._book.recharge("acme", "1", reference="r")
+        held = await self._book.ledger.transact(
+            lambda: holds.hold(event_of(1), 10**8, 0, dead.owner(), dead.now_ms())
+        )
+        assert held is None
+
+    async def beat(self, after_s: float, *, heart: Heart, taken: bool = True) -> int:
+        """Beat after a while; return how many holds were ended."""
+        assert isinstance(heart, Moved)
+        self.now_s += after_s
+        heart.now_s = self.now_s
+        if not taken:
+            heart.missed()
+            return 0
+        ended: int = await self._book.ledger.transact(heart.beat)
+        heart.beaten()
+        return ended
+
+
+def test_what_others_held_ends_once_there_were_beats_for_a_lease_without_a_gap(
     opened: Opened,
 ) -> None:
     async def go(book: LedgerBook) -> None:
-        await book.recharge("acme", "1", reference="r")
-        heart, dead = Moved(), Moved()
+        beating, heart = Beating(book), Moved()
+        await beating.hold()
 
         async def beat(after_s: float, *, taken: bool = True) -> int:
-            heart.now_s += after_s
-            ended: int = await book.ledger.transact(heart.beat)
-            (heart.beaten if taken else heart.missed)()
-            return ended
+            return await beating.beat(after_s, heart=heart, taken=taken)
 
-        def hold() -> Any:
-            return holds.hold(event_of(1), 10**8, 0, dead.owner(), dead.now_ms())
-
-        heart.now_s += 100
-        assert await book.ledger.transact(hold) is None
         assert [await beat(10) for _ in range(3)] == [0] * 3
-        assert await beat(9.999, taken=False) == 0  # a moment too early; and a beat that failed
+        assert await beat(9.999) == 0  # a moment too early
+        assert await beat(0, taken=False) == 0
         assert [await beat(10) for _ in range(3)] == [0] * 3
         assert await beat(15.001) == 0  # all stood still for a while
         assert await beat(15) == 0
-        heart.now_s -= 50  # a server's clock goes back
-        assert [await beat(10) for _ in range(3)] == [0] * 3
+        assert await beat(-50) == 0  # a server's clock goes back
+        assert [await beat(10) for _ in range(2)] == [0] * 2
         assert await beat(10) == 1
 
     opened.run(go)
+
+
+def test_a_process_that_is_started_again_and_again_goes_on_with_the_beats_before_it(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        beating = Beating(book)
+        await beating.hold()
+        lives = [Moved() for _ in range(3)]
+        assert [await beating.beat(10, heart=heart) for heart in lives] == [0] * 3
+        assert await beating.beat(15.001, heart=Moved()) == 0  # nobody was there for too long
+        lives = [Moved() for _ in range(4)]
+        after_s = (12, 8, 9.9, 0.1)
+        ended = [await beating.beat(s, heart=h) for s, h in zip(after_s, lives, strict=True)]
+        assert ended == [0, 0, 0, 1]
+
+    opened.run(go)
+
+
+def test_that_one_process_cannot_write_is_no_gap_where_others_beat(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        beating, heart, cut_off = Beating(book), Moved(), Moved()
+        await beating.hold()
+        assert await beating.beat(10, heart=cut_off) == 0
+        assert await beating.beat(5, heart=heart) == 0
+        for _ in range(2):
+            assert await beating.beat(5, heart=cut_off, taken=False) == 0
+            assert await beating.beat(5, heart=heart) == 0
+        assert await beating.beat(5, heart=cut_off) == 1
+
+    opened.run(go)
+
+
+def test_a_beat_after_one_that_failed_is_a_gap_where_nobody_has_beaten_since(
+    opened: Opened,
+) -> None:
+    async def go(book: LedgerBook) -> None:
+        beating, heart, other = Beating(book), Moved(), Moved()
+        await beating.hold()
+        assert [await beating.beat(10, heart=heart) for _ in range(3)] == [0] * 3
+        for one in (heart, other):
+            assert await beating.beat(6, heart=one, taken=False) == 0
+        assert await beating.beat(1, heart=other) == 0
+        assert await beating.beat(9, heart=heart) == 0
+        assert [await beating.beat(10, heart=other) for _ in range(2)] == [0] * 2
+        assert await beating.beat(1, heart=heart) == 1
+
+    opened.run(go)
+
+
+def test_where_nobody_holds_anything_a_beat_writes_nothing(opened: Opened) -> None:
+    async def go(book: LedgerBook) -> None:
+        assert await Beating(book).beat(10, heart=Moved()) == 0
+
+    opened.run(go)
+    assert opened.rows("SELECT count(*) FROM reference") == [(0,)]
 
 
 def test_what_processes_of_an_earlier_boot_held_ends_with_the_first_beat(opened: Opened) -> None:

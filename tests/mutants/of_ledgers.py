@@ -81,10 +81,10 @@ FAULTS = [
     Fault(
         "who was silent because nobody could write is taken for dead",
         "ledgers/heart.py",
-        "judges = since_ms is not None and now_ms - since_ms >= holds.LEASE_S * 1000",
+        "judges = lasting >= lease_ms",
         "judges = True",
         HEARTBEAT
-        + "test_a_process_ends_what_others_held_once_it_has_beaten_for_a_lease_without_a_gap[sqlite]",
+        + "test_what_others_held_ends_once_there_were_beats_for_a_lease_without_a_gap[sqlite]",
     ),
     Fault(
         "a bill whose caller was told that there is none stays",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inf_middleware.domain.moments import rfc3339
 from inf_middleware.ledgers import holds
+from inf_middleware.ledgers.pulse import lasting_ms
 from inf_middleware.ledgers.steps import Steps
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -24,9 +25,8 @@ class Heart(ABC):
     def __init__(self) -> None:
         self._owner: str | None = None
         self._pid = 0
-        # Beats have been durable since then without a gap, and the last one then.
-        self._since_ms: int | None = None
-        self._beaten_ms = 0
+        # When a beat failed, until one is durable.
+        self._missed_ms: int | None = None
 
     @abstractmethod
     def now_ms(self) -> int:
@@ -46,25 +46,21 @@ class Heart(ABC):
         them is while the ledger is away, or while the host stands still.
         """
         owner = self._owner if self._pid == os.getpid() else None
-        now_ms, now_ns = self.now_ms(), time.time_ns()
-        since_ms = self._since_ms if self._is_next(now_ms) else None
-        judges = since_ms is not None and now_ms - since_ms >= holds.LEASE_S * 1000
-        return holds.beat(owner, self.boot, now_ms, now_ns, rfc3339(now_ns), judges=judges)
+        now_ms, now_ns = self.now_ms(), time.time_ns()  # those of its run, once others have written
+        gap_ms, lease_ms = holds.GAP_BEATS * holds.BEAT_S * 1000, holds.LEASE_S * 1000
+        lasting = yield from lasting_ms(self.boot, now_ms, round(gap_ms), self._missed_ms)
+        judges = lasting >= lease_ms
+        return (
+            yield from holds.beat(owner, self.boot, now_ms, now_ns, rfc3339(now_ns), judges=judges)
+        )
 
     def beaten(self) -> None:
         """Note that a beat is durable."""
-        now_ms = self.now_ms()
-        if self._since_ms is None or not self._is_next(now_ms):
-            self._since_ms = now_ms
-        self._beaten_ms = now_ms
+        self._missed_ms = None
 
     def missed(self) -> None:
         """Note that a beat failed."""
-        self._since_ms = None
-
-    def _is_next(self, now_ms: int) -> bool:
-        """Tell whether a beat follows the last one without a gap, a jump of the clock included."""
-        return 0 <= now_ms - self._beaten_ms <= holds.GAP_BEATS * holds.BEAT_S * 1000
+        self._missed_ms = self.now_ms()
 
 
 class HostHeart(Heart):

@@ -19,7 +19,8 @@ from inf_middleware.ledgers.taking_back import take_back
 LEASE_S = 30.0
 BEAT_S = LEASE_S / 3
 
-# Between two beats that are further apart one was missed.
+# Between beats of a ledger, whoever's, that are further apart there is a gap. After the longest
+# time that is none a process that lives was silent for that and a beat: 25 s, less than a lease.
 GAP_BEATS = 1.5
 
 # Who was heard of a shorter time ago need not say again that it lives: the timer does. That is a
