@@ -263,12 +263,15 @@ class Ledger(RuleBasedStateMachine):
         self.now_ns += days * DAY_NS
         self._run(books.expire_grants(self.now_ns, rfc3339(self.now_ns)))
         for account in ACCOUNTS:
-            lots = [lot for lot in self.model.lots if lot[0] == account]
+            lots = [lot for lot in self.model.lots if lot[0] == account and lot[2] <= self.now_ns]
+            available = self.model.available(account)
+            held = self.model.balance[account] - available  # of what is due, first of all
+            left = max(min(sum(lot[1] for lot in lots) - held, available), 0)
             for lot in sorted(lots, key=lambda x: x[2]):
-                taken = min(lot[1], max(self.model.available(account), 0))
-                if lot[2] <= self.now_ns:
-                    lot[1] -= taken
-                    self.model.balance[account] -= taken
+                taken = min(lot[1], left)
+                left -= taken
+                lot[1] -= taken
+                self.model.balance[account] -= taken
 
     @rule()
     def open_again(self) -> None:
