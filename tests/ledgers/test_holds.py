@@ -156,9 +156,8 @@ def test_what_a_dead_process_held_ends_once_at_its_checkpoint(opened: Opened) ->
         await book.ledger.hold(bill(1, 0, request_id="never-began"), FEN, 0)
         assert await reap(book) == 2
         assert await reap(book) == 0
-        # It was only paused: what it says now comes too late, and changes nothing.
+        # It may only be paused: nothing more is held for it.
         assert await book.ledger.extend(bill(0, 900, request_id="a"), FEN) == 0
-        await book.ledger.settle(bill(0, 1000, request_id="a"))
         assert await standing(book) == (100 * FEN - 7 * FEN // 10, 0)
 
     opened.run(go)
@@ -170,18 +169,6 @@ def test_what_a_dead_process_held_ends_once_at_its_checkpoint(opened: Opened) ->
     assert rows[1][2] == 0
     assert opened.rows("SELECT count(*) FROM hold") == [(0,)]
     assert opened.rows("SELECT count(*) FROM process") == [(0,)]
-
-
-def test_a_late_settlement_of_a_call_that_ended_at_nothing_moves_nothing(opened: Opened) -> None:
-    async def go(book: LedgerBook) -> None:
-        await book.recharge("acme", "1", reference="r")
-        await book.ledger.hold(bill(0, 0, request_id="a"), FEN, 0)
-        assert await reap(book) == 1
-        await book.ledger.settle(bill(0, 1000, request_id="a"))
-        assert await standing(book) == (100 * FEN, 0)
-
-    opened.run(go)
-    assert opened.rows("SELECT count(*) FROM posting") == [(1,)]
 
 
 def test_what_a_process_holds_first_is_not_taken_for_a_dead_ones_by_others(opened: Opened) -> None:

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from inf_middleware import BillingEvent, Usage
 from inf_middleware.domain.errors import BookingRefused
@@ -32,6 +33,7 @@ from inf_middleware.domain.tiers import Tiers
 from inf_middleware.ledgers import books, holds, reconcile, settling
 from inf_middleware.ledgers.books import Movement
 from inf_middleware.ledgers.connection import connect
+from inf_middleware.ledgers.continuing import continuation_of
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.steps import Steps, T
 from inf_middleware.ledgers.writer import transact
@@ -56,6 +58,7 @@ class Model:
         self.held: dict[str, tuple[str, int, int, str]] = {}  # account, amount, so far, owner
         self.bills: dict[str, int] = {}
         self.overdrawn: dict[str, int] = {}
+        self.lost: dict[str, str] = {}  # of which account
         self.credited: dict[str, int] = {}
         self.recharges: dict[str, tuple[str, int]] = {}
         self.reversed: set[str] = set()
@@ -77,6 +80,16 @@ class Model:
             taken = min(lot[1], amount)
             lot[1] -= taken
             amount -= taken
+
+    def go_on(self, request_id: str, account: str, amount: int) -> None:
+        """Charge what a call used that was ended at its checkpoint."""
+        more, so_far = continuation_of(request_id), self.bills[request_id]
+        if more in self.bills or amount == so_far:
+            return
+        self.charge(more, account, amount if amount < so_far else amount - so_far)
+        if amount < so_far:  # the checkpoint is taken back, as far as it was not
+            self.balance[account] += so_far - self.credited.get(request_id, 0)
+            self.credited[request_id] = so_far
 
 
 class Ledger(RuleBasedStateMachine):
@@ -240,6 +253,15 @@ class Ledger(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(sorted(self.model.bills)))
         self._settle(request_id, "acme", tokens)  # whatever it says now: it is recorded already
 
+    @precondition(lambda self: self.model.lost)
+    @rule(data=st.data(), tokens=TOKENS)
+    def settle_late(self, data: st.DataObject, tokens: int) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.model.lost)))
+        account, amount = self.model.lost[request_id], tokens * TOKEN
+        bill = replace(self._bill(request_id, account, tokens), outcome="complete")
+        self._run(settling.settle_all([rows_of(bill)]))
+        self.model.go_on(request_id, account, amount)
+
     @precondition(lambda self: self.model.held)
     @rule(data=st.data())
     def void(self, data: st.DataObject) -> None:
@@ -256,6 +278,7 @@ class Ledger(RuleBasedStateMachine):
         self._run(holds.beat(None, "", 0, 0, rfc3339(0)))
         for request_id, (account, _, so_far, owner) in sorted(self.model.held.items()):
             if owner == dead:
+                self.model.lost[request_id] = account
                 self.model.charge(request_id, account, so_far)
 
     @rule(days=st.integers(1, 2))

@@ -2,9 +2,18 @@
 
 from tests.mutants.fault import Fault
 
-HOLDS, HEARTBEAT, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS = (
+HOLDS, HEARTBEAT, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS, LATE = (
     f"tests/ledgers/test_{name}.py::"
-    for name in ("holds", "heartbeat", "power", "book", "batches", "records_by_account", "claims")
+    for name in (
+        "holds",
+        "heartbeat",
+        "power",
+        "book",
+        "batches",
+        "records_by_account",
+        "claims",
+        "late_settlements",
+    )
 )
 
 FAULTS = [
@@ -85,6 +94,36 @@ FAULTS = [
         "judges = True",
         HEARTBEAT
         + "test_what_others_held_ends_once_there_were_beats_for_a_lease_without_a_gap[sqlite]",
+    ),
+    Fault(
+        "what a process that restarts again and again has seen is forgotten",
+        "ledgers/pulse.py",
+        "DO UPDATE SET fingerprint = excluded.fingerprint",
+        "DO NOTHING",
+        HEARTBEAT
+        + "test_a_process_that_is_started_again_and_again_goes_on_with_the_beats_before_it[sqlite]",
+    ),
+    Fault(
+        "the expiry of a grant takes what is held where there is other money",
+        "ledgers/lots.py",
+        "CASE WHEN due_nano < balance_nano THEN due_nano ELSE balance_nano END",
+        "balance_nano",
+        HOLDS + "test_a_call_pays_with_the_grant_it_holds_of_whatever_else_its_account_has"
+        "[sqlite-1-None-1]",
+    ),
+    Fault(
+        "a late bill is charged whole beside its checkpoint",
+        "ledgers/continuing.py",
+        "line.quantity - before.pop((line.meter, line.unit_price_nano), 0)",
+        "line.quantity - 0 * before.pop((line.meter, line.unit_price_nano), 0)",
+        LATE + "test_what_a_call_used_beyond_its_checkpoint_is_a_record_of_its_own[sqlite-700]",
+    ),
+    Fault(
+        "in PostgreSQL a late bill of what is held here goes the short way",
+        "ledgers/postgres.py",
+        "rows.again = held or event.was_read_back",
+        "rows.again = event.was_read_back",
+        LATE + "test_what_a_call_used_beyond_its_checkpoint_is_a_record_of_its_own[postgres-0]",
     ),
     Fault(
         "a bill whose caller was told that there is none stays",

@@ -40,19 +40,23 @@ class Auditor:
             self._connection()
             .execute(
                 "SELECT seq, request_id, kind, account, amount_nano, input_tokens, output_tokens,"
-                " basis, outcome, idempotency_key, unpriced"
+                " basis, outcome, idempotency_key, unpriced,"
+                " json_extract(metadata, '$.continues')"
                 " FROM request WHERE seq > ? ORDER BY seq",
                 (self._seq,),
             )
             .fetchall()
         )
-        for seq, request_id, kind, account, amount, *more in rows:
+        for seq, request_id, kind, account, amount, *more, continues in rows:
             self._seq = seq
             if kind != "usage":
                 self.movements[request_id] = (kind, account, amount)
                 continue
             self.rows[request_id] = (account, amount, *more)
-            self._judge(request_id, account, amount, *more)
+            if continues is None:
+                self._judge(request_id, account, amount, *more)
+            else:
+                self._judge_continued(continues, account, amount, *more)
 
     def stored(self, request_id: str) -> bool:
         """Whether a bill is in the ledger."""
@@ -188,6 +192,16 @@ class Auditor:
             raise Broken(f"request {request.number}: another idempotency key")
         if key is not None and outcome == "complete":
             self._once(account, key, request_id)
+
+    def _judge_continued(
+        self, request_id: str, account: str, amount: int, inputs: int, outputs: int, *more: Any
+    ) -> None:
+        """Judge a bill that came after its call was ended at a checkpoint: both are one."""
+        lost = self.rows[request_id]
+        if lost[5] != "worker_lost":
+            raise Broken(f"the bill of {request_id} goes on, and was whole")
+        whole = (amount + lost[1], inputs + lost[2], outputs + lost[3])
+        self._judge(request_id, account, *whole, *more)
 
     def _once(self, account: str, key: str, request_id: str) -> None:
         for other, row in self.rows.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from inf_middleware.ledgers.book import LedgerBook
+from inf_middleware.ledgers.continuing import continuation_of
 from inf_middleware.ledgers.steps import Ask, Steps
 from inf_middleware.stores.redis import RedisStore
 from tests.soak.app import DEPLOYMENT, INPUT_TOKENS
@@ -78,7 +79,7 @@ _BILLS = (
 async def differences(house: House, load: Load, book: LedgerBook) -> list[str]:
     """Say what the ledger and the sinks have otherwise than clients were told."""
     wrong = _Wrong()
-    bills = {request_id: Bill(*rest) for request_id, *rest in await rows(book, _BILLS)}
+    bills = _whole({request_id: Bill(*rest) for request_id, *rest in await rows(book, _BILLS)})
     _check_acknowledged(load, bills, wrong)
     _check_refused(load, bills, wrong)
     if len(bills) > load.asked:
@@ -86,6 +87,22 @@ async def differences(house: House, load: Load, book: LedgerBook) -> list[str]:
     _check_keys(load, bills, wrong)
     await _check_sinks(house, book, wrong)
     return wrong.told()
+
+
+def _whole(bills: dict[str, Bill]) -> dict[str, Bill]:
+    """Add to each bill what continues it: of a call that was ended at a checkpoint meanwhile."""
+    for request_id, bill in list(bills.items()):
+        more = bills.pop(continuation_of(request_id), None)
+        if more is not None:
+            early = more.outcome == "balance_exhausted"
+            bills[request_id] = Bill(
+                bill.account,
+                bill.input_tokens + more.input_tokens,
+                bill.output_tokens + more.output_tokens,
+                more.outcome if early else bill.outcome,
+                bill.owed_nano + more.owed_nano,
+            )
+    return bills
 
 
 def _check_acknowledged(load: Load, bills: Mapping[str, Bill], wrong: "_Wrong") -> None:
@@ -98,14 +115,14 @@ def _check_acknowledged(load: Load, bills: Mapping[str, Bill], wrong: "_Wrong") 
         tokens = (bill.account, bill.input_tokens, bill.output_tokens)
         if bill.outcome == "balance_exhausted":
             exhausted += 1  # it ended with the balance, by what was counted until then
-        elif bill.outcome == "worker_lost" and bill.output_tokens <= promised.output_tokens:
-            paused += 1  # its worker came to nothing for longer than a lease, and went on
-        elif bill.outcome != "complete" or tokens != (
+        elif bill.outcome not in ("complete", "worker_lost") or tokens != (
             promised.account,
             INPUT_TOKENS,
             promised.output_tokens,
         ):
             wrong.add("acknowledged, and billed otherwise", f"{request_id}: {bill}, {promised}")
+        elif bill.outcome == "worker_lost":
+            paused += 1  # its worker came to nothing for longer than a lease, and went on
     print(
         f"{len(load.acknowledged):,} answers acknowledged, each with its bill: {exhausted} ended"
         f" with the balance, {paused} by workers that were paused beyond their lease"

@@ -54,6 +54,7 @@ def show(chosen: Chosen, request: str) -> None:
                 "balance_after_nano": str(found.balance_after_nano),
                 "balance_after": decimal_string(found.balance_after_nano),
                 "corrections": [reports.flat(event) for event in found.corrections],
+                "continuation": found.continuation and reports.flat(found.continuation),
                 "deliveries": found.deliveries,
             }
         )
@@ -211,6 +212,10 @@ def _shown(found: Shown) -> Iterator[tuple[str, str]]:
     for correction in found.corrections:
         told = f"{money(int(correction.amount_nano), currency)} as {correction.request_id}"
         yield "corrected", f"{told}, {correction.settled_at}"
+    if found.continuation is not None:
+        more = found.continuation
+        told = f"{money(int(more.amount_nano), currency)} as {more.request_id}"
+        yield "continued", f"{told}, {more.settled_at}"
     for sink, delivery in found.deliveries.items():
         yield "sink", f"{sink}: {delivery}"
     if not found.deliveries:

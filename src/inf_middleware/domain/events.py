@@ -74,6 +74,11 @@ class BillingEvent(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The event's id: our request id."""
         return self.request_id
 
+    @property
+    def was_read_back(self) -> bool:
+        """Whether it was decoded, and not made here."""
+        return hasattr(self, _STORED)
+
     def to_cloudevent(self) -> dict[str, Any]:
         """Return the event as CloudEvents 1.0 JSON (structured mode) would hold it.
 

@@ -44,6 +44,8 @@ class PostgresLedger(LedgerBase):
         self._loops: dict[asyncio.AbstractEventLoop, Session] = {}
         self._relays: dict[asyncio.AbstractEventLoop, int] = {}
         self._pid = 0
+        # Calls of this process that held money: others may have ended them meanwhile.
+        self._holding: set[str] = set()
         # By its address, so that bills of one ledger are never handed to another; never by secrets.
         digest = hashlib.sha256(uri.rpartition("@")[2].encode()).hexdigest()[:12]
         self.spool_directory = Path(f"inf-ledger-{digest}.spool")
@@ -66,7 +68,30 @@ class PostgresLedger(LedgerBase):
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             future.set_exception(LedgerUnavailable(f"{event.id} cannot be recorded: {error}"))
             return future
-        return self._session().submit(rows)
+        held = event.id in self._holding
+        rows.again = held or event.was_read_back  # out of a spool, perhaps of another process
+        settling = self._session().submit(rows)
+        if held:
+            settling.add_done_callback(lambda done: self._settled(event.id, done))
+        return settling
+
+    async def hold(
+        self, event: BillingEvent, amount_nano: int, credit_limit_nano: int, spare_nano: int = 0
+    ) -> int | None:
+        """Hold an amount for a call, as any ledger does, and remember the call until its end."""
+        self._holding.add(event.id)
+        available: int | None = 0
+        try:
+            available = await super().hold(event, amount_nano, credit_limit_nano, spare_nano)
+        finally:
+            if available is not None:
+                self._holding.discard(event.id)
+        return available
+
+    async def void(self, request_id: str) -> None:
+        """End a hold and a claim without a bill, as any ledger does."""
+        await super().void(request_id)
+        self._holding.discard(request_id)
 
     def transact(self, work: Work[T]) -> Awaitable[T]:
         """Hand over work at once; the awaitable ends with its result, when that is durable."""
@@ -134,6 +159,10 @@ class PostgresLedger(LedgerBase):
                 await closed(connection.close())
         except FAILURES as error:
             raise failed(self._uri, "cannot be reached", error) from error
+
+    def _settled(self, request_id: str, done: "asyncio.Future[None]") -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._holding.discard(request_id)
 
     def _session(self) -> "Session":
         if self._pid != os.getpid():  # connections do not survive a fork

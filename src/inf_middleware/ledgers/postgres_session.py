@@ -210,7 +210,11 @@ class Session:
         loop = asyncio.get_running_loop()
         if loop.time() < self._plain_from:
             return False
-        rows = [work for work, _ in batch if isinstance(work, Rows) and work.state is None]
+        rows = [
+            work
+            for work, _ in batch
+            if isinstance(work, Rows) and work.state is None and not work.again
+        ]
         if len(rows) < len(batch):
             return False
         if await settle_plain(connection, rows):

@@ -45,6 +45,9 @@ def failed(uri: str, what: str, error: Exception) -> LedgerUnavailable:
 NOW_MS = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
+# Of calls that may have been ended at a checkpoint, those that were.
+_LOST = "SELECT request_id FROM request WHERE request_id = ANY ($1) AND outcome = 'worker_lost'"
+
 # In one round trip. What follows sees what others committed before the lock was given: each
 # statement of this level has its own snapshot.
 _BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_WRITER_LOCK})"
@@ -87,7 +90,8 @@ async def run(connection: Any, steps: Steps[T]) -> T:
 async def _ask(connection: Any, ask: Ask | Record) -> list[Any]:
     if isinstance(ask, Record):
         await connection.fetch(RECORD, settlements_of(ask.rows))
-        return []
+        again = [row.request_id for row in ask.rows if row.again]
+        return [tuple(row) for row in await connection.fetch(_LOST, again)] if again else []
     sql = numbered(ask.sql)
     if ask.many:
         if ask.params:

@@ -64,14 +64,19 @@ _SORT = (
 )
 
 
-def record(db: apsw.Connection, rows: Sequence[Rows]) -> None:
-    """Write records, postings and events inside whatever transaction is open."""
+def record(db: apsw.Connection, rows: Sequence[Rows]) -> list[tuple[str]]:
+    """Write records, postings and events inside whatever transaction is open.
+
+    Returns the ids of those that were there already.
+    """
+    there: list[tuple[str]] = []
     ((last, is_sorted),) = db.execute(_LAST)
     end = last + len(rows)
     seqs: Sequence[int] = range(last + 1, end + 1)
     requests = [row.request for row in rows]
     if _insert(db, _INSERT_REQUESTS, len(COLUMNS) + 1, seqs, requests) < len(rows):
         fresh = {seq for (seq,) in db.execute("SELECT seq FROM request WHERE seq > ?", (last,))}
+        there = [(row.request_id,) for seq, row in zip(seqs, rows, strict=True) if seq not in fresh]
         placed = [(seq, row) for seq, row in zip(seqs, rows, strict=True) if seq in fresh]
         seqs, rows = [seq for seq, _ in placed], [row for _, row in placed]
     db.execute(_INSERT_CHARGES, (last,))
@@ -81,6 +86,7 @@ def record(db: apsw.Connection, rows: Sequence[Rows]) -> None:
     _insert(db, _INSERT_EVENTS, 2, seqs, [(row.event,) for row in rows])
     if end - is_sorted > UNSORTED_MAX:
         db.execute(_SORT)
+    return there
 
 
 def _insert(

@@ -9,6 +9,7 @@ import msgspec
 
 from inf_middleware.domain.errors import BookingRefused
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.continuing import continuation_of
 from inf_middleware.ledgers.steps import Ask, Steps
 
 By: TypeAlias = Literal["account", "day", "model", "key"]
@@ -162,6 +163,7 @@ def statement(account: str, currency: str, start: str, end: str) -> Steps[Statem
 class Shown:
     """One record with all that a dispute asks for.
 
+    `continuation` is what a call used beyond its checkpoint, told after it was ended at that;
     `deliveries` say per sink "delivered", "waiting", or why it was refused for good.
     """
 
@@ -169,6 +171,7 @@ class Shown:
     balance_before_nano: int
     balance_after_nano: int
     corrections: tuple[BillingEvent, ...]
+    continuation: BillingEvent | None
     deliveries: dict[str, str]
 
 
@@ -210,6 +213,7 @@ def show(request_id: str) -> Steps[Shown]:
         " WHERE request.corrects = ? ORDER BY request.seq",
         (request_id,),
     )
+    continuation = yield Ask("SELECT body FROM outbox WHERE id = ?", (continuation_of(request_id),))
     sinks = yield Ask(
         "SELECT sink_cursor.sink, sink_cursor.seq, dead_letter.reason FROM sink_cursor"
         " LEFT JOIN dead_letter ON dead_letter.sink = sink_cursor.sink AND dead_letter.id = ?"
@@ -221,6 +225,7 @@ def show(request_id: str) -> Steps[Shown]:
         after[0][0] - own,
         after[0][0],
         tuple(BillingEvent.decode(bytes(row[0])) for row in corrections),
+        BillingEvent.decode(bytes(continuation[0][0])) if continuation else None,
         {
             sink: f"refused: {reason}" if reason else "delivered" if at >= place else "waiting"
             for sink, at, reason in sinks

@@ -58,7 +58,7 @@ class Rows(msgspec.Struct, gc=False):
     """What one settlement writes: its record, its posting where it costs anything, its event.
 
     `event` is in the very bytes that sinks get; `state` is what becomes of the client's
-    idempotency key, where there is one.
+    idempotency key, where there is one. `again` where its call may have been ended at a checkpoint.
     """
 
     request_id: str
@@ -66,6 +66,7 @@ class Rows(msgspec.Struct, gc=False):
     posting: tuple[Any, ...] | None
     event: bytes
     state: str | None = None
+    again: bool = False
 
 
 def rows_of(event: BillingEvent) -> Rows:

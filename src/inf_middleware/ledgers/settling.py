@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.claims import finish
+from inf_middleware.ledgers.continuing import continued
 from inf_middleware.ledgers.lots import spend
 from inf_middleware.ledgers.rows import Rows, rows_of
 from inf_middleware.ledgers.steps import Ask, Record, Steps
@@ -24,7 +25,10 @@ PROBE_BYTES = 256 * 1024
 
 
 def settle_all(rows: Sequence[Rows]) -> Steps[None]:
-    """Write settlements, and end what their calls held; one that is there already stays."""
+    """Write settlements, and end what their calls held; one that is there already stays.
+
+    Of one that was ended at its checkpoint meanwhile what it used beyond that is written.
+    """
     ((some_hold, some_lot),) = yield _SOME_HOLD_OR_LOT
     if not some_hold:
         yield from _write(rows, some_lot)
@@ -40,6 +44,7 @@ def settle_all(rows: Sequence[Rows]) -> Steps[None]:
         _, debit, _, amount, currency = row.posting or _NO_POSTING
         taken_of, settled = (debit, currency), row
         if held:
+            settled = replace(row, again=False) if row.again else row
             available = yield from _end_hold(*held[0])
             if amount > available - charged.get(taken_of, 0):
                 # Perhaps more than there is, which is told when those before it are written.
@@ -78,10 +83,13 @@ def _write(rows: Sequence[Rows], some_lot: bool) -> Steps[None]:
     if not rows:
         return
     spending = (yield from _new_charges_of_lots(rows)) if some_lot else []
-    yield Record(rows)
+    there = yield Record(rows)
     yield from finish(rows)
     for account, currency, amount_nano in spending:
         yield from spend(account, currency, amount_nano)
+    if there:
+        ids = {request_id for (request_id,) in there}
+        yield from _write((yield from continued(rows, ids)), some_lot)
 
 
 def _end_hold(account: str, currency: str, held_nano: int, credit_nano: int) -> Steps[int]:

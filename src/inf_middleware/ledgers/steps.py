@@ -29,7 +29,8 @@ class Ask(NamedTuple):
 class Record(NamedTuple):
     """Write records, postings and events; what is written already stays as it is.
 
-    Most of a ledger's work, so each database does it in its own fastest way. No rows come back.
+    Most of a ledger's work, so each database does it in its own fastest way. What comes back are
+    ids of those that were there: all of rows that may come `again`, of others where that is free.
     """
 
     rows: Sequence[Rows]

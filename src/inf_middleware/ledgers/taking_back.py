@@ -7,6 +7,7 @@ another process meanwhile. What was recorded stays; a correction says that it is
 from inf_middleware.domain.events import BillingEvent, movement_event
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.moments import rfc3339
+from inf_middleware.ledgers.continuing import continuation_of
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.steps import Ask, Record, Steps
 
@@ -19,25 +20,28 @@ def take_back(request_id: str, now_ns: int) -> Steps[None]:
         "SELECT outbox.body, request.amount_nano - coalesce((SELECT sum(amount_nano)"
         "  FROM request AS correction WHERE correction.corrects = request.request_id), 0)"
         " FROM request JOIN outbox ON outbox.id = request.request_id"
-        " WHERE request.request_id = ? AND request.kind = 'usage'",
-        (request_id,),
+        " WHERE request.request_id IN (?, ?) AND request.kind = 'usage' ORDER BY request.seq",
+        (request_id, continuation_of(request_id)),
     )
     if not rows:
         return
-    body, left_nano = bytes(rows[0][0]), int(rows[0][1])
     yield Ask("UPDATE idempotency SET state = 'partial' WHERE request_id = ?", (request_id,))
-    if left_nano > 0:
-        bill = BillingEvent.decode(body)
-        correction = movement_event(
-            uuid7(now_ns),
-            kind="correction",
-            corrects=bill.id,
-            account=bill.account,
-            tier=bill.tier,
-            amount_nano=left_nano,
-            currency=bill.currency,
-            now=rfc3339(now_ns),
-            metadata={"operation": "credit", "note": _NOTE},
-            source=bill.source,
-        )
-        yield Record([rows_of(correction)])
+    owed = [(BillingEvent.decode(bytes(body)), int(left_nano)) for body, left_nano in rows]
+    for bill, left_nano in owed:
+        if left_nano > 0:
+            yield Record([rows_of(_correction(bill, left_nano, now_ns))])
+
+
+def _correction(bill: BillingEvent, amount_nano: int, now_ns: int) -> BillingEvent:
+    return movement_event(
+        uuid7(now_ns),
+        kind="correction",
+        corrects=bill.id,
+        account=bill.account,
+        tier=bill.tier,
+        amount_nano=amount_nano,
+        currency=bill.currency,
+        now=rfc3339(now_ns),
+        metadata={"operation": "credit", "note": _NOTE},
+        source=bill.source,
+    )

@@ -282,8 +282,7 @@ def run(db: apsw.Connection, steps: Steps[T]) -> T:
         ask = next(steps)
         while True:
             if isinstance(ask, Record):
-                record(db, ask.rows)
-                rows = []
+                rows = record(db, ask.rows)
             elif ask.many:
                 db.executemany(ask.sql, ask.params)
                 rows = []
