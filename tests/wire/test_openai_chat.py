@@ -269,6 +269,16 @@ def test_deep_nesting_is_survived() -> None:
 
 
 HANDS_OFF = Request(stream=True)
+
+
+def test_parts_that_think_are_output_as_those_that_answer() -> None:
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}
+    content = [thinking, {"type": "text", "text": " Four."}, {"type": "image_url", "image_url": {}}]
+    reader = CHAT.answer(Request())
+    reader.whole(json.dumps({"choices": [{"index": 0, "message": {"content": content}}]}).encode())
+    assert reader.texts() == ["Let me see. Four."]
+
+
 MAY_ASK = Request(stream=True, may_ask=True)
 WANTS = Request(stream=True, wants_usage=True)
 

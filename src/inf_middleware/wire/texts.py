@@ -1,5 +1,6 @@
 """The output text of one answer, kept for counting, within a bound."""
 
+from collections.abc import Iterator
 from io import StringIO
 from typing import Any, TypeAlias
 
@@ -68,10 +69,8 @@ class Texts:
             if type(value) is str:
                 self.add(value, group)
             elif isinstance(value, list):
-                for part in value:
-                    text = part.get("text") if isinstance(part, dict) else part
-                    if isinstance(text, str) and text:
-                        self.add(text, group)
+                for text in _texts_in(value):
+                    self.add(text, group)
             elif isinstance(value, dict):
                 self.add(_compact(value), group)
         return self._seen > before
@@ -178,6 +177,18 @@ def _texts_of(kept: bytes) -> list[str]:
     except ODD:
         read = [read_value(b'"' + text + b'"') for text in kept.split(_BETWEEN)]
         return [text for text in read if isinstance(text, str)]
+
+
+def _texts_in(parts: list[Any]) -> Iterator[str]:
+    """Give the texts of a list of parts; those that think have a list of their own (Mistral)."""
+    for part in parts:
+        text = part
+        if isinstance(part, dict):
+            text = part.get("text") or part.get("thinking")
+        for one in text if isinstance(text, list) else [text]:
+            found = one.get("text") if isinstance(one, dict) else one
+            if isinstance(found, str) and found:
+                yield found
 
 
 def piece_of(source: dict[str, Any], tree: Tree) -> str | None:
