@@ -174,17 +174,9 @@ FAULTS = [
         "test_a_settlement_that_is_cancelled_and_run_again_gives_one_place_back",
     ),
     Fault(
-        "closing: a ledger that does not answer is waited for",
-        "call/settle.py",
-        "        async with asyncio.timeout(timeout_s):",
-        "        async with asyncio.timeout(None):",
-        "tests/call/test_silent_ledger.py::"
-        "test_where_nothing_is_kept_who_waited_is_refused_in_time",
-    ),
-    Fault(
         "closing: an idle ledger is believed",
         "call/settle.py",
-        "        call.recorded = await _retry(billing, call.event, failure, deadline)",
+        "        call.recorded = await _retry(billing, call.event, failure)",
         "        call.recorded = True",
         REFUSED + "test_a_ledger_that_cannot_record_makes_a_503_and_nothing_is_debited_later",
     ),

@@ -23,10 +23,6 @@ from inf_middleware.wire.reader import AnswerReader
 # Between two tries of a ledger that failed: short against `settle_timeout_s`, long for a disk.
 _RETRY_S = 0.05
 
-# A first try is given so long where `settle_timeout_s` is less: a commit takes a busy disk tenths
-# of a second.
-_FIRST_TRY_S = 1.0
-
 # RFC 9110, section 15.3.5.
 _NO_CONTENT = 204
 
@@ -58,7 +54,6 @@ async def settle(call: Call) -> bool:
         deferred.note(call)
     billing = call.billing
     durable = None
-    begun_s = time.monotonic()
     if billing is not None and not call.recorded:
         call.event = call.event or event_of(call, billing, usage)
         durable = billing.ledger.settle(call.event)
@@ -73,8 +68,8 @@ async def settle(call: Call) -> bool:
     try:
         # First, since it takes longer, mostly: then the store has answered, and a call is woken
         # once for both.
-        if durable is not None and billing is not None:
-            await _within(max(billing.settle_timeout_s, _FIRST_TRY_S), durable)
+        if durable is not None:
+            await durable
             call.recorded = True
     except LedgerUnavailable as error:
         failure = error
@@ -82,8 +77,7 @@ async def settle(call: Call) -> bool:
         if releasing is not None:
             await _end_release(call, releasing)
     if billing is not None and call.event is not None and failure is not None:
-        deadline = begun_s + billing.settle_timeout_s
-        call.recorded = await _retry(billing, call.event, failure, deadline)
+        call.recorded = await _retry(billing, call.event, failure)
     call.settled = True
     return call.recorded or billing is None
 
@@ -168,42 +162,12 @@ async def _end_release(call: Call, releasing: Awaitable[object]) -> None:
             call.limiting.waiting.ended(call.admission.ask.account_id)
 
 
-async def _within(timeout_s: float, durable: Awaitable[None]) -> None:
-    """Wait for a ledger; what it makes durable later stays, and handed over again it is one bill.
-
-    Raises:
-        LedgerUnavailable: It has failed, or does not answer.
-    """
-    if isinstance(durable, asyncio.Future):  # as of nearly all; the rest costs ten times as much
-        timer = durable.get_loop().call_later(timeout_s, _give_up, durable, timeout_s)
-        try:
-            await durable
-        finally:
-            timer.cancel()
-        return
-    try:
-        async with asyncio.timeout(timeout_s):
-            await durable
-    except TimeoutError as error:
-        raise _unanswered(timeout_s) from error
-
-
-def _give_up(durable: "asyncio.Future[None]", timeout_s: float) -> None:
-    if not durable.done():  # who makes it durable looks whether it is waited for
-        durable.set_exception(_unanswered(timeout_s))
-
-
-def _unanswered(timeout_s: float) -> LedgerUnavailable:
-    return LedgerUnavailable(f"the ledger did not answer within {timeout_s:.3g} s")
-
-
-async def _retry(
-    billing: Billing, event: BillingEvent, error: LedgerUnavailable, deadline: float
-) -> bool:
-    while (left_s := deadline - time.monotonic()) > _RETRY_S:
+async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable) -> bool:
+    deadline = time.monotonic() + billing.settle_timeout_s
+    while time.monotonic() < deadline:
         await anyio.sleep(_RETRY_S)
         try:
-            await _within(left_s - _RETRY_S, billing.ledger.settle(event))
+            await billing.ledger.settle(event)
         except LedgerUnavailable as again:
             error = again
         else:

@@ -106,7 +106,7 @@ class LedgerOptions(CommonOptions, total=False):
     `Ledger`. `mode`: "postpaid" bills at the end, whatever the balance; "prepaid" holds the money
     before the app is called, and answers 402 where there is none. `sinks`: from a name, which is
     its place in the outbox and stays, to an async function, "jsonl:PATH", "https://HOST/PATH" or
-    "redis://HOST:PORT?stream=NAME". `settle_timeout_s`: how long a ledger is tried with a bill;
+    "redis://HOST:PORT?stream=NAME". `settle_timeout_s`: how long a failing ledger is tried again;
     `on_ledger_error` then: "spool" (postpaid) keeps the bill in a bounded, durable file on this
     host until the ledger is back, "refuse" (prepaid) fails the call unbilled.
     `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
