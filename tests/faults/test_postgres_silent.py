@@ -15,7 +15,7 @@ from inf_middleware.ledgers.postgres import PostgresLedger
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import post
 from tests.events import event_of
-from tests.kit import CHAT
+from tests.kit import CHAT, Closing, lifespan_through
 from tests.ledgers.postgres_server import PostgresServer, serving_postgres
 from tests.processes import free_ports
 from tests.tcp_proxy import TcpProxy, proxying
@@ -43,6 +43,15 @@ async def fails_in_time(asked: list[Awaitable[Any]]) -> None:
     assert [task.done() for task in tasks] == [True] * len(tasks), f"after {took_s:.1f} s"
     for task in tasks:
         assert isinstance(task.exception(), LedgerUnavailable)
+
+
+async def shut_down(app: Any) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.shutdown"}
+
+    async def send(message: dict[str, Any]) -> None: ...
+
+    await lifespan_through(app, receive, send)
 
 
 async def end(ledger: PostgresLedger, proxy: TcpProxy) -> None:
@@ -106,7 +115,8 @@ def test_a_worker_that_starts_while_another_host_holds_the_lock_serves_and_bills
         frozen = await asyncpg.connect(uri)
         await frozen.execute(LOCKED)
         model = JsonApp(completion(usage=usage_of(10, 5)))
-        asked = asyncio.create_task(post(CostLedger(model, ledger=uri), CHAT))
+        app = CostLedger(Closing(model), ledger=uri)
+        asked = asyncio.create_task(post(app, CHAT))
         # A first try, a heartbeat, and one more try within `settle_timeout_s`; then it is kept.
         await asyncio.wait([asked], timeout=3 * BOUND_S + MARGIN_S)
         served = asked.done()
@@ -126,5 +136,6 @@ def test_a_worker_that_starts_while_another_host_holds_the_lock_serves_and_bills
                 await asyncio.sleep(0.01)
         await frozen.close()
         await first.aclose()
+        await shut_down(app)
 
     asyncio.run(go())
