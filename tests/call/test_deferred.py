@@ -272,6 +272,38 @@ def test_of_a_response_that_is_fetched_as_a_stream_and_left_the_rest_stays_due(
     assert sum(inputs) == 15
 
 
+def test_a_response_whose_fetch_broke_off_stays_due(tmp_path: Path) -> None:
+    fetched = json.dumps(whole("resp_broken", usage=USAGE)).encode()
+    breaks = [True, False]
+
+    async def model(scope: Any, receive: Any, send: Any) -> None:
+        await read_all(receive)
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "POST":
+            queued = json.dumps({"id": "resp_broken", "status": "queued"}).encode()
+            await send({"type": "http.response.body", "body": queued})
+        elif breaks.pop(0):
+            await send({"type": "http.response.body", "body": fetched[:-40], "more_body": True})
+            raise ConnectionError("the upstream is gone")
+        else:
+            await send({"type": "http.response.body", "body": fetched})
+
+    house = House(model, tmp_path)
+    body = {"model": "inf-chat-v1", "input": "Hi", "background": True}
+
+    async def go() -> None:
+        await post(house.app, body, key="sk-one", path="/v1/responses")
+        scope = scope_of("/v1/responses/resp_broken", method="GET", key="sk-one")
+        with pytest.raises(ConnectionError):
+            await house.app(scope, nothing, forget)
+        await house.app(scope, nothing, forget)
+        await house.close()
+
+    asyncio.run(go())
+    assert [record["output_tokens"] for record in house.records] == [0, 12]
+
+
 async def nothing() -> Any:
     return {"type": "http.request", "body": b"", "more_body": False}
 

@@ -1,10 +1,12 @@
 """`inf-middleware serve` at start: what is wrong is one line and exit code 2, before it listens."""
 
+import contextlib
 import json
 import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,47 +126,43 @@ def test_what_the_proxy_needs_is_not_installed(tmp_path: Path) -> None:
     )
 
 
-def test_an_upstream_that_is_not_there_yet_is_warned_of_and_waited_for(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
-    command = [COMMAND, "serve", "--port", "0", "--upstream", f"http://127.0.0.1:{port}"]
-    server = Running(command, tmp_path / "out.txt", env={"PYTHONUNBUFFERED": "1"})
+@contextlib.contextmanager
+def started(folder: Path, upstream: int, *arguments: str) -> Iterator[Running]:
+    """Serve before an upstream of this host, whether anybody is there or not."""
+    command = [COMMAND, "serve", "--port", "0", "--upstream", f"http://127.0.0.1:{upstream}"]
+    command += arguments
+    server = Running(command, folder / "out.txt", folder=folder, env={"PYTHONUNBUFFERED": "1"})
     try:
         wait_until(lambda: "Listening on" in server.said(), "the proxy starts", timeout_s=60)
-        assert f"warning: the upstream http://127.0.0.1:{port} cannot be reached" in server.said()
-        assert "Traceback" not in server.said()
+        yield server
     finally:
         server.stop()
+
+
+def test_an_upstream_that_is_not_there_yet_is_warned_of_and_waited_for(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with started(tmp_path, port) as server:
+        assert f"warning: the upstream http://127.0.0.1:{port} cannot be reached" in server.said()
+        assert "Traceback" not in server.said()
 
 
 def test_no_password_is_told(tmp_path: Path) -> None:
     (nobody,) = free_ports(1)
     ledger = f"postgresql://billing:s3cret@127.0.0.1:{nobody}/bills"
-    command = [COMMAND, "serve", "--port", "0", "--upstream", f"http://127.0.0.1:{nobody}"]
-    command += ["--ledger", ledger]
-    server = Running(command, tmp_path / "out.txt", folder=tmp_path, env={"PYTHONUNBUFFERED": "1"})
-    try:
-        wait_until(lambda: "Listening on" in server.said(), "the proxy starts", timeout_s=60)
+    with started(tmp_path, nobody, "--ledger", ledger) as server:
         assert f"@127.0.0.1:{nobody}/bills" in server.said()
         assert "s3cret" not in server.said()
-    finally:
-        server.stop()
 
 
 def test_what_the_library_logs_is_shown(tmp_path: Path) -> None:
     (redis, upstream) = free_ports(2)
-    command = [COMMAND, "serve", "--port", "0", "--upstream", f"http://127.0.0.1:{upstream}"]
-    command += ["--storage", f"redis://127.0.0.1:{redis}"]
-    server = Running(command, tmp_path / "out.txt", folder=tmp_path, env={"PYTHONUNBUFFERED": "1"})
-    try:
-        wait_until(lambda: "Listening on" in server.said(), "the proxy starts", timeout_s=60)
+    with started(tmp_path, upstream, "--storage", f"redis://127.0.0.1:{redis}") as server:
         url = server.said().partition("Listening on ")[2].partition(",")[0]
         httpx.post(f"{url}/v1/chat/completions", json={"model": "m", "messages": []})
         said = server.said()
         assert "\nINFO:     CostLedger + TierLimiter + TokenMeter in force: " in said
         assert "\nERROR:    the limits' storage failed: " in said
         assert f"\nWARNING:  http://127.0.0.1:{upstream} cannot be asked" in said
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize(

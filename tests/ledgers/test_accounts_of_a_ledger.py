@@ -90,14 +90,19 @@ class Counting:
             raise LedgerUnavailable("away")
 
 
+async def asked_of(book: LedgerBook, clock: Clock) -> tuple[Counting, LedgerAccounts, str]:
+    """A look-up in a ledger with one account, and that account's key."""
+    counting = Counting(book.ledger)
+    await book.create_account("acme")
+    key = (await book.issue_key("acme")).key
+    return counting, LedgerAccounts(counting, "CNY", clock=clock), key
+
+
 def test_between_two_checks_nothing_is_read(opened: Opened) -> None:
     clock = Clock()
 
     async def go(book: LedgerBook) -> int:
-        counting = Counting(book.ledger)
-        lookup = LedgerAccounts(counting, "CNY", clock=clock)
-        await book.create_account("acme")
-        key = (await book.issue_key("acme")).key
+        counting, lookup, key = await asked_of(book, clock)
         for _ in range(100):
             assert await lookup(key, CONNECTION) is not None
         clock.now += CHECK_S
@@ -111,10 +116,7 @@ def test_with_the_ledger_away_what_is_known_stays_true_for_a_minute(opened: Open
     clock = Clock()
 
     async def go(book: LedgerBook) -> None:
-        counting = Counting(book.ledger)
-        lookup = LedgerAccounts(counting, "CNY", clock=clock)
-        await book.create_account("acme")
-        key = (await book.issue_key("acme")).key
+        counting, lookup, key = await asked_of(book, clock)
         await lookup(key, CONNECTION)
         counting.away = True
         clock.now += STALE_MAX_S
@@ -135,10 +137,7 @@ def test_in_a_long_outage_nobody_is_let_in_between_two_checks_either(opened: Ope
     clock = Clock()
 
     async def go(book: LedgerBook) -> None:
-        counting = Counting(book.ledger)
-        lookup = LedgerAccounts(counting, "CNY", clock=clock)
-        await book.create_account("acme")
-        key = (await book.issue_key("acme")).key
+        counting, lookup, key = await asked_of(book, clock)
         await lookup(key, CONNECTION)
         counting.away = True
         clock.now += STALE_MAX_S
@@ -162,9 +161,7 @@ def test_after_a_quiet_time_those_who_come_at_once_are_told_what_holds_now(opene
     clock = Clock()
 
     async def go(book: LedgerBook) -> None:
-        lookup = LedgerAccounts(Counting(book.ledger), "CNY", clock=clock)
-        await book.create_account("acme")
-        key = (await book.issue_key("acme")).key
+        _, lookup, key = await asked_of(book, clock)
         await lookup(key, CONNECTION)
         await book.recharge("acme", "500", reference="r")
         clock.now += STALE_MAX_S + 1

@@ -68,28 +68,25 @@ assert os.waitpid(child, 0)[1] == 0, "the child waited for a thread that it does
 """
 
 
-def test_a_fork_waits_for_no_thread_that_only_its_parent_has(tmp_path: Path) -> None:
+def run(code: str, *arguments: str, folder: Path) -> None:
+    """Run it in a process of its own, which must end well."""
     done = subprocess.run(
-        [sys.executable, "-c", LOCKED],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_what_a_process_and_its_fork_settle_is_all_there(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, str(ROUNDS)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env={"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_fork_waits_for_no_thread_that_only_its_parent_has(tmp_path: Path) -> None:
+    run(LOCKED, folder=tmp_path)
+
+
+def test_what_a_process_and_its_fork_settle_is_all_there(tmp_path: Path) -> None:
+    run(FORKING, str(ROUNDS), folder=tmp_path)
     for number in range(ROUNDS):
         with reading(tmp_path / f"{number}.db") as db:
             assert db.execute("SELECT count(*) FROM request").fetchall() == [(61,)]

@@ -43,7 +43,7 @@ async def serve_fetched(
         await app({**scope, CALL_KEY: call}, receive, answer.send)
         await answer.finish()
     finally:
-        if not call.ended:  # what was fetched of a stream that was cut
+        if call.is_stream and not call.ended:  # what was fetched of a stream that was cut
             answer.read_what_came()
             await settle_fetched(call)
     if call.settled:

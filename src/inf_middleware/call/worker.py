@@ -136,14 +136,8 @@ class Worker:
             body = asking(call)
             if body is not None:
                 inner, message = with_length(inner, len(body)), as_message(body)
-        except Refuse as refuse:
-            call.refused = True
-            note_refusal(call, refuse)
-            await abandon(call)
-            await send_refusal(call, refuse, send)
-            return
-        except ClientGone:
-            await abandon(call)
+        except (Refuse, ClientGone) as ended:
+            await _end_unserved(call, ended, send)
             return
         except BaseException:
             await to_the_end(give_up(call))
@@ -255,6 +249,15 @@ class Worker:
             await send(message)
 
         return watching
+
+
+async def _end_unserved(call: Call, ended: Refuse | ClientGone, send: Send) -> None:
+    if isinstance(ended, Refuse):
+        call.refused = True
+        note_refusal(call, ended)
+    await abandon(call)
+    if isinstance(ended, Refuse):
+        await send_refusal(call, ended, send)
 
 
 def _headers(call: Call) -> list[Header]:
