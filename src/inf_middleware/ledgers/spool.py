@@ -198,9 +198,8 @@ class SpoolingLedger:
         refused: list[bytes] = []
         for start in range(0, len(lines), _BATCH_MAX):
             refused += await self._hand.hand_over(lines[start : start + _BATCH_MAX])
-        if refused:
-            await loop.run_in_executor(pool, self._set_aside, refused)
-        await loop.run_in_executor(pool, self._forget, path, end)
+        # Both at once: who is cancelled between the two would set the same aside once more.
+        await loop.run_in_executor(pool, self._done, path, end, refused)
         if lines:
             _log.warning("%d kept bills are handed over to the ledger", len(lines))
 
@@ -239,6 +238,11 @@ class SpoolingLedger:
         if not self._active:
             self._active = True
             _log.error("the ledger is away: bills are kept in %s until it is back", self._directory)
+
+    def _done(self, path: Path, end: int, refused: list[bytes]) -> None:
+        if refused:
+            self._set_aside(refused)
+        self._forget(path, end)
 
     def _set_aside(self, lines: list[bytes]) -> None:
         path = self._directory / "refused"
