@@ -197,8 +197,8 @@ FAULTS = [
     Fault(
         "claims: a refusal keeps the key",
         "call/worker.py",
-        "            note_refusal(call, refuse)\n            await abandon(call)",
-        "            note_refusal(call, refuse)",
+        "        note_refusal(call, ended)\n    await abandon(call)\n",
+        "        note_refusal(call, ended)\n",
         KEYS + "test_a_refusal_gives_the_key_back",
     ),
     Fault(
