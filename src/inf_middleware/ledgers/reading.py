@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers.connection import connect, connect_to_read
+from inf_middleware.ledgers.connection import check_name, connect, connect_to_read
 from inf_middleware.ledgers.forking import Forking
 from inf_middleware.ledgers.steps import T, Work
 from inf_middleware.ledgers.writer import FATAL, run
@@ -67,6 +67,8 @@ class Reader(Forking):
             try:
                 if self._db is None:
                     self._db = _open(self._path)
+                else:
+                    check_name(self._db, self._path)
                 return read(self._db, work)
             except apsw.Error as error:
                 if isinstance(error, FATAL):

@@ -20,7 +20,7 @@ import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
 from inf_middleware.domain.events import BillingEvent
-from inf_middleware.ledgers.connection import connect
+from inf_middleware.ledgers.connection import check_name, connect
 from inf_middleware.ledgers.forking import Forking
 from inf_middleware.ledgers.heart import Heart
 from inf_middleware.ledgers.recording import record
@@ -212,8 +212,6 @@ class Writer(Forking):
         with self.using:
             try:
                 outcome = job.work(self._connection())
-            except LedgerUnavailable as error:
-                outcome = error
             except Exception as error:  # whatever it is: the thread lives on, for the settlements
                 outcome = self._failed(error)
         _tell(job.loop, [job.future], [outcome])
@@ -249,6 +247,8 @@ class Writer(Forking):
         return outcomes
 
     def _failed(self, error: Exception) -> LedgerUnavailable:
+        if isinstance(error, LedgerUnavailable):
+            return error
         if isinstance(error, FATAL):
             self.let_go()
         failure = LedgerUnavailable(f"the ledger {self._path} failed: {error}")
@@ -259,6 +259,8 @@ class Writer(Forking):
         if self._db is None:
             self._db = connect(self._path)
             self._opened = True
+        else:
+            check_name(self._db, self._path)
         return self._db
 
     def begin_anew(self) -> None:
