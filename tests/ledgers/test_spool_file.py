@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,3 +163,34 @@ def test_a_file_that_another_has_locked_is_told_and_not_waited_for(tmp_path: Pat
     own.drop(len(FIRST))
     assert lines_of(tmp_path) == SECOND
     own.close()
+
+
+def delete_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def put_another_there(folder: Path) -> None:
+    (path,) = folder.glob("*.jsonl")
+    path.rename(folder / "moved")
+    path.write_bytes(THIRD)
+
+
+@pytest.mark.parametrize("happens", [delete_all, shutil.rmtree, put_another_there])
+def test_what_is_kept_in_a_file_that_was_deleted_below_its_process_is_written_anew(
+    happens: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "spool"
+    own = SpoolFile(folder, 1_000)
+    own.append(FIRST)
+    told = f"{own.path} was deleted while it was in use: it is written anew"
+    happens(folder)
+    own.append(SECOND)
+    assert own.path is not None
+    assert (own.size, own.path.read_bytes()) == (len(FIRST + SECOND), FIRST + SECOND)
+    assert not is_orphan(own.path)
+    happens(folder)
+    own.drop(len(FIRST))
+    assert own.path.read_bytes() == SECOND
+    own.close()
+    assert [record.message for record in caplog.records] == [told]

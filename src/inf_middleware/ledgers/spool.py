@@ -200,8 +200,8 @@ class SpoolingLedger:
             refused += await self._hand.hand_over(lines[start : start + _BATCH_MAX])
         # Both at once: who is cancelled between the two would set the same aside once more.
         await loop.run_in_executor(pool, self._done, path, end, refused)
-        if lines:
-            _log.warning("%d kept bills are handed over to the ledger", len(lines))
+        if taken := len(lines) - len(refused):
+            _log.warning("%d kept bills are handed over to the ledger", taken)
 
     def _files(self) -> dict[Path, int]:
         """Return the files to hand over, with their sizes: those that nobody owns, and ours."""

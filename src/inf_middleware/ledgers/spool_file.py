@@ -2,10 +2,13 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 from inf_middleware.domain.ids import uuid7
+
+_log = logging.getLogger("inf_middleware.ledgers")
 
 
 class SpoolFile:
@@ -48,7 +51,7 @@ class SpoolFile:
             os.fsync(self._file)
             return
         # Never in place: what is not handed over is durable at every moment.
-        self._begin(self.path, self.path.read_bytes()[end:])
+        self._begin(self.path, self._kept(end))
         self._name()
 
     def close(self) -> None:
@@ -60,15 +63,23 @@ class SpoolFile:
             self._file, self.path, self.size = None, None, 0
 
     def _opened(self) -> int:
-        if self._file is None:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
+        if self._file is None or self.path is None:
             self._begin(self._directory / f"{uuid7(0)}.jsonl", b"")
+        elif not _is_at(self.path, self._file):
+            _log.error("%s was deleted while it was in use: it is written anew", self.path)
+            self._begin(self.path, self._kept(0))
         self._name()
         assert self._file is not None
         return self._file
 
+    def _kept(self, start: int) -> bytes:
+        """Return what is kept from a place on, also where the file has its name no more."""
+        assert self._file is not None
+        return os.pread(self._file, self.size - start, start)
+
     def _begin(self, path: Path, lines: bytes) -> None:
         """Go on in a new file, in the place of the one that is there."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         partial = path.with_suffix(".partial")
         # Locked before it has its name: nobody shall take it for one without an owner.
         fresh = _open_locked(partial)
@@ -128,6 +139,13 @@ def is_orphan(path: Path) -> bool:
     finally:
         os.close(file)
     return True
+
+
+def _is_at(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def write(file: int, data: bytes) -> None:
