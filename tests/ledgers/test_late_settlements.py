@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from inf_middleware import BillingEvent, Usage
 from inf_middleware.domain.books import Claim
+from inf_middleware.domain.money import decimal_string
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.continuing import continuation_of
@@ -93,9 +95,41 @@ def test_of_a_bill_with_other_parts_than_the_checkpoint_that_is_taken_back(
         await in_order(book)
 
     opened.run(go)
-    ((_, _, _, *whole), (_, kind, _, _, taken_back, corrects)) = opened.rows(_RECORDS)[1:]
+    ((_, kind, _, _, taken_back, corrects), (_, _, _, *whole)) = opened.rows(_RECORDS)[1:]
     assert whole == [usage.input_tokens, int(event.amount_nano), None]
     assert (kind, taken_back, corrects) == ("correction", 7 * FEN // 10, CALL)
+
+
+@pytest.mark.parametrize("credit", [0, FEN // 2])
+def test_what_a_late_bill_takes_beyond_the_balance_is_shown_by_it(
+    credit: int, opened: Opened
+) -> None:
+    calls = {name: [bill(0, n, request_id=name) for n in (400, 1000)] for name in ("a", "b", "c")}
+    cached = event_of(0, usage=Usage(0, 1000), request_id="c")  # 2 fen, and no input
+
+    async def go(book: LedgerBook) -> None:
+        await book.recharge("acme", "1", reference="r")
+        for checkpoint, _ in calls.values():
+            at = replace(checkpoint, outcome="worker_lost")
+            assert await book.ledger.hold(at, FEN, credit) is None
+        assert await reap(book) == len(calls)
+        await book.withdraw("acme", decimal_string(98 * FEN + credit))
+        late = [calls["a"][1], calls["b"][1], calls["a"][1], cached]
+        await asyncio.gather(*map(book.ledger.settle, late))
+        assert await standing(book) == (-2 * FEN - credit, 0)
+        await in_order(book)
+
+    opened.run(go)
+    # There are 0.8 fen: the first takes 0.6, the second 0.4 beyond; 0.4 come back to pay for that,
+    # and all of the third is beyond.
+    shown = opened.rows(
+        "SELECT amount_nano, overdrawn_nano FROM request WHERE kind = 'usage' ORDER BY seq"
+    )
+    assert shown[len(calls) :] == [
+        (6 * FEN // 10, 0),
+        (6 * FEN // 10, 4 * FEN // 10),
+        (2 * FEN, 2 * FEN),
+    ]
 
 
 def test_a_late_bill_whose_caller_was_told_that_there_is_none_is_taken_back(

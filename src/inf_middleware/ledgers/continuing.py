@@ -25,44 +25,68 @@ _COUNTS = (
 )
 
 
+# A call's record as a lost one, if it is not continued yet: its event, what is left of its amount,
+# and what its account has available.
+_LOST = (
+    "SELECT outbox.body, request.amount_nano - coalesce((SELECT sum(amount_nano)"
+    "  FROM request AS correction WHERE correction.corrects = request.request_id), 0),"
+    " coalesce((SELECT balance_nano - held_nano FROM balance"
+    "  WHERE account = request.account AND currency = request.currency), 0)"
+    "  + coalesce((SELECT CAST(fingerprint AS BIGINT) FROM reference"
+    "  WHERE reference.kind = 'lost' AND reference = request.request_id), 0)"
+    " FROM request JOIN outbox ON outbox.id = request.request_id"
+    " WHERE request.request_id = ? AND request.kind = 'usage' AND request.outcome = 'worker_lost'"
+    " AND NOT EXISTS (SELECT 1 FROM request WHERE request_id = ?)"
+)
+
+
 def continuation_of(request_id: str) -> str:
     """Return the id of what continues a call's record: always the same, so that it is one."""
     return _derived(request_id, "continues")
 
 
+def keep_credits(credits_nano: Sequence[tuple[str, int]]) -> Steps[None]:
+    """Keep the credit limits of calls that are ended as lost, for what they tell later.
+
+    Among the references, as probes are, under a kind that no movement has.
+    """
+    yield Ask(
+        "INSERT INTO reference (kind, reference, request_id, fingerprint)"
+        " VALUES ('lost', ?, '', ?) ON CONFLICT (kind, reference) DO NOTHING",
+        [(request_id, str(credit_nano)) for request_id, credit_nano in credits_nano],
+        many=True,
+    )
+
+
 def continued(rows: Sequence[Rows], there: Collection[str]) -> Steps[list[Rows]]:
     """Return what is to be written of settlements that are there already, as lost ones."""
-    wanted: dict[str, Rows] = {}
-    for row in rows:
-        if row.request_id not in there:
-            continue
-        found = yield Ask(
-            "SELECT outbox.body, request.amount_nano - coalesce((SELECT sum(amount_nano)"
-            "  FROM request AS correction WHERE correction.corrects = request.request_id), 0)"
-            " FROM request JOIN outbox ON outbox.id = request.request_id"
-            " WHERE request.request_id = ? AND request.kind = 'usage'"
-            " AND request.outcome = 'worker_lost'"
-            " AND NOT EXISTS (SELECT 1 FROM request WHERE request_id = ?)",
-            (row.request_id, continuation_of(row.request_id)),
-        )
+    wanted: list[Rows] = []
+    moved: dict[tuple[str, str], int] = {}  # of an account, by what is wanted so far
+    for row in {row.request_id: row for row in rows if row.request_id in there}.values():
+        found = yield Ask(_LOST, (row.request_id, continuation_of(row.request_id)))
         bill = BillingEvent.decode(row.event)
-        if found and bill.outcome != "worker_lost":
-            lost, left_nano = BillingEvent.decode(bytes(found[0][0])), int(found[0][1])
-            for event in _rest(bill, lost, left_nano):
-                wanted[event.id] = rows_of(event)
-    return list(wanted.values())
+        if not found or bill.outcome == "worker_lost":
+            continue
+        ((body, left_nano, there_nano),) = found
+        account = (bill.account, bill.currency)
+        for event in _rest(bill, BillingEvent.decode(bytes(body)), int(left_nano)):
+            before_nano = moved.get(account, 0)
+            shown, moved_nano = _with_overdrawn(event, there_nano + before_nano)
+            moved[account] = before_nano + moved_nano
+            wanted.append(rows_of(shown))
+    return wanted
 
 
 def _rest(bill: BillingEvent, lost: BillingEvent, left_nano: int) -> list[BillingEvent]:
     """Return a bill's part that a checkpoint does not have; all of it where it has other parts.
 
-    Then what is left of the checkpoint's amount is taken back.
+    Before that what is left of the checkpoint's amount is taken back.
     """
     metadata = {**bill.metadata, "continues": bill.id}
     whole = replace(bill, request_id=continuation_of(bill.id), metadata=metadata)
     lines = _beyond(bill, lost)
     if lines is None:
-        return [whole, *([_correction(bill, lost, left_nano)] if left_nano > 0 else [])]
+        return [*([_correction(bill, lost, left_nano)] if left_nano > 0 else []), whole]
     counts = {name: max(getattr(bill, name) - getattr(lost, name), 0) for name in _COUNTS}
     if not lines and not any(counts.values()):
         return []
@@ -76,6 +100,15 @@ def _rest(bill: BillingEvent, lost: BillingEvent, left_nano: int) -> list[Billin
             **counts,
         )
     ]
+
+
+def _with_overdrawn(event: BillingEvent, available_nano: int) -> tuple[BillingEvent, int]:
+    """Return an event with what it takes beyond the balance, and by how much it moves that."""
+    amount_nano = int(event.amount_nano)
+    if event.kind != "usage":
+        return event, amount_nano
+    overdrawn_nano = max(amount_nano - max(available_nano, 0), 0)
+    return replace(event, overdrawn_nano=str(overdrawn_nano)), -amount_nano
 
 
 def _beyond(bill: BillingEvent, lost: BillingEvent) -> list[EventLine] | None:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from inf_middleware.domain.books import Claim, Claimed
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.claims import claim, forget, give_up, release
+from inf_middleware.ledgers.continuing import keep_credits
 from inf_middleware.ledgers.lots import expire
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.settling import settle_all
@@ -123,10 +124,12 @@ def beat(
     ended = 0
     for (process,) in dead:
         rows = yield Ask(
-            f"SELECT checkpoint FROM hold WHERE owner = ? ORDER BY request_id LIMIT {_REAPED_MAX}",
+            "SELECT checkpoint, request_id, credit_limit_nano FROM hold WHERE owner = ?"
+            f" ORDER BY request_id LIMIT {_REAPED_MAX}",
             (process,),
         )
         bills = [replace(BillingEvent.decode(bytes(row[0])), settled_at=now) for row in rows]
+        yield from keep_credits([(request_id, credit) for _, request_id, credit in rows if credit])
         yield from settle_all([rows_of(bill) for bill in bills])
         yield from give_up(process)
         ended += len(bills)
