@@ -2,7 +2,7 @@
 
 from tests.mutants.fault import Fault
 
-HOLDS, HEARTBEAT, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS, LATE = (
+HOLDS, HEARTBEAT, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS, LATE, MOVED = (
     f"tests/ledgers/test_{name}.py::"
     for name in (
         "holds",
@@ -13,6 +13,7 @@ HOLDS, HEARTBEAT, POWER, BOOK, BATCHES, BY_ACCOUNT, CLAIMS, LATE = (
         "records_by_account",
         "claims",
         "late_settlements",
+        "moved_file",
     )
 )
 
@@ -117,6 +118,20 @@ FAULTS = [
         "line.quantity - before.pop((line.meter, line.unit_price_nano), 0)",
         "line.quantity - 0 * before.pop((line.meter, line.unit_price_nano), 0)",
         LATE + "test_what_a_call_used_beyond_its_checkpoint_is_a_record_of_its_own[sqlite-700]",
+    ),
+    Fault(
+        "what a late bill takes beyond the balance is not shown",
+        "ledgers/continuing.py",
+        "max(amount_nano - max(available_nano, 0), 0)",
+        "0 * max(amount_nano - max(available_nano, 0), 0)",
+        LATE + "test_what_a_late_bill_takes_beyond_the_balance_is_shown_by_it[sqlite-0]",
+    ),
+    Fault(
+        "bills are written to a file that was deleted",
+        "ledgers/writer.py",
+        "else:\n            check_name(self._db, self._path)\n        return",
+        "return",
+        MOVED + "test_what_nobody_would_find_is_not_written_and_told_so[delete]",
     ),
     Fault(
         "in PostgreSQL a late bill of what is held here goes the short way",
