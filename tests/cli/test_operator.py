@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from inf_middleware import BillingEvent, Usage
 from inf_middleware.cli import main
+from inf_middleware.ledgers.book import LedgerBook
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from tests.events import event_of
 from tests.kit import reading
@@ -182,6 +184,24 @@ def test_days_are_those_of_the_time_zone_of_reports(uri: str, tmp_path: Path) ->
         main, ["usage", "--by", "day", "--json", "--config", str(config)], env=env
     )
     assert [row["day"] for row in json.loads(shown.stdout)] == ["2026-11-24"]
+
+
+def test_a_statement_tells_the_days_of_its_month(uri: str, tmp_path: Path) -> None:
+    at = datetime(2026, 10, 31, 18, tzinfo=UTC)
+
+    async def go() -> None:
+        ledger = SqliteLedger.from_uri(uri)
+        async with LedgerBook(ledger, now_ns=lambda: int(at.timestamp()) * 10**9) as book:
+            await book.recharge("acme", "5", reference="r1")
+
+    asyncio.run(go())
+    config = tmp_path / "config.toml"
+    config.write_text(f'[ledger]\nuri = "{uri}"\ntimezone = "Asia/Shanghai"\n')
+    asked = ["statement", "acme", "--month", "2026-11", "--config", str(config)]
+    shown = CliRunner().invoke(main, asked).stdout
+    assert [line.split()[0] for line in shown.splitlines() if "recharge r1" in line] == [
+        "2026-11-01"
+    ]
 
 
 def test_a_statement_adds_up(uri: str) -> None:

@@ -1,6 +1,7 @@
 """`inf-middleware usage` and `statement`: who used how much, and what it costs."""
 
 from collections.abc import Sequence
+from datetime import tzinfo
 
 import click
 
@@ -15,6 +16,7 @@ from inf_middleware.cli.common import (
     record_of,
 )
 from inf_middleware.cli.table import table
+from inf_middleware.domain.moments import day_of
 from inf_middleware.domain.money import decimal_string
 from inf_middleware.ledgers import reports
 from inf_middleware.ledgers.reports import By, Period, Statement, UsageRow
@@ -72,7 +74,7 @@ def statement(chosen: Chosen, account: str, month: str | None) -> None:
             }
         )
     else:
-        click.echo(_statement(found))
+        click.echo(_statement(found, chosen.zone))
 
 
 def _record(row: UsageRow, by: Sequence[By]) -> dict[str, object]:
@@ -129,11 +131,11 @@ def _cells(row: UsageRow, by: Sequence[By], tiered: bool) -> tuple[str, ...]:
     )
 
 
-def _statement(found: Statement) -> str:
+def _statement(found: Statement, zone: tzinfo) -> str:
     rows = [("", "balance before", money(found.opening_nano, found.currency))]
     rows += [
         (
-            event.settled_at[:10],
+            day_of(event.settled_at, zone),
             f"{event.metadata.get('operation')} {event.metadata.get('reference') or event.id}",
             money(_signed(event.kind, event.metadata, int(event.amount_nano)), found.currency),
         )

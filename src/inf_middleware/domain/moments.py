@@ -32,6 +32,11 @@ def written(moment: datetime) -> str:
         raise ValueError(f"{moment} is out of range") from error
 
 
+def day_of(moment: str, zone: tzinfo) -> str:
+    """Return the day of a moment that a record has, in a time zone: "2026-11-24"."""
+    return datetime.fromisoformat(moment).astimezone(zone).date().isoformat()
+
+
 def seconds_written(seconds: float) -> str:
     """Write a length of time in digits, to the millisecond: "2592000", "0.25"."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".")

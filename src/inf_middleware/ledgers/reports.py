@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from inf_middleware.domain.errors import BookingRefused
 from inf_middleware.domain.events import BillingEvent
+from inf_middleware.domain.moments import day_of
 from inf_middleware.ledgers.continuing import continuation_of
 from inf_middleware.ledgers.steps import Ask, Steps
 
@@ -83,8 +84,7 @@ def usage(
         key = list(row[: len(by) + 1])
         if "day" in by and zone is not UTC:
             place = list(by).index("day")
-            moment = datetime.fromisoformat(f"{key[place]}:00+00:00")
-            key[place] = moment.astimezone(zone).date().isoformat()
+            key[place] = day_of(f"{key[place]}:00Z", zone)
         sums = summed.setdefault(tuple(key), [0] * 5)
         for number, value in enumerate(row[len(by) + 1 :]):
             sums[number] += value
