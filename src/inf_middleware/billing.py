@@ -55,7 +55,7 @@ class Ledgers:
 def _place(given: str | Ledger, made: Any) -> Hashable:
     if not isinstance(given, str):
         return identity(given)
-    return str(made.path.absolute()) if isinstance(made, SqliteLedger) else given
+    return str(made.path) if isinstance(made, SqliteLedger) else given
 
 
 class Built(NamedTuple):
@@ -148,8 +148,8 @@ def _holds(mode: str, kept: Ledger) -> Holds | None:
 def _shared_spool(option: Option, user: User, kept: Ledger) -> Shared[SpoolingLedger]:
     # A user's own ledger tells no place: the deployment tells it from others.
     own = f"inf-ledger-{option('deployment')}.spool"
-    directory = Path(getattr(kept, "spool_directory", own))
-    key = ("spool", str(directory.absolute()))
+    directory = Path(getattr(kept, "spool_directory", own)).absolute()
+    key = ("spool", str(directory))
     shared = share(key, user, lambda: SpoolingLedger(kept, directory))
     if shared.thing.ledger is not kept:  # whose bills would be handed to the other
         shared.let_go()

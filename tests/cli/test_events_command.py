@@ -230,8 +230,11 @@ WRONG: list[tuple[list[str], str]] = [
     (["replay", "--sink", "other", "--id", IDS[0]], "knows no sink 'other'; known are: mine"),
     (["dead-letters", "--sink", "other"], "knows no sink 'other'; known are: mine"),
     (["status", "--ledger", "mysql://x"], "sqlite:///inf-ledger.db"),
-    (["status", "--ledger", "sqlite:///none.db"], "there is no ledger at none.db"),
-    (["replay", "--ledger", "sqlite:///none.db", "--sink", "a", "--id", "b"], "no ledger at none"),
+    (["status", "--ledger", "sqlite:////none.db"], "there is no ledger at /none.db"),
+    (
+        ["replay", "--ledger", "sqlite:////none.db", "--sink", "a", "--id", "b"],
+        "no ledger at /none",
+    ),
 ]
 
 

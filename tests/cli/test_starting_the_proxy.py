@@ -76,7 +76,7 @@ def test_a_ledger_that_cannot_be_there(uri: str, told: str, tmp_path: Path) -> N
 def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     (tmp_path / "l.db").write_bytes(b"no ledger at all" * 500)
     told = refused(tmp_path, "--ledger", "sqlite:///l.db")
-    assert told == "inf-middleware: l.db is no ledger: file is not a database"
+    assert told == f"inf-middleware: {tmp_path}/l.db is no ledger: file is not a database"
     assert not (tmp_path / "l.db.spool").exists()
 
 

@@ -92,7 +92,7 @@ def test_an_empty_ledger_says_so(tmp_path: Path) -> None:
 def test_a_ledger_that_is_not_there_is_one_clear_line_and_no_file(tmp_path: Path) -> None:
     shown = usage(cwd=tmp_path)
     assert shown.returncode == 2
-    assert shown.stderr == "inf-middleware: there is no ledger at inf-ledger.db\n"
+    assert shown.stderr == f"inf-middleware: there is no ledger at {tmp_path}/inf-ledger.db\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -107,6 +107,24 @@ def test_bills_are_kept_while_it_is_gone_and_handed_over_when_it_is_back(tmp_pat
     assert len(records_of(path)) == 2
 
 
+def test_a_process_that_goes_to_another_folder_goes_on_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(here)
+
+    async def go(ledger: SqliteLedger) -> None:
+        monkeypatch.chdir(elsewhere)
+        await ledger.aclose()  # as a fork does, or a full disk
+        await ledger.settle(event_of(1))
+
+    run(Path("ledger.db"), go)
+    assert len(records_of(here / "ledger.db")) == 2
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_it_is_told_by_the_heartbeat_in_the_same_words(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -211,8 +211,11 @@ def test_history_is_append_only(statement: str, tmp_path: Path) -> None:
     ("uri", "path"),
     [("sqlite:///inf-ledger.db", "inf-ledger.db"), ("sqlite:////var/x.db", "/var/x.db")],
 )
-def test_a_uri_names_a_file(uri: str, path: str) -> None:
-    assert str(SqliteLedger.from_uri(uri).path) == path
+def test_a_uri_names_a_file(
+    uri: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert SqliteLedger.from_uri(uri).path == tmp_path / path
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ class SqliteLedger(LedgerBase):
     """A ledger in one file. Nothing is opened before the first use."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.spool_directory = Path(f"{path}.spool")
+        self.path = Path(path).absolute()  # the same file, wherever the process goes
+        self.spool_directory = Path(f"{self.path}.spool")
         self._relay_lock = RelayLock(Path(f"{self.path}.relay"))
         self._heart = HostHeart()
         self._writer = Writer(self.path, self._heart, holds.BEAT_S)
