@@ -92,7 +92,7 @@ def test_a_file_whose_name_could_not_be_synced_at_first_is_its_process_own_all_t
     own.append(SECOND)
     assert syncing.done == 1
     assert own.path is not None
-    assert read(own.path) == (len(SECOND), [SECOND.strip()])
+    assert read(own.path, 0) == (len(SECOND), [SECOND.strip()])
     own.drop(len(SECOND))
     own.close()
     assert list(tmp_path.iterdir()) == []
@@ -163,6 +163,26 @@ def test_a_file_that_another_has_locked_is_told_and_not_waited_for(tmp_path: Pat
     own.drop(len(FIRST))
     assert lines_of(tmp_path) == SECOND
     own.close()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, len(FIRST), 2 * len(FIRST) + 1, 1_000])
+def test_a_file_is_read_in_pieces_of_whole_lines(
+    piece_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_file, "PIECE_BYTES", piece_bytes)
+    path = tmp_path / "kept"
+    path.write_bytes(FIRST + SECOND + THIRD + b"half")
+    end, found, pieces = 0, [], 0
+    while True:
+        end, lines = read(path, end)
+        if not lines:
+            break
+        found += lines
+        pieces += 1
+    assert found == [line.strip() for line in (FIRST, SECOND, THIRD)]
+    assert end == len(FIRST + SECOND + THIRD)
+    assert pieces == -(-3 // max(piece_bytes // len(FIRST), 1))
+    assert read(tmp_path / "gone", 7) == (7, [])
 
 
 def delete_all(folder: Path) -> None:

@@ -32,9 +32,6 @@ SPOOL_BYTES_MAX = 256 * 1024 * 1024
 # How often a ledger that is away is tried, and files of processes that are gone are looked for.
 REPLAY_S = 1.0
 
-# Bills handed over together: one commit of the ledger.
-_BATCH_MAX = 500
-
 
 class _Waiting(NamedTuple):
     line: bytes
@@ -185,22 +182,29 @@ class SpoolingLedger:
                 undecided = error
                 continue
             try:
-                await self._replay_file(pool, path)
+                await self._replay_file(pool, path, size)
             except Undecided as error:  # those of the other files are not to wait for it
                 self._patience.undecided(path, size, str(error))
                 undecided = error
         if undecided is not None:
             raise undecided
 
-    async def _replay_file(self, pool: concurrent.futures.ThreadPoolExecutor, path: Path) -> None:
+    async def _replay_file(
+        self, pool: concurrent.futures.ThreadPoolExecutor, path: Path, size: int
+    ) -> None:
         loop = asyncio.get_running_loop()
-        end, lines = await loop.run_in_executor(pool, read, path)
+        end, taken = 0, 0
         refused: list[bytes] = []
-        for start in range(0, len(lines), _BATCH_MAX):
-            refused += await self._hand.hand_over(lines[start : start + _BATCH_MAX])
+        while end < size:  # what was added since waits for the next time
+            end, lines = await loop.run_in_executor(pool, read, path, end)
+            if not lines:
+                break
+            refused_now = await self._hand.hand_over(lines)
+            refused += refused_now
+            taken += len(lines) - len(refused_now)
         # Both at once: who is cancelled between the two would set the same aside once more.
         await loop.run_in_executor(pool, self._done, path, end, refused)
-        if taken := len(lines) - len(refused):
+        if taken:
             _log.warning("%d kept bills are handed over to the ledger", taken)
 
     def _files(self) -> dict[Path, int]:

@@ -10,6 +10,10 @@ from inf_middleware.domain.ids import uuid7
 
 _log = logging.getLogger("inf_middleware.ledgers")
 
+# Read at a time: some 500 bills, which are one commit of the ledger. A spool may have a quarter of
+# a gigabyte, and is looked at once a second.
+PIECE_BYTES = 512 * 1024
+
 
 class SpoolFile:
     """This process' file in a spool's directory: locked, and of one thread.
@@ -105,17 +109,21 @@ class SpoolFile:
             self._is_named = True
 
 
-def read(path: Path) -> tuple[int, list[bytes]]:
-    """Return the whole lines of a file, and where they end.
+def read(path: Path, start: int) -> tuple[int, list[bytes]]:
+    """Return the next whole lines of a file from a place on, and where they end.
 
     A line without its end was never acknowledged: the process was killed within it.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(PIECE_BYTES)
+            if b"\n" not in data:
+                data += file.readline()
     except FileNotFoundError:  # another process was faster
-        return 0, []
+        return start, []
     end = data.rfind(b"\n") + 1
-    return end, data[:end].splitlines()
+    return start + end, data[:end].splitlines()
 
 
 def size_of(path: Path) -> int:
