@@ -10,7 +10,7 @@ import pytest
 
 from inf_middleware import open_ledger
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers import reconcile, writer
+from inf_middleware.ledgers import reconcile, sqlite_steps
 from inf_middleware.ledgers.connection import SCHEMA_VERSION, connect, connect_to_read
 from inf_middleware.ledgers.filesystem import network_filesystem
 from inf_middleware.ledgers.rows import COLUMNS, Rows
@@ -153,7 +153,7 @@ def test_a_bill_of_a_worker_of_an_old_version_waits_for_a_new_one(
         await ledger.aclose()
 
     with monkeypatch.context() as patched:
-        patched.setattr(writer, "record", record_of_version_3)
+        patched.setattr(sqlite_steps, "record", record_of_version_3)
         asyncio.run(by_the_old())
     with reading(path) as db:
         found = "SELECT count(*) FROM request JOIN outbox ON id = request_id WHERE id = ?"

@@ -35,8 +35,8 @@ from inf_middleware.ledgers.books import Movement
 from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.continuing import continuation_of
 from inf_middleware.ledgers.rows import rows_of
+from inf_middleware.ledgers.sqlite_steps import transact
 from inf_middleware.ledgers.steps import Steps, T
-from inf_middleware.ledgers.writer import transact
 from tests.events import event_of
 from tests.ledgers.disk import Disk, EverythingKept, power_that_can_be_cut, start_again
 

@@ -14,8 +14,8 @@ from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.recording import UNSORTED_MAX
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.settling import settle_all
+from inf_middleware.ledgers.sqlite_steps import run, transact
 from inf_middleware.ledgers.steps import Ask
-from inf_middleware.ledgers.writer import run, transact
 from tests.events import event_of
 
 ACCOUNTS = 7

@@ -18,6 +18,9 @@ SCHEMA_VERSION = 4
 # Before it two writing processes can corrupt a file: sqlite.org/wal.html, "The WAL-Reset Bug".
 SQLITE_MIN = (3, 51, 3)
 
+# After these the connection is not to be trusted: it is closed, and opened anew for the next batch.
+FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, apsw.FullError)
+
 # How long one process waits for another's commit: many fsyncs, and below a caller's patience.
 BUSY_TIMEOUT_S = 2.0
 

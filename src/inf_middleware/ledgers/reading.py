@@ -11,10 +11,10 @@ from typing import Any
 import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable
-from inf_middleware.ledgers.connection import check_name, connect, connect_to_read
+from inf_middleware.ledgers.connection import FATAL, check_name, connect, connect_to_read
 from inf_middleware.ledgers.forking import Forking
+from inf_middleware.ledgers.sqlite_steps import read
 from inf_middleware.ledgers.steps import T, Work
-from inf_middleware.ledgers.writer import FATAL, run
 
 
 class Reader(Forking):
@@ -95,13 +95,3 @@ def _open(path: Path) -> apsw.Connection:
     except LedgerUnavailable:
         connect(path).close()  # made, or brought to this version, where it can be
         return connect_to_read(path)
-
-
-def read(db: apsw.Connection, work: Work[T]) -> T:
-    """Run steps in a transaction that only reads: all of them see one moment."""
-    db.execute("BEGIN")
-    try:
-        return run(db, work())
-    finally:
-        if not db.get_autocommit():
-            db.execute("ROLLBACK")

@@ -1,8 +1,7 @@
 """The writer thread of an SQLite ledger: takes all that waits and commits it at once.
 
 What belongs to one turn of an event loop is handed over together. A failing item must not fail its
-neighbours: what can be told before is told before, and a batch that fails for one of them is
-written again one by one.
+neighbours: a batch that fails for one of them is written again one by one.
 """
 
 import asyncio
@@ -14,19 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import apsw
 
 from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
-from inf_middleware.domain.events import BillingEvent
-from inf_middleware.ledgers.connection import check_name, connect
+from inf_middleware.ledgers.connection import FATAL, check_name, connect
 from inf_middleware.ledgers.forking import Forking
 from inf_middleware.ledgers.heart import Heart
-from inf_middleware.ledgers.recording import record
-from inf_middleware.ledgers.rows import Rows, rows_of
-from inf_middleware.ledgers.settling import settle_all
-from inf_middleware.ledgers.steps import Record, Steps, T, Work
+from inf_middleware.ledgers.sqlite_steps import Item, Outcome, transact, transact_all
 
 _log = logging.getLogger("inf_middleware.ledgers")
 
@@ -35,12 +30,6 @@ BATCH_MAX = 512
 
 # What may wait: each belongs to an open request, and no process holds more of them.
 PENDING_MAX = 20_000
-
-# After these the connection is not to be trusted: it is closed, and opened anew for the next batch.
-FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.CantOpenError, apsw.FullError)
-
-# Something to be written: a settlement, or any work.
-Item: TypeAlias = BillingEvent | Work[Any]
 
 
 class _Batch(NamedTuple):
@@ -63,10 +52,6 @@ class _Job(NamedTuple):
 class _Stop(NamedTuple):
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
-
-
-# What became of an item: its result (None of a settlement), or why there is none.
-Outcome: TypeAlias = Any | MiddlewareError
 
 
 class Writer(Forking):
@@ -230,7 +215,7 @@ class Writer(Forking):
 
     def _write(self, items: Sequence[Item]) -> list[Outcome]:
         try:
-            outcomes = _transact(self._connection(), items)
+            outcomes = transact_all(self._connection(), items)
         except LedgerUnavailable as error:
             return [error] * len(items)
         except (apsw.ConstraintError, OverflowError) as error:
@@ -275,79 +260,6 @@ class Writer(Forking):
             # What was committed is durable; a checkpoint comes with the next opening.
             with contextlib.suppress(apsw.Error):
                 db.close()
-
-
-def run(db: apsw.Connection, steps: Steps[T]) -> T:
-    """Run steps on a connection, inside whatever transaction is open."""
-    rows: list[Any] = []
-    try:
-        ask = next(steps)
-        while True:
-            if isinstance(ask, Record):
-                rows = record(db, ask.rows)
-            elif ask.many:
-                db.executemany(ask.sql, ask.params)
-                rows = []
-            else:
-                rows = db.execute(ask.sql, ask.params).fetchall()
-            ask = steps.send(rows)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-
-
-def transact(db: apsw.Connection, steps: Steps[T]) -> T:
-    """Run steps in a transaction of their own."""
-    with _transaction(db):
-        return run(db, steps)
-
-
-@contextlib.contextmanager
-def _transaction(db: apsw.Connection) -> Any:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if not db.get_autocommit():  # some errors have rolled back already
-            db.execute("ROLLBACK")
-        raise
-
-
-def _transact(db: apsw.Connection, items: Sequence[Item]) -> list[Outcome]:
-    # Before the file is locked, so that other processes may write meanwhile; and not where it is
-    # handed over: the event loop has better things to do.
-    prepared = [_prepared(item) for item in items]
-    outcomes: list[Outcome] = []
-    settling: list[Rows] = []
-    with _transaction(db):
-        for work in prepared:
-            if isinstance(work, Rows):
-                settling.append(work)
-                outcomes.append(None)
-                continue
-            if isinstance(work, LedgerUnavailable):
-                outcomes.append(work)
-                continue
-            if settling:
-                run(db, settle_all(settling))
-                settling = []
-            try:
-                outcomes.append(run(db, work()))
-            except MiddlewareError as error:  # raised before its first write
-                outcomes.append(error)
-        if settling:
-            run(db, settle_all(settling))
-    return outcomes
-
-
-def _prepared(item: Item) -> Rows | LedgerUnavailable | Work[Any]:
-    if not isinstance(item, BillingEvent):
-        return item
-    try:
-        return rows_of(item)
-    except (ValueError, TypeError, OverflowError) as error:
-        return LedgerUnavailable(f"{item.id} cannot be recorded: {error}")
 
 
 def _tell(
