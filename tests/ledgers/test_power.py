@@ -30,10 +30,11 @@ from inf_middleware import BillingEvent, Usage
 from inf_middleware.domain.errors import BookingRefused
 from inf_middleware.domain.moments import rfc3339
 from inf_middleware.domain.tiers import Tiers
-from inf_middleware.ledgers import books, holds, reconcile, settling
-from inf_middleware.ledgers.books import Movement
+from inf_middleware.ledgers import holds, movements, reconcile, settling
 from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.continuing import continuation_of
+from inf_middleware.ledgers.lots import expire
+from inf_middleware.ledgers.movements import Movement
 from inf_middleware.ledgers.rows import rows_of
 from inf_middleware.ledgers.sqlite_steps import transact
 from inf_middleware.ledgers.steps import Steps, T
@@ -161,7 +162,7 @@ class Ledger(RuleBasedStateMachine):
         reference = f"r{self.number}"
         movement = self._movement("recharge", account, tokens * TOKEN, reference=reference)
         for _ in range(2):  # the same reference again changes nothing
-            receipt = self._run(books.book(movement))
+            receipt = self._run(movements.book(movement))
         self.model.balance[account] += tokens * TOKEN
         self.model.recharged[account] += tokens * TOKEN
         self.model.recharges[receipt.request_id] = (account, tokens * TOKEN)
@@ -169,14 +170,16 @@ class Ledger(RuleBasedStateMachine):
     @rule(account=st.sampled_from(ACCOUNTS), tokens=st.integers(1, 100), days=st.integers(0, 3))
     def grant(self, account: str, tokens: int, days: int) -> None:
         expires = rfc3339(self.now_ns + days * DAY_NS) if days else None
-        self._run(books.book(self._movement("grant", account, tokens * TOKEN, expires_at=expires)))
+        self._run(
+            movements.book(self._movement("grant", account, tokens * TOKEN, expires_at=expires))
+        )
         self.model.balance[account] += tokens * TOKEN
         if days:
             self.model.lots.append([account, tokens * TOKEN, self.now_ns + days * DAY_NS])
 
     @rule(account=st.sampled_from(ACCOUNTS), tokens=st.integers(1, 100))
     def withdraw(self, account: str, tokens: int) -> None:
-        steps = books.book(self._movement("withdraw", account, tokens * TOKEN))
+        steps = movements.book(self._movement("withdraw", account, tokens * TOKEN))
         if tokens * TOKEN > self.model.available(account):
             with pytest.raises(BookingRefused):
                 self._run(steps)
@@ -189,7 +192,7 @@ class Ledger(RuleBasedStateMachine):
     def credit(self, data: st.DataObject, tokens: int) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.model.bills)))
         left = self.model.bills[request_id] - self.model.credited.get(request_id, 0)
-        steps = books.correct(self._movement("credit", "", 0), request_id, tokens * TOKEN)
+        steps = movements.correct(self._movement("credit", "", 0), request_id, tokens * TOKEN)
         if tokens * TOKEN > left:
             with pytest.raises(BookingRefused):
                 self._run(steps)
@@ -203,7 +206,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(data=st.data())
     def reverse(self, data: st.DataObject) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.model.recharges)))
-        receipt = self._run(books.correct(self._movement("reverse", "", 0), request_id, None))
+        receipt = self._run(movements.correct(self._movement("reverse", "", 0), request_id, None))
         assert receipt.repeated == (request_id in self.model.reversed)
         if not receipt.repeated:
             account, amount = self.model.recharges[request_id]
@@ -284,7 +287,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(days=st.integers(1, 2))
     def time_goes_on(self, days: int) -> None:
         self.now_ns += days * DAY_NS
-        self._run(books.expire_grants(self.now_ns, rfc3339(self.now_ns)))
+        self._run(expire(self.now_ns, rfc3339(self.now_ns)))
         for account in ACCOUNTS:
             lots = [lot for lot in self.model.lots if lot[0] == account and lot[2] <= self.now_ns]
             available = self.model.available(account)

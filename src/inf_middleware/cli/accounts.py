@@ -9,8 +9,9 @@ from inf_middleware.cli.common import Chosen, command, in_book, money, print_jso
 from inf_middleware.cli.table import table
 from inf_middleware.domain.books import AccountRecord, KeyRecord
 from inf_middleware.domain.errors import BookingRefused, ConfigError
-from inf_middleware.ledgers import books
-from inf_middleware.ledgers.book import AccountSettings, LedgerBook
+from inf_middleware.ledgers import accounts
+from inf_middleware.ledgers.book import LedgerBook
+from inf_middleware.ledgers.given import AccountSettings
 
 
 @click.group()
@@ -80,7 +81,7 @@ def suspend(chosen: Chosen, name: str, lift: bool) -> None:
 @command
 def show(chosen: Chosen, name: str) -> None:
     """Show one account."""
-    found = read(chosen, lambda: books.account_of(name, chosen.prices.currency, chosen.tiers))
+    found = read(chosen, lambda: accounts.account_of(name, chosen.prices.currency, chosen.tiers))
     if found is None:
         raise BookingRefused(f"there is no account {name!r} in this ledger")
     _show(chosen, found)
@@ -90,7 +91,7 @@ def show(chosen: Chosen, name: str) -> None:
 @command
 def list_accounts(chosen: Chosen) -> None:
     """Show all accounts."""
-    found = read(chosen, lambda: books.accounts(chosen.prices.currency, chosen.tiers))
+    found = read(chosen, lambda: accounts.accounts_by_name(chosen.prices.currency, chosen.tiers))
     if chosen.as_json:
         print_json([record_of(record) for record in found])
     elif found:
@@ -127,7 +128,7 @@ def issue(chosen: Chosen, account_name: str, label: str | None) -> None:
 @command
 def list_keys(chosen: Chosen, account_name: str | None) -> None:
     """Show keys by their ids."""
-    found = read(chosen, lambda: books.keys(account_name))
+    found = read(chosen, lambda: accounts.keys(account_name))
     if chosen.as_json:
         print_json([_without_key(record) for record in found])
     elif found:

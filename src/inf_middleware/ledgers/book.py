@@ -5,44 +5,30 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from decimal import Decimal
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack
-
-import msgspec
+from typing import Any, Literal, Self, Unpack
 
 from inf_middleware.domain.books import AccountRecord, KeyRecord, Operation, Receipt
-from inf_middleware.domain.errors import BookingRefused
 from inf_middleware.domain.ids import uuid7
-from inf_middleware.domain.moments import rfc3339, written
-from inf_middleware.domain.money import nano_of
+from inf_middleware.domain.moments import rfc3339
 from inf_middleware.domain.tiers import Account, Tiers
-from inf_middleware.ledgers import books
+from inf_middleware.ledgers import accounts, movements
 from inf_middleware.ledgers.base import LedgerBase
-from inf_middleware.ledgers.books import Movement
+from inf_middleware.ledgers.given import (
+    AccountSettings,
+    Amount,
+    future_given,
+    nano_given,
+    settings_row,
+    text_given,
+)
+from inf_middleware.ledgers.lots import expire
+from inf_middleware.ledgers.movements import Movement
 from inf_middleware.ledgers.steps import Ask, Steps
 from inf_middleware.ledgers.uris import ledger_of
 
-Amount = Decimal | str | int
-
-# As long as a UUID with a provider's name in front, and more; references go into events.
-TEXT_CHARACTERS_MAX = 256
-
 # 256 bits: nobody guesses a key.
 _KEY_BYTES = 32
-
-
-class AccountSettings(TypedDict, total=False):
-    """What an operator sets of an account.
-
-    `tier`: a level that is pinned; None: it follows from the recharges. `credit_limit`: how far
-    below 0 the balance may go.
-    """
-
-    tier: str | None
-    credit_limit: Amount
-    suspended: bool
-    metadata: Mapping[str, Any]
 
 
 async def open_ledger(
@@ -185,7 +171,7 @@ class LedgerBook:
             ConfigError: A setting that cannot hold.
             BookingRefused: It is there already.
         """
-        return await self._set(books.create_account, account, settings)
+        return await self._set(accounts.create_account, account, settings)
 
     async def set_account(self, account: str, **settings: Unpack[AccountSettings]) -> AccountRecord:
         """Change what is given of an account's settings.
@@ -194,18 +180,20 @@ class LedgerBook:
             ConfigError: A setting that cannot hold.
             BookingRefused: There is no such account.
         """
-        return await self._set(books.set_account, account, settings)
+        return await self._set(accounts.set_account, account, settings)
 
     async def account(self, account: str) -> AccountRecord | None:
         """Return an account, None where there is none."""
-        return await self.ledger.read(lambda: books.account_of(account, self.currency, self.tiers))
+        return await self.ledger.read(
+            lambda: accounts.account_of(account, self.currency, self.tiers)
+        )
 
     async def accounts(
         self, *, after: str = "", count_max: int | None = None
     ) -> list[AccountRecord]:
         """Return accounts by name: those after a name, `count_max` at most (None: all)."""
         return await self.ledger.read(
-            lambda: books.accounts(self.currency, self.tiers, after, count_max)
+            lambda: accounts.accounts_by_name(self.currency, self.tiers, after, count_max)
         )
 
     async def issue_key(self, account: str, *, label: str | None = None) -> KeyRecord:
@@ -216,15 +204,15 @@ class LedgerBook:
         """
         key = f"sk-{secrets.token_urlsafe(_KEY_BYTES)}"
         digest = hashlib.sha256(key.encode()).hexdigest()
-        label = _text(label, "label") if label is not None else None
+        label = text_given(label, "label") if label is not None else None
         record = await self.ledger.transact(
-            lambda: books.issue_key(account, digest, label, self._now())
+            lambda: accounts.issue_key(account, digest, label, self._now())
         )
         return KeyRecord(record.key_id, record.account, record.label, record.created_at, None, key)
 
     async def keys(self, account: str | None = None) -> list[KeyRecord]:
         """Return the keys of an account, or of all."""
-        return await self.ledger.read(lambda: books.keys(account))
+        return await self.ledger.read(lambda: accounts.keys(account))
 
     async def revoke_key(self, key: str) -> KeyRecord:
         """End a key, told by its id or itself; every process refuses it within a second.
@@ -233,12 +221,12 @@ class LedgerBook:
             BookingRefused: There is no such key.
         """
         digest = hashlib.sha256(key.encode()).hexdigest()
-        return await self.ledger.transact(lambda: books.revoke_key(key, digest, self._now()))
+        return await self.ledger.transact(lambda: accounts.revoke_key(key, digest, self._now()))
 
     async def expire_grants(self) -> int:
         """Take back what is left of grants whose time is over; return how many."""
         now_ns = self._now_ns()
-        return await self.ledger.transact(lambda: books.expire_grants(now_ns, rfc3339(now_ns)))
+        return await self.ledger.transact(lambda: expire(now_ns, rfc3339(now_ns)))
 
     async def _book(
         self,
@@ -250,9 +238,9 @@ class LedgerBook:
         expires: datetime | None = None,
     ) -> Receipt:
         Account(account)  # or it says what is wrong with the name
-        nano = _nano(amount, operation)
+        nano = nano_given(amount, operation)
         movement = self._movement(operation, account, nano, reference, note, expires)
-        return await self.ledger.transact(lambda: books.book(movement))
+        return await self.ledger.transact(lambda: movements.book(movement))
 
     async def _correct(
         self,
@@ -262,9 +250,9 @@ class LedgerBook:
         reference: str | None,
         note: str | None,
     ) -> Receipt:
-        nano = None if amount is None else _nano(amount, operation)
+        nano = None if amount is None else nano_given(amount, operation)
         movement = self._movement(operation, "", nano or 0, reference, note)
-        return await self.ledger.transact(lambda: books.correct(movement, corrected, nano))
+        return await self.ledger.transact(lambda: movements.correct(movement, corrected, nano))
 
     def _movement(
         self,
@@ -286,9 +274,9 @@ class LedgerBook:
             now_ns,
             self._source,
             self.tiers,
-            reference=None if reference is None else _text(reference, "reference"),
-            note=None if note is None else _text(note, "note"),
-            expires_at=None if expires is None else _future(expires, now_ns),
+            reference=None if reference is None else text_given(reference, "reference"),
+            note=None if note is None else text_given(note, "note"),
+            expires_at=None if expires is None else future_given(expires, now_ns),
         )
 
     async def _set(
@@ -297,12 +285,12 @@ class LedgerBook:
         account: str,
         settings: AccountSettings,
     ) -> AccountRecord:
-        row = _row(account, settings, self.tiers)
+        row = settings_row(account, settings, self.tiers)
         now = self._now()
 
         def work() -> Steps[AccountRecord]:
             yield from change(account, now, row)
-            record = yield from books.account_of(account, self.currency, self.tiers)
+            record = yield from accounts.account_of(account, self.currency, self.tiers)
             assert record is not None
             return record
 
@@ -310,53 +298,6 @@ class LedgerBook:
 
     def _now(self) -> str:
         return rfc3339(self._now_ns())
-
-
-def _row(account: str, settings: AccountSettings, tiers: Tiers) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    if "tier" in settings:
-        tier = settings["tier"]
-        row["tier"] = None if tier is None else tiers.named(_text(tier, "tier")).name
-    if "suspended" in settings:
-        row["suspended"] = int(settings["suspended"])
-    checked = Account(
-        account,
-        credit_limit=settings.get("credit_limit", "0"),
-        metadata=settings.get("metadata", {}),
-    )
-    if "credit_limit" in settings:
-        row["credit_limit_nano"] = checked.credit_limit_nano
-    if "metadata" in settings:
-        row["metadata"] = msgspec.json.encode(dict(checked.metadata)).decode()
-    return row
-
-
-def _nano(amount: Amount, operation: Operation) -> int:
-    nano = nano_of(amount, f"the amount to {operation}")
-    if nano == 0:
-        raise BookingRefused(f"the amount to {operation} is 0; nothing was booked")
-    return nano
-
-
-def _text(value: str, what: str) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise BookingRefused(f"{what} is {value!r}; it must be a printable text")
-    if len(value) > TEXT_CHARACTERS_MAX:
-        raise BookingRefused(
-            f"{what} has {len(value):,} characters; it may have {TEXT_CHARACTERS_MAX}"
-        )
-    return value
-
-
-def _future(moment: datetime, now_ns: int) -> str:
-    if moment.tzinfo is None:
-        raise BookingRefused(f"expires is {moment}; give an aware moment, such as one in UTC")
-    if moment.timestamp() * 1e9 <= now_ns:
-        raise BookingRefused(f"expires is {moment}; it must be in the future")
-    try:
-        return written(moment)
-    except ValueError:
-        raise BookingRefused(f"expires is {moment}; it must be before the year 10000") from None
 
 
 def _nothing() -> Steps[None]:

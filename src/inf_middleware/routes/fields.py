@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.tiers import Account
-from inf_middleware.ledgers.book import TEXT_CHARACTERS_MAX, AccountSettings
+from inf_middleware.ledgers.given import TEXT_CHARACTERS_MAX, AccountSettings
 
 # Far more than any field here needs; the largest is an account's metadata.
 BODY_BYTES_MAX = 64 * 1024

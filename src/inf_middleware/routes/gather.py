@@ -14,7 +14,7 @@ from inf_middleware.domain.limits import GroupReading
 from inf_middleware.domain.money import nano_of
 from inf_middleware.domain.rates import MICROSECONDS, LimitGroup
 from inf_middleware.domain.tiers import Tier
-from inf_middleware.ledgers import books
+from inf_middleware.ledgers.accounts import account_of
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ports import LimitStore, ReadableStore
 from inf_middleware.routes.usage import Usage, Usages, Whose
@@ -107,7 +107,7 @@ async def gather(caller: Caller, around: Around, usages: Usages) -> AccountShown
     if ledger is not None:
         try:
             await usages.is_there(ledger)
-            record = await ledger.read(lambda: books.account_of(account.id, currency, parts.tiers))
+            record = await ledger.read(lambda: account_of(account.id, currency, parts.tiers))
             usage = await usages.of(Whose(ledger, account.id, currency, rules.zone))
             balance = _balance(record, account.credit_limit_nano)
             ledger_state = "here"
