@@ -9,7 +9,7 @@ import apsw
 import pytest
 from msgspec.structs import replace
 
-from inf_middleware.ledgers import exports, reports
+from inf_middleware.ledgers import exports, reports, statements
 from inf_middleware.ledgers.connection import connect
 from inf_middleware.ledgers.recording import UNSORTED_MAX
 from inf_middleware.ledgers.rows import rows_of
@@ -72,7 +72,7 @@ def test_each_record_is_found_by_its_account_sorted_or_not(db: apsw.Connection) 
     [
         lambda: reports.usage(["model"], account="a1", period=reports.Period("2026", "2027")),
         lambda: reports.usage(["account"], account="a1", period=reports.Period("2026", "2027")),
-        lambda: reports.statement("a1", "CNY", "2026", "2027"),
+        lambda: statements.statement("a1", "CNY", "2026", "2027"),
         lambda: exports.events(0, 10, account="a1", period=reports.Period("2026", "2027")),
     ],
     ids=["usage", "usage by account", "statement", "export"],

@@ -25,9 +25,10 @@ from inf_middleware.cli.table import printable
 from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.money import decimal_string
-from inf_middleware.ledgers import exports, reports
+from inf_middleware.ledgers import exports, reports, statements
 from inf_middleware.ledgers.book import LedgerBook
-from inf_middleware.ledgers.reports import Period, Shown
+from inf_middleware.ledgers.reports import Period
+from inf_middleware.ledgers.statements import Shown
 from inf_middleware.settings import shown
 
 # Events of an export that are read at a time.
@@ -44,7 +45,7 @@ def ledger() -> None:
 @command
 def show(chosen: Chosen, request: str) -> None:
     """Show one record in full, for a dispute."""
-    found = read(chosen, lambda: reports.show(request))
+    found = read(chosen, lambda: statements.show(request))
     if chosen.as_json:
         print_json(
             {

@@ -18,8 +18,9 @@ from inf_middleware.cli.common import (
 from inf_middleware.cli.table import table
 from inf_middleware.domain.moments import day_of
 from inf_middleware.domain.money import decimal_string
-from inf_middleware.ledgers import reports
-from inf_middleware.ledgers.reports import By, Period, Statement, UsageRow
+from inf_middleware.ledgers import reports, statements
+from inf_middleware.ledgers.reports import By, Period, UsageRow
+from inf_middleware.ledgers.statements import Statement
 
 _FIELDS: dict[By, str] = {"account": "account", "day": "day", "model": "model", "key": "key_id"}
 
@@ -64,7 +65,7 @@ def statement(chosen: Chosen, account: str, month: str | None) -> None:
     """Show what an account had, got, used and has, over a month."""
     start, end = month_of(month, chosen.zone)
     currency = chosen.prices.currency
-    found = read(chosen, lambda: reports.statement(account, currency, start, end))
+    found = read(chosen, lambda: statements.statement(account, currency, start, end))
     if chosen.as_json:
         print_json(
             {
