@@ -151,6 +151,21 @@ def test_who_is_the_relay_no_more_stops_and_comes_back_when_it_is_its_turn(
     assert [event.id for event in sink.taken] == IDS[:2]
 
 
+def test_who_has_the_lock_of_a_file_that_was_deleted_is_the_relay_no_more(tmp_path: Path) -> None:
+    path, lock = tmp_path / "a.db", tmp_path / "a.db.relay"
+
+    async def go() -> None:
+        first, second = SqliteLedger(path), SqliteLedger(path)
+        assert [await first.elect(), await second.elect()] == [True, False]
+        lock.unlink()  # by somebody who takes it for one that was left
+        assert [await second.elect(), await first.elect()] == [True, False]
+        await second.aclose()
+        assert await first.elect()
+        await first.aclose()
+
+    asyncio.run(go())
+
+
 def test_a_child_made_by_fork_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
     path = tmp_path / "l.db"
     code = """

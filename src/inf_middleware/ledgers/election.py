@@ -5,6 +5,8 @@ import os
 import weakref
 from pathlib import Path
 
+from inf_middleware.ledgers.filesystem import is_at
+
 
 class RelayLock:
     """An advisory lock on a file beside the ledger.
@@ -19,8 +21,8 @@ class RelayLock:
 
     @property
     def held(self) -> bool:
-        """Whether this process has the lock."""
-        return self._file is not None
+        """Whether this process has the lock: of the file that others would lock."""
+        return self._file is not None and is_at(self._path, self._file)
 
     def take(self) -> bool:
         """Take the lock, or keep it; False while another process has it.
@@ -28,8 +30,9 @@ class RelayLock:
         Raises:
             OSError: The file cannot be made.
         """
-        if self._file is not None:
+        if self.held:
             return True
+        self.release()
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

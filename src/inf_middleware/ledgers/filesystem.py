@@ -1,5 +1,6 @@
-"""What kind of file system a path is on, as far as the host tells."""
+"""What the host tells of a path: the kind of its file system, and whether a file has it still."""
 
+import os
 from pathlib import Path
 
 # Shared memory of SQLite's WAL does not cross hosts: sqlite.org/wal.html, "Use of WAL Without
@@ -41,3 +42,11 @@ def network_filesystem(path: Path, mounts: Path = _MOUNTS) -> str | None:
         if len(place.parts) >= nearest and here.is_relative_to(place):
             nearest, kind = len(place.parts), fields[2]
     return kind if kind in _NETWORK else None
+
+
+def is_at(path: Path, file: int) -> bool:
+    """Tell whether an open file is the one that has a path: it may have been deleted since."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.ledgers.filesystem import is_at
 
 _log = logging.getLogger("inf_middleware.ledgers")
 
@@ -69,7 +70,7 @@ class SpoolFile:
     def _opened(self) -> int:
         if self._file is None or self.path is None:
             self._begin(self._directory / f"{uuid7(0)}.jsonl", b"")
-        elif not _is_at(self.path, self._file):
+        elif not is_at(self.path, self._file):
             _log.error("%s was deleted while it was in use: it is written anew", self.path)
             self._begin(self.path, self._kept(0))
         self._name()
@@ -147,13 +148,6 @@ def is_orphan(path: Path) -> bool:
     finally:
         os.close(file)
     return True
-
-
-def _is_at(path: Path, file: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file))
-    except FileNotFoundError:
-        return False
 
 
 def write(file: int, data: bytes) -> None:
