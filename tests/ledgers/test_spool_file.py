@@ -5,6 +5,9 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +186,32 @@ def test_a_file_is_read_in_pieces_of_whole_lines(
     assert end == len(FIRST + SECOND + THIRD)
     assert pieces == -(-3 // max(piece_bytes // len(FIRST), 1))
     assert read(tmp_path / "gone", 7) == (7, [])
+
+
+def test_a_child_made_by_fork_does_not_keep_the_file_of_its_dead_parent(tmp_path: Path) -> None:
+    code = """
+import os, sys, time
+from pathlib import Path
+from inf_middleware.ledgers.spool_file import SpoolFile
+own = SpoolFile(Path(sys.argv[1]), 1_000)
+own.append(b"kept\\n")
+if not os.fork():
+    print(os.getpid(), flush=True)  # it runs: what happens to a child at a fork has happened
+    time.sleep(60)
+os._exit(0)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        parent.wait()
+        parent.stdout.close()
+        (path,) = tmp_path.glob("*.jsonl")
+        assert is_orphan(path)
+        assert read(path, 0) == (5, [b"kept"])
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def delete_all(folder: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import weakref
 from pathlib import Path
 
 from inf_middleware.domain.ids import uuid7
@@ -29,6 +30,7 @@ class SpoolFile:
         self._bytes_max = bytes_max
         self._file: int | None = None
         self._is_named = False  # durably
+        _own.add(self)
 
     def append(self, lines: bytes) -> None:
         """Write lines, durably; all of them or none.
@@ -61,11 +63,15 @@ class SpoolFile:
 
     def close(self) -> None:
         """Close it; it is removed where it is empty."""
+        if self._file is not None and self.path is not None and not self.size:
+            self.path.unlink(missing_ok=True)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close it, and leave it to others."""
         if self._file is not None:
-            if not self.size and self.path is not None:
-                self.path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file, self.path, self.size = None, None, 0
+            file, self._file, self.path, self.size = self._file, None, None, 0
+            os.close(file)
 
     def _opened(self) -> int:
         if self._file is None or self.path is None:
@@ -108,6 +114,18 @@ class SpoolFile:
         if not self._is_named:
             _sync_directory(self._directory)
             self._is_named = True
+
+
+_own: "weakref.WeakSet[SpoolFile]" = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    # A child made by fork holds its parent's lock too, and would keep it when the parent is dead.
+    for own in list(_own):
+        own.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def read(path: Path, start: int) -> tuple[int, list[bytes]]:
