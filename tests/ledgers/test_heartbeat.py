@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import apsw
@@ -272,6 +275,28 @@ def test_a_beat_after_one_that_failed_is_a_gap_where_nobody_has_beaten_since(
         assert await beating.beat(1, heart=heart) == 1
 
     opened.run(go)
+
+
+@pytest.fixture
+def _threads_take_turns_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_threads_take_turns_often")
+def test_event_loops_of_several_threads_hold_as_one_process() -> None:
+    ready = Barrier(4)
+
+    def name(heart: Heart) -> str:
+        ready.wait()
+        return heart.owner()
+
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(500):
+            heart = Moved()
+            assert len(set(threads.map(name, [heart] * 4))) == 1
 
 
 def test_where_nobody_holds_anything_a_beat_writes_nothing(opened: Opened) -> None:

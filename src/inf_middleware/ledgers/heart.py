@@ -23,8 +23,7 @@ class Heart(ABC):
     boot = ""
 
     def __init__(self) -> None:
-        self._owner: str | None = None
-        self._pid = 0
+        self._owners: dict[int, str] = {}  # by pid: a fork's child is another
         # When a beat failed, until one is durable.
         self._missed_ms: int | None = None
 
@@ -34,10 +33,11 @@ class Heart(ABC):
 
     def owner(self) -> str:
         """Return who holds here: a process, not its parent before a fork."""
-        if self._owner is None or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._owner = f"{self.boot}:{self._pid}:{uuid.uuid4().hex}"
-        return self._owner
+        pid = os.getpid()
+        if pid not in self._owners:
+            # One step: of threads the first names it, or what another holds would have no beat.
+            self._owners.setdefault(pid, f"{self.boot}:{pid}:{uuid.uuid4().hex}")
+        return self._owners[pid]
 
     def beat(self) -> Steps[int]:
         """Say that this process lives, and end what others left.
@@ -45,7 +45,7 @@ class Heart(ABC):
         Who is silent is gone only where all have had a whole lease in which to be heard: none of
         them is while the ledger is away, or while the host stands still.
         """
-        owner = self._owner if self._pid == os.getpid() else None
+        owner = self._owners.get(os.getpid())
         now_ms, now_ns = self.now_ms(), time.time_ns()  # those of its run, once others have written
         gap_ms, lease_ms = holds.GAP_BEATS * holds.BEAT_S * 1000, holds.LEASE_S * 1000
         lasting = yield from lasting_ms(self.boot, now_ms, round(gap_ms), self._missed_ms)
