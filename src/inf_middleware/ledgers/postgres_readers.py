@@ -16,9 +16,16 @@ READERS_MAX = 4
 # since a look-up may ask twice.
 COMMAND_TIMEOUT_S = 5.0
 
-# Who waits for a lock is told by the server, a tenth before it would be given up here: what is
-# given up here waits on at the server, one connection more with each try.
-LOCK_TIMEOUT = f"{COMMAND_TIMEOUT_S * 900:.0f}ms"
+# Of a connection that writes.
+WRITER_SETTINGS = {
+    "search_path": SCHEMA,
+    # Who waits for a lock is told by the server, a tenth before it would be given up here: what is
+    # given up here waits on at the server, one connection more with each try.
+    "lock_timeout": f"{COMMAND_TIMEOUT_S * 900:.0f}ms",
+    # Who has the lock of writers and says nothing (a host that stands still, or is cut off) is given
+    # up by the server as the server is here: all others wait for it.
+    "idle_in_transaction_session_timeout": f"{COMMAND_TIMEOUT_S * 1000:.0f}ms",
+}
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -81,7 +88,7 @@ class Readers:
             self._uri,
             timeout=COMMAND_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
-            server_settings={"search_path": SCHEMA, "lock_timeout": LOCK_TIMEOUT},
+            server_settings=WRITER_SETTINGS,
         )
         try:
             await prepare(connection)

@@ -12,6 +12,12 @@ from inf_middleware.ledgers.postgres_steps import FAILURES
 # The key of the advisory lock of who relays; a number that nobody else takes.
 _RELAY_LOCK = 7_311_554_620_119
 
+# Who has the lock says so this often. Where it has not for that long, with its host standing still
+# or cut off, the server ends its session (PostgreSQL 14 and later): the lock would stay with it.
+_BEAT_S, _SILENT_MAX_S = 3.0, 10.0
+
+_LEASE = "SELECT set_config(name, $1, false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+
 # Only of those that have the lock: what ended meanwhile may have given its number to another.
 _END = """
 SELECT pg_terminate_backend(pid) FROM pg_locks
@@ -39,13 +45,8 @@ class RelayConnection:
         """Take the lock, or keep it; False while another has it."""
         refusals = self._refusals
         async with self._electing:  # two at once would each have a connection, and one the lock
-            if self._connection is not None and not self._connection.is_closed():
-                try:
-                    await self._connection.fetchval("SELECT 1")
-                except FAILURES:
-                    self._connection.terminate()
-                else:
-                    return True
+            if await self._has_it():
+                return True
             if self._refusals != refusals:
                 return False  # as another sink was told while this one waited
             connection = await asyncpg.connect(
@@ -53,6 +54,7 @@ class RelayConnection:
             )
             try:
                 if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
+                    await connection.execute(_LEASE, f"{_SILENT_MAX_S:.0f}s")
                     self._keep(connection)
                     return True
                 await self._end_those_left(connection)
@@ -76,11 +78,26 @@ class RelayConnection:
         self._held.clear()  # of others that had it
         self._held[asyncio.get_running_loop()] = connection.get_server_pid()
         if self._keeping.task is None:
-            self._keeping.start(self._until_cancelled, "inf-middleware-relay-lock")
+            self._keeping.start(self._beat, "inf-middleware-relay-lock")
 
-    async def _until_cancelled(self) -> None:
+    async def _has_it(self) -> bool:
+        """Tell whether the lock is had still, and say so to the server."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            return False
         try:
-            await asyncio.Event().wait()
+            await connection.fetchval("SELECT 1")
+        except FAILURES:
+            connection.terminate()
+            return False
+        return True
+
+    async def _beat(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(_BEAT_S)
+                async with self._electing:
+                    await self._has_it()
         except asyncio.CancelledError:
             # Its event loop ends, perhaps without a shutdown: a connection that stays open until it
             # is collected would keep all others from delivering.

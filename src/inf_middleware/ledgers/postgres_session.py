@@ -14,7 +14,7 @@ from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.heart import ServerHeart
 from inf_middleware.ledgers.postgres_readers import (
     COMMAND_TIMEOUT_S,
-    LOCK_TIMEOUT,
+    WRITER_SETTINGS,
     Readers,
     closed,
 )
@@ -22,7 +22,6 @@ from inf_middleware.ledgers.postgres_relay import RelayConnection
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
     NOW_MS,
-    SCHEMA,
     failed,
     run,
     settle_plain,
@@ -230,12 +229,9 @@ class Session:
                     self._uri,
                     timeout=COMMAND_TIMEOUT_S,
                     command_timeout=COMMAND_TIMEOUT_S,
-                    server_settings={
-                        "search_path": SCHEMA,
-                        "lock_timeout": LOCK_TIMEOUT,
-                        # Each statement of this level has its own snapshot (see `writing`).
-                        "default_transaction_isolation": "read committed",
-                    },
+                    # Each statement of this level has its own snapshot (see `writing`).
+                    server_settings=WRITER_SETTINGS
+                    | {"default_transaction_isolation": "read committed"},
                 )
                 self._heart.set(await self._writer.fetchval(NOW_MS))
         return self._writer
