@@ -3,16 +3,22 @@
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from inf_middleware.call.health import LedgerHealth
 from inf_middleware.call.leases import Leases
-from inf_middleware.domain.observations import RefusedCall, Sample, SettledCall, Timing
+from inf_middleware.domain.observations import (
+    RefusedCall,
+    Sample,
+    SettledCall,
+    SinkSample,
+    Timing,
+)
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.observers.logs import CallLog
 from inf_middleware.ports import LimitStore, Observer
-from inf_middleware.sinks.relay import Relays
+from inf_middleware.sinks.relay import Relay, Relays
 
 _log = logging.getLogger("inf_middleware.metrics")
 
@@ -114,6 +120,7 @@ class Sampler:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._last: Sample | None = None
+        self._told: Mapping[Relay, Sequence[SinkSample]] = {}
 
     def start(self) -> None:
         """Begin to look, on the running event loop; again after that loop has ended."""
@@ -135,7 +142,8 @@ class Sampler:
     async def sample(self) -> None:
         """Look once, and tell."""
         relays, leases = self._relays, self._leases
-        sinks = () if relays is None else await relays.samples(SAMPLE_TIMEOUT_S)
+        if relays is not None:
+            self._told = await relays.samples(SAMPLE_TIMEOUT_S)
         held = None if leases is None else leases.held
         lost = 0
         if leases is not None:
@@ -151,7 +159,7 @@ class Sampler:
             ledger_is_away=None if down is None else down or bool(spooled),
             spooled_bytes=spooled,
             is_relay=None if relays is None else relays.is_elected,
-            sinks=sinks,
+            sinks=tuple(one for sinks in self._told.values() for one in sinks),
         )
         try:
             self._observer.sampled(self._of_all(self._last))
@@ -169,6 +177,9 @@ class Sampler:
         # A spool is of a ledger, and stacks may share that.
         spools = {other._spool: last.spooled_bytes for other, last in others if last is not None}
         spools.pop(self._spool, None)
+        # So is a relay; those of other ledgers may have a sink of the same name.
+        told = {relay: sinks for other, _ in others for relay, sinks in other._told.items()}
+        beside = [one for relay in told.keys() - self._told.keys() for one in told[relay]]
         return sample._replace(
             running=_sum(sample.running, [last.running for last in lasts]),
             reserved_tokens=_sum(sample.reserved_tokens, [last.reserved_tokens for last in lasts]),
@@ -176,6 +187,7 @@ class Sampler:
             storage_is_away=_any(sample.storage_is_away, [last.storage_is_away for last in lasts]),
             ledger_is_away=_any(sample.ledger_is_away, [last.ledger_is_away for last in lasts]),
             is_relay=_any(sample.is_relay, [last.is_relay for last in lasts]),
+            sinks=tuple(_with(one, beside) for one in sample.sinks),
         )
 
     async def aclose(self) -> None:
@@ -200,6 +212,19 @@ class Sampler:
 
 def _sum(own: int | None, others: Iterable[int | None]) -> int | None:
     return None if own is None else own + sum(other or 0 for other in others)
+
+
+def _with(one: SinkSample, others: Iterable[SinkSample]) -> SinkSample:
+    namesakes = [other for other in others if other.sink == one.sink]
+    return one._replace(
+        pending=_sum(one.pending, [other.pending for other in namesakes]),
+        oldest_s=_max(one.oldest_s, [other.oldest_s for other in namesakes]),
+        lag_s=_max(one.lag_s, [other.lag_s for other in namesakes]),
+    )
+
+
+def _max(own: float | None, others: Iterable[float | None]) -> float | None:
+    return None if own is None else max([own, *(other or 0.0 for other in others)])
 
 
 def _any(own: bool | None, others: Iterable[bool | None]) -> bool | None:

@@ -31,7 +31,7 @@ from inf_middleware.observing import sample_all
 from inf_middleware.ports import Rejected
 from tests.apps import JsonApp, StreamApp, completion, delta, event, usage_chunk, usage_of
 from tests.driver import post, scope_of
-from tests.kit import CHAT, STREAM, House, Opaque
+from tests.kit import CHAT, STREAM, Closing, House, Opaque
 from tests.observers.scraping import Scrape
 
 MODEL = JsonApp(completion(usage=usage_of(5, 6)))
@@ -234,6 +234,47 @@ def test_stacks_of_one_deployment_are_told_together(tmp_path: Path, deployment: 
     assert during["inf_middleware_reserved_tokens"] > 4 * 100
     assert during["inf_middleware_relay"] <= 1  # they share one
     assert after["inf_middleware_reserved_tokens"] == 0
+
+
+@pytest.mark.parametrize("down", [0, 1])
+def test_what_waits_for_sinks_of_one_name_is_told_together_though_their_ledgers_differ(
+    down: int, tmp_path: Path, deployment: str
+) -> None:
+    def sink(number: int) -> Any:
+        async def send(events: Sequence[BillingEvent]) -> None:
+            if number == down:
+                raise OSError("away")
+
+        return send
+
+    async def go() -> list[Scrape]:
+        stacks = [
+            CostLedger(
+                Closing(MODEL),
+                ledger=f"sqlite:///{tmp_path}/{number}.db",
+                sinks={"billing": sink(number)},
+                metrics=["prometheus"],
+                deployment=deployment,
+            )
+            for number in range(2)
+        ]
+        for stack in stacks:
+            for _ in range(3):
+                await post(stack, CHAT)
+        for _ in range(600):
+            found = await scrape(deployment)
+            if (
+                found["inf_middleware_sink_failures_total"] >= 1
+                and found["inf_middleware_sink_events_total", {"result": "taken"}] == 3
+            ):
+                break
+            await asyncio.sleep(0.05)
+        return [await scrape(deployment) for _ in range(4)]
+
+    for found in asyncio.run(go()):
+        assert found["inf_middleware_outbox_events", {"sink": "billing"}] == 3
+        assert found["inf_middleware_outbox_oldest_seconds", {"sink": "billing"}] > 0
+        assert found["inf_middleware_sink_events_total", {"result": "taken"}] == 3
 
 
 def test_a_lease_that_was_lost_is_counted(tmp_path: Path, deployment: str) -> None:

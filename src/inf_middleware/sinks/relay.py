@@ -168,10 +168,10 @@ class Relays:
         """Whether this process is the one that delivers."""
         return any(relay.is_elected for relay in self._relays)
 
-    async def samples(self, timeout_s: float) -> tuple[SinkSample, ...]:
-        """Return how deliveries stand, as `Relay.samples` does."""
+    async def samples(self, timeout_s: float) -> dict[Relay, tuple[SinkSample, ...]]:
+        """Return how deliveries of each stand, as `Relay.samples` does."""
         found = await asyncio.gather(*(relay.samples(timeout_s) for relay in self._relays))
-        return tuple(sample for samples in found for sample in samples)
+        return dict(zip(self._relays, found, strict=True))
 
     def start(self) -> None:
         """Begin to deliver on the running event loop, where none does."""
