@@ -1,7 +1,6 @@
 """A host that stands still beside a PostgreSQL: others write and deliver, and it finds out."""
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -22,11 +22,15 @@ def program_of_postgres(name: str) -> str:
 class PostgresServer:
     """One cluster; `uri` names a database of its own for each test.
 
-    It is reached by a unix socket, and by a `port` of this host where one is given.
+    It is reached by a unix socket, and by a `port` of this host where one is given. As a `copy_of`
+    another it is its standby.
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, copy_of: "PostgresServer | None" = None
+    ) -> None:
         self.folder = folder
+        self.port = port
         self._addresses = "" if port is None else "127.0.0.1"
         self._port = port or 5432  # of a unix socket only a part of its name
         self._where = ["-h", str(folder), "-p", str(self._port)]
@@ -37,19 +41,12 @@ class PostgresServer:
         self._user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
         if self._user is not None:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
-        self.call(
-            [
-                program_of_postgres("initdb"),
-                "-D",
-                str(self.data),
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-            ]
-        )
+        if copy_of is None:
+            how = ["initdb", "-A", "trust", "-E", "UTF8"]
+        else:
+            how = ["pg_basebackup", "-R", "-c", "fast", "-w", *copy_of._where]
+        program, *options = how
+        self.call([program_of_postgres(program), "-D", str(self.data), "-U", "postgres", *options])
 
     def start(self) -> None:
         command = [program_of_postgres("postgres"), "-D", str(self.data), "-k", str(self.folder)]
@@ -80,6 +77,10 @@ class PostgresServer:
         self.call([program_of_postgres("createdb"), *self._where, "-U", "postgres", name])
         straight = f"postgresql://postgres@/{name}?host={self.folder}&port={self._port}"
         return straight, f"postgresql://postgres@127.0.0.1:{way}/{name}"
+
+    def promote(self) -> None:
+        """Make a standby the one that takes writes, and wait until it is."""
+        self.call([program_of_postgres("pg_ctl"), "promote", "-D", str(self.data), "-w"])
 
     def is_ready(self) -> bool:
         """Tell whether it takes connections: it does not while it recovers."""

@@ -13,13 +13,11 @@ import os
 from collections.abc import Awaitable
 from pathlib import Path
 
-import asyncpg
-
 from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.heart import ServerHeart
-from inf_middleware.ledgers.postgres_readers import COMMAND_TIMEOUT_S, closed
+from inf_middleware.ledgers.postgres_readers import closed, connect
 from inf_middleware.ledgers.postgres_relay import RelayConnection
 from inf_middleware.ledgers.postgres_session import Session
 from inf_middleware.ledgers.postgres_steps import (
@@ -150,9 +148,7 @@ class PostgresLedger(LedgerBase):
 
     async def _version(self) -> int | None:
         try:
-            connection = await asyncpg.connect(
-                self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
-            )
+            connection = await connect(self._uri)
             try:
                 return await version_of(connection)
             finally:

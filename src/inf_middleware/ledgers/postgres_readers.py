@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from inf_middleware.ledgers.postgres_steps import FAILURES, SCHEMA, prepare
 
@@ -22,8 +24,8 @@ WRITER_SETTINGS = {
     # Who waits for a lock is told by the server, a tenth before it would be given up here: what is
     # given up here waits on at the server, one connection more with each try.
     "lock_timeout": f"{COMMAND_TIMEOUT_S * 900:.0f}ms",
-    # Who has the lock of writers and says nothing (a host that stands still, or is cut off) is given
-    # up by the server as the server is here: all others wait for it.
+    # All others wait for who has the lock of writers: where it says nothing, since its host stands
+    # still or is cut off, the server gives it up, as the server is given up here.
     "idle_in_transaction_session_timeout": f"{COMMAND_TIMEOUT_S * 1000:.0f}ms",
 }
 
@@ -84,12 +86,7 @@ class Readers:
             await closed(self._pool.close())
 
     async def _open(self) -> "asyncpg.Pool[Any]":
-        connection = await asyncpg.connect(
-            self._uri,
-            timeout=COMMAND_TIMEOUT_S,
-            command_timeout=COMMAND_TIMEOUT_S,
-            server_settings=WRITER_SETTINGS,
-        )
+        connection = await connect(self._uri, WRITER_SETTINGS)
         try:
             await prepare(connection)
         except BaseException:
@@ -102,6 +99,7 @@ class Readers:
             max_size=READERS_MAX,
             command_timeout=COMMAND_TIMEOUT_S,
             timeout=COMMAND_TIMEOUT_S,
+            target_session_attrs=_meant(self._uri),
             server_settings={"search_path": SCHEMA},
         )
 
@@ -109,6 +107,27 @@ class Readers:
         self._opening = None
         if not opening.cancelled() and opening.exception() is None:
             self._pool = opening.result()
+
+
+async def connect(uri: str, settings: Mapping[str, str] | None = None) -> "asyncpg.Connection[Any]":
+    """Connect to a ledger's server."""
+    return await asyncpg.connect(
+        uri,
+        timeout=COMMAND_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        target_session_attrs=_meant(uri),
+        server_settings=dict(settings or {}),
+    )
+
+
+def _meant(uri: str) -> SessionAttribute | None:
+    """Return which of several servers is meant: that which is no standby, unless the URI says."""
+    parts = urlsplit(uri)
+    query = parse_qs(parts.query)
+    hosts = ",".join([parts.netloc.rpartition("@")[2], *query.get("host", ())])
+    if "," not in hosts.strip(",") or "target_session_attrs" in query:
+        return None
+    return SessionAttribute.primary
 
 
 async def closed(closing: Awaitable[None]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 
 from inf_middleware.background import Background
-from inf_middleware.ledgers.postgres_readers import COMMAND_TIMEOUT_S, closed
+from inf_middleware.ledgers.postgres_readers import closed, connect
 from inf_middleware.ledgers.postgres_steps import FAILURES
 
 # The key of the advisory lock of who relays; a number that nobody else takes.
@@ -49,9 +49,7 @@ class RelayConnection:
                 return True
             if self._refusals != refusals:
                 return False  # as another sink was told while this one waited
-            connection = await asyncpg.connect(
-                self._uri, timeout=COMMAND_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
-            )
+            connection = await connect(self._uri)
             try:
                 if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _RELAY_LOCK):
                     await connection.execute(_LEASE, f"{_SILENT_MAX_S:.0f}s")

@@ -17,6 +17,7 @@ from inf_middleware.ledgers.postgres_readers import (
     WRITER_SETTINGS,
     Readers,
     closed,
+    connect,
 )
 from inf_middleware.ledgers.postgres_relay import RelayConnection
 from inf_middleware.ledgers.postgres_steps import (
@@ -225,14 +226,9 @@ class Session:
         if self._writer is None or self._writer.is_closed():
             async with asyncio.timeout(COMMAND_TIMEOUT_S):  # of all of it: somebody waits
                 await self.readers.open()  # which makes the schema
-                self._writer = await asyncpg.connect(
-                    self._uri,
-                    timeout=COMMAND_TIMEOUT_S,
-                    command_timeout=COMMAND_TIMEOUT_S,
-                    # Each statement of this level has its own snapshot (see `writing`).
-                    server_settings=WRITER_SETTINGS
-                    | {"default_transaction_isolation": "read committed"},
-                )
+                # Each statement of this level has its own snapshot (see `writing`).
+                level = {"default_transaction_isolation": "read committed"}
+                self._writer = await connect(self._uri, WRITER_SETTINGS | level)
                 self._heart.set(await self._writer.fetchval(NOW_MS))
         return self._writer
 
