@@ -367,8 +367,12 @@ class Outbox(Protocol):
 
     generation: int
 
-    async def elect(self) -> bool:
-        """Become, or stay, the one relay of this ledger; False while another process is it."""
+    async def elect(self, sink: str) -> bool:
+        """Become, or stay, the one who delivers to a sink; False while another process is it."""
+        ...
+
+    async def resign(self, sink: str) -> None:
+        """Let another process deliver to a sink."""
         ...
 
     async def pending(self, sink: str, count_max: int) -> Sequence[tuple[int, BillingEvent]]:

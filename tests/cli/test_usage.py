@@ -81,7 +81,7 @@ def test_an_empty_ledger_says_so(tmp_path: Path) -> None:
 
     async def touch() -> None:
         ledger = SqliteLedger(path)
-        await ledger.elect()
+        await ledger.elect("mine")
         await ledger.aclose()
 
     asyncio.run(touch())

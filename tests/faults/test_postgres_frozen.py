@@ -93,10 +93,10 @@ from inf_middleware.ledgers.postgres import PostgresLedger
 
 async def main():
     ledger = PostgresLedger(sys.argv[1])
-    assert await ledger.elect()
+    assert await ledger.elect("mine")
     print("stands still", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
-    print("is the relay:", await ledger.elect(), flush=True)
+    print("is the relay:", await ledger.elect("mine"), flush=True)
     await ledger.aclose()
 
 asyncio.run(main())
@@ -110,9 +110,9 @@ def test_a_relay_whose_host_stands_still_is_succeeded_within_seconds(
 
     async def go() -> None:
         ledger = PostgresLedger(uri)
-        assert not await ledger.elect()
+        assert not await ledger.elect("mine")
         async with asyncio.timeout(RELAY_SILENT_S + MARGIN_S):
-            while not await ledger.elect():  # noqa: ASYNC110 - a lock of the server tells nobody
+            while not await ledger.elect("mine"):  # noqa: ASYNC110 - a lock of the server tells nobody
                 await asyncio.sleep(0.5)
         frozen.resume()
         await asyncio.to_thread(wait_until, lambda: "is the relay" in frozen.said(), "it goes on")
@@ -130,10 +130,10 @@ def test_a_relay_whose_host_stands_still_is_succeeded_within_seconds(
 def test_a_relay_that_has_nothing_to_do_stays_it(postgres: PostgresServer) -> None:
     async def go() -> None:
         ledger = PostgresLedger(postgres.uri())
-        assert await ledger.elect()
+        assert await ledger.elect("mine")
         held = ledger._session().relay._connection
         await asyncio.sleep(RELAY_SILENT_S + 3)
-        assert await ledger.elect()
+        assert await ledger.elect("mine")
         assert ledger._session().relay._connection is held
         await ledger.aclose()
 

@@ -45,7 +45,7 @@ def test_constructing_connects_to_nothing_and_the_uri_is_all_it_takes() -> None:
 def test_a_server_that_is_not_there_is_told_and_nothing_hangs(tmp_path: Path) -> None:
     async def go() -> None:
         ledger = PostgresLedger(f"postgresql://postgres@/x?host={tmp_path}")
-        for attempt in (ledger.settle(event_of()), ledger.check(), ledger.elect()):
+        for attempt in (ledger.settle(event_of()), ledger.check(), ledger.elect("mine")):
             with pytest.raises(LedgerUnavailable):
                 await attempt
         await ledger.aclose()
@@ -195,10 +195,10 @@ def test_one_of_several_processes_is_the_relay_until_it_ends(postgres: PostgresS
 
     async def go() -> None:
         first, second = PostgresLedger(uri), PostgresLedger(uri)
-        assert await asyncio.gather(*(first.elect() for _ in range(5))) == [True] * 5
-        assert not await second.elect()
+        assert await asyncio.gather(*(first.elect("mine") for _ in range(5))) == [True] * 5
+        assert not await second.elect("mine")
         await first.aclose()
-        assert await second.elect()
+        assert await second.elect("mine")
         await second.aclose()
 
     asyncio.run(go())
@@ -209,6 +209,7 @@ def test_who_is_not_the_relay_asks_once_for_all_its_sinks(
 ) -> None:
     uri, connect = postgres.uri(), asyncpg.connect
     asked: list[str] = []
+    sinks = [f"sink{number}" for number in range(5)]
 
     async def counted(*given: Any, **options: Any) -> Any:
         asked.append("again")
@@ -216,10 +217,10 @@ def test_who_is_not_the_relay_asks_once_for_all_its_sinks(
 
     async def go() -> None:
         first, second = PostgresLedger(uri), PostgresLedger(uri)
-        assert await first.elect()
+        assert await asyncio.gather(*map(first.elect, sinks)) == [True] * 5
         monkeypatch.setattr(asyncpg, "connect", counted)
         for round_ in (1, 2):
-            assert await asyncio.gather(*(second.elect() for _ in range(5))) == [False] * 5
+            assert await asyncio.gather(*map(second.elect, sinks)) == [False] * 5
             assert len(asked) == round_
         await first.aclose()
         await second.aclose()

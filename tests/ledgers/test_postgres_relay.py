@@ -5,7 +5,9 @@ import gc
 import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 
+import asyncpg
 import pytest
 
 from inf_middleware.ledgers.postgres import PostgresLedger
@@ -15,14 +17,14 @@ from tests.ledgers.postgres_server import PostgresServer
 async def elected(ledger: PostgresLedger) -> bool:
     """Try as often as a relay that waits for its turn does in some seconds."""
     for _ in range(30):
-        if await ledger.elect():
+        if await ledger.elect("mine"):
             return True
         await asyncio.sleep(0.1)
     return False
 
 
 async def leave(ledger: PostgresLedger) -> None:
-    assert await ledger.elect()
+    assert await ledger.elect("mine")
 
 
 def test_a_loop_that_ends_without_a_shutdown_lets_another_process_deliver(
@@ -34,7 +36,7 @@ def test_a_loop_that_ends_without_a_shutdown_lets_another_process_deliver(
 
     async def go() -> None:
         assert await elected(other)
-        assert not await ledger.elect()
+        assert not await ledger.elect("mine")
         await other.aclose()
         assert await elected(ledger)
         await ledger.aclose()
@@ -54,9 +56,9 @@ def test_a_loop_that_stopped_with_all_its_tasks_is_succeeded_by_the_next_of_its_
         stopped.close()
 
     async def go() -> None:
-        assert not await other.elect()  # it knows nothing of that loop
+        assert not await other.elect("mine")  # it knows nothing of that loop
         assert await elected(ledger)
-        assert not await other.elect()
+        assert not await other.elect("mine")
         await other.aclose()
 
     asyncio.run(go())
@@ -80,15 +82,44 @@ def test_a_loop_of_another_thread_stays_the_relay_while_it_runs(postgres: Postgr
 
     async def go() -> None:
         for _ in range(2):
-            assert not await ledger.elect()
+            assert not await ledger.elect("mine")
         await ledger.aclose()
 
     try:
-        assert there(ledger.elect)
+        assert there(partial(ledger.elect, "mine"))
         asyncio.run(go())
-        assert there(ledger.elect)
+        assert there(partial(ledger.elect, "mine"))
         there(ledger.aclose)
     finally:
         running.call_soon_threadsafe(running.stop)
         thread.join()
         running.close()
+
+
+def test_sinks_have_locks_of_their_own_on_one_connection_that_ends_with_the_last(
+    postgres: PostgresServer,
+) -> None:
+    uri = postgres.uri()
+    connections = """SELECT count(DISTINCT pid) FROM pg_locks
+        WHERE locktype = 'advisory' AND database =
+            (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+    async def go() -> None:
+        ledger, other = PostgresLedger(uri), PostgresLedger(uri)
+        seen = await asyncpg.connect(uri)
+        assert await asyncio.gather(*(ledger.elect(sink) for sink in ("a", "b"))) == [True] * 2
+        assert await seen.fetchval(connections) == 1
+        asked = await asyncio.gather(*(other.elect(sink) for sink in ("a", "b", "c")))
+        assert asked == [False, False, True]
+        await ledger.resign("a")
+        assert await other.elect("a")
+        assert not await ledger.elect("a")
+        assert await ledger.elect("b")
+        await ledger.resign("b")
+        assert await other.elect("b")
+        assert await seen.fetchval(connections) == 1
+        await seen.close()
+        await ledger.aclose()
+        await other.aclose()
+
+    asyncio.run(go())

@@ -22,7 +22,7 @@ FAULTS = [
     Fault(
         "relay: who lost the election goes on",
         "sinks/delivery.py",
-        "                if not await self._outbox.elect():\n                    return\n",
+        "                if not await self._outbox.elect(self._name):\n                    return\n",
         "",
         "tests/sinks/test_takeover.py::"
         "test_who_is_the_relay_no_more_stops_and_comes_back_when_it_is_its_turn",

@@ -12,6 +12,7 @@ from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ports import Rejected
 from inf_middleware.sinks.delivery import BACKOFF_FIRST_S, BACKOFF_MAX_S, BATCH_MAX
 from inf_middleware.sinks.relay import Relay
+from tests.events import event_of
 from tests.sinks.kit import DRAIN_S, EVENTS, IDS, Slept, Taking, dead_letters, until
 
 
@@ -135,11 +136,29 @@ def test_one_process_relays_and_the_next_takes_over(tmp_path: Path) -> None:
 
     async def go() -> None:
         first, second = SqliteLedger(path), SqliteLedger(path)
-        assert await first.elect()
-        assert await first.elect()
-        assert not await second.elect()
+        assert await first.elect("mine")
+        assert await first.elect("mine")
+        assert not await second.elect("mine")
         await first.aclose()
-        assert await second.elect()
+        assert await second.elect("mine")
+        await second.aclose()
+
+    asyncio.run(go())
+
+
+def test_an_election_that_was_given_up_keeps_nobody_from_delivering(tmp_path: Path) -> None:
+    async def go() -> None:
+        first, second = SqliteLedger(tmp_path / "a.db"), SqliteLedger(tmp_path / "a.db")
+        for _ in range(20):
+            electing = asyncio.create_task(first.elect("mine"))
+            await asyncio.sleep(0)
+            electing.cancel()
+            await asyncio.wait([electing])
+            await first.resign("mine")
+            await first.settle(event_of())  # after what was begun in a thread
+            assert await second.elect("mine")
+            await second.resign("mine")
+        await first.aclose()
         await second.aclose()
 
     asyncio.run(go())
@@ -149,8 +168,8 @@ def test_who_is_the_relay_no_more_tells_no_lag(tmp_path: Path) -> None:
     class Losing(SqliteLedger):
         loses = False
 
-        async def elect(self) -> bool:
-            return not self.loses and await super().elect()
+        async def elect(self, sink: str) -> bool:
+            return not self.loses and await super().elect(sink)
 
     sink = Taking()
 

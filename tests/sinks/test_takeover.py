@@ -17,7 +17,7 @@ from inf_middleware.sinks.delivery import POLL_S
 from inf_middleware.sinks.relay import Relay
 from tests.kit import lines_of
 from tests.ledgers.postgres_server import serving_postgres
-from tests.sinks.kit import EVENTS, IDS, Slept, Taking, relaying, until
+from tests.sinks.kit import DRAIN_S, EVENTS, IDS, Slept, Taking, relaying, until
 
 # Settles a thousand events and delivers them to a file, one by one; says when it has begun.
 CHILD = """
@@ -112,7 +112,7 @@ def test_a_waiting_process_takes_over_from_a_killed_one_at_its_next_poll(tmp_pat
             await sink.took.wait()
             # Those begun while it died, and not one more.
             assert slept.seconds.count(POLL_S) <= polls + 1
-            assert await ledger.elect()
+            assert await ledger.elect("mine")
 
     asyncio.run(go())
     child.stdout.close()
@@ -123,8 +123,8 @@ class Deposed(SqliteLedger):
 
     lost = False
 
-    async def elect(self) -> bool:
-        return not self.lost and await super().elect()
+    async def elect(self, sink: str) -> bool:
+        return not self.lost and await super().elect(sink)
 
 
 def test_who_is_the_relay_no_more_stops_and_comes_back_when_it_is_its_turn(
@@ -152,18 +152,63 @@ def test_who_is_the_relay_no_more_stops_and_comes_back_when_it_is_its_turn(
 
 
 def test_who_has_the_lock_of_a_file_that_was_deleted_is_the_relay_no_more(tmp_path: Path) -> None:
-    path, lock = tmp_path / "a.db", tmp_path / "a.db.relay"
+    path = tmp_path / "a.db"
 
     async def go() -> None:
         first, second = SqliteLedger(path), SqliteLedger(path)
-        assert [await first.elect(), await second.elect()] == [True, False]
+        assert [await first.elect("mine"), await second.elect("mine")] == [True, False]
+        (lock,) = tmp_path.glob("a.db.relay*")
         lock.unlink()  # by somebody who takes it for one that was left
-        assert [await second.elect(), await first.elect()] == [True, False]
+        assert [await second.elect("mine"), await first.elect("mine")] == [True, False]
         await second.aclose()
-        assert await first.elect()
+        assert await first.elect("mine")
         await first.aclose()
 
     asyncio.run(go())
+
+
+def test_each_process_delivers_to_the_sinks_that_it_alone_has(uri: str) -> None:
+    shared, mine, others = Taking(), Taking(), Taking()
+
+    async def go() -> None:
+        ledgers = ledger_of(uri), ledger_of(uri)
+        relays = (
+            Relay(ledgers[0], {"shared": shared, "mine": mine}),
+            Relay(ledgers[1], {"shared": shared, "others": others}),
+        )
+        for ledger, relay, event in zip(ledgers, relays, EVENTS, strict=False):
+            relay.start()
+            await ledger.settle(event)
+        await until(lambda: {len(sink.taken) for sink in (shared, mine, others)} == {2})
+        for ledger, relay in zip(ledgers, relays, strict=True):
+            await relay.drain(DRAIN_S)
+            await relay.aclose()
+            await ledger.aclose()
+
+    asyncio.run(go())
+    for sink in (shared, mine, others):
+        assert [event.id for event in sink.taken] == IDS[:2]
+
+
+def test_a_relay_that_is_closed_lets_others_deliver_while_its_ledger_goes_on(uri: str) -> None:
+    first, next_ = Taking(), Taking()
+
+    async def go() -> None:
+        ledger, other = ledger_of(uri), ledger_of(uri)
+        relay, waiting = Relay(ledger, {"mine": first}), Relay(other, {"mine": next_})
+        relay.start()
+        await ledger.settle(EVENTS[0])
+        await relay.drain(DRAIN_S)
+        waiting.start()
+        await relay.aclose()
+        await ledger.settle(EVENTS[1])
+        await until(lambda: bool(next_.taken))
+        await waiting.aclose()
+        await ledger.aclose()
+        await other.aclose()
+
+    asyncio.run(go())
+    assert [event.id for event in next_.taken] == IDS[1:2]
 
 
 def test_a_child_made_by_fork_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
@@ -173,7 +218,7 @@ import asyncio, os, sys, time
 from inf_middleware.ledgers.sqlite import SqliteLedger
 ledger = SqliteLedger(sys.argv[1])
 async def main():
-    assert await ledger.elect()
+    assert await ledger.elect("mine")
     if not os.fork():
         print(os.getpid(), flush=True)  # it runs: what happens to a child at a fork has happened
         time.sleep(60)
@@ -191,7 +236,7 @@ asyncio.run(main())
 
         async def go() -> Any:
             ledger = SqliteLedger(path)
-            elected = await ledger.elect()
+            elected = await ledger.elect("mine")
             await ledger.aclose()
             return elected
 

@@ -78,7 +78,7 @@ class SinkSample(NamedTuple):
 class Sample(NamedTuple):
     """How a process stands, looked at every few seconds; None of what it has not.
 
-    `leases_lost` since the last sample. `is_relay`: it delivers the events of its ledger.
+    `leases_lost` since the last sample. `is_relay`: it delivers events to a sink.
     """
 
     running: int | None

@@ -76,8 +76,12 @@ class LedgerBase(ABC):
         """
 
     @abstractmethod
-    async def elect(self) -> bool:
-        """Become, or stay, the one relay of this ledger; False while another process is it."""
+    async def elect(self, sink: str) -> bool:
+        """Become, or stay, the one who delivers to a sink; False while another process is it."""
+
+    @abstractmethod
+    async def resign(self, sink: str) -> None:
+        """Let another process deliver to a sink."""
 
     @abstractmethod
     async def wait(self, generation: int, timeout_s: float) -> None:

@@ -1,6 +1,7 @@
-"""Who is the one relay of a ledger's file: a lock that ends with its process, however it ends."""
+"""Who delivers to a sink of a ledger's file: a lock that ends with its process, however it ends."""
 
 import fcntl
+import hashlib
 import os
 import weakref
 from pathlib import Path
@@ -11,13 +12,19 @@ from inf_middleware.ledgers.filesystem import is_at
 class RelayLock:
     """An advisory lock on a file beside the ledger.
 
-    It is not bound to a connection: a ledger that is closed after an I/O error stays the relay.
+    It is not bound to a connection: who has it keeps it where an I/O error closes the ledger.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
         _locks.add(self)
+
+    @classmethod
+    def of(cls, ledger: Path, sink: str) -> "RelayLock":
+        """Return that of a sink, whose name may be none of a file."""
+        digest = hashlib.sha256(sink.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        return cls(Path(f"{ledger}.relay-{digest}"))
 
     @property
     def held(self) -> bool:
@@ -46,7 +53,7 @@ class RelayLock:
         return True
 
     def release(self) -> None:
-        """Let another process be the relay."""
+        """Let another process have it."""
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)

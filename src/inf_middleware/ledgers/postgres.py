@@ -122,12 +122,16 @@ class PostgresLedger(LedgerBase):
             raise failed(self._uri, "cannot be migrated", error) from error
         return found, SCHEMA_VERSION
 
-    async def elect(self) -> bool:
-        """Become, or stay, the one relay of this ledger; False while another process is it."""
+    async def elect(self, sink: str) -> bool:
+        """Become, or stay, the one who delivers to a sink; False while another process is it."""
         try:
-            return await self._session().relay.elect()
+            return await self._session().relay.elect(sink)
         except FAILURES as error:
             raise failed(self._uri, "is away", error) from error
+
+    async def resign(self, sink: str) -> None:
+        """Let another process deliver to a sink."""
+        await self._session().relay.resign(sink)
 
     async def wait(self, generation: int, timeout_s: float) -> None:
         """Return when this process has committed since `generation`, or after `timeout_s`."""

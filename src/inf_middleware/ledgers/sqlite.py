@@ -27,7 +27,7 @@ class SqliteLedger(LedgerBase):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()  # the same file, wherever the process goes
         self.spool_directory = Path(f"{self.path}.spool")
-        self._relay_lock = RelayLock(Path(f"{self.path}.relay"))
+        self._elected: dict[str, RelayLock] = {}  # by sinks, also those that others deliver to
         self._heart = HostHeart()
         self._writer = Writer(self.path, self._heart, holds.BEAT_S)
         self._reader = Reader(self.path)
@@ -80,10 +80,20 @@ class SqliteLedger(LedgerBase):
         await self.read(accounts_version)
         return before, SCHEMA_VERSION
 
-    async def elect(self) -> bool:
-        """Become, or stay, the one relay of this file; False while another process is it."""
-        run, lock = self._writer.run_job, self._relay_lock
-        return lock.held or bool(await run(lambda _: lock.take()))
+    async def elect(self, sink: str) -> bool:
+        """Become, or stay, the one who delivers to a sink; False while another process is it."""
+        lock = self._elected.get(sink)
+        if lock is None or not lock.held:
+            await self._writer.run_job(lambda _: None)  # or it says why it cannot be opened
+            # Here, at once: what a thread takes would be taken also for who is cancelled meanwhile.
+            lock = self._elected.setdefault(sink, RelayLock.of(self.path, sink))
+        return lock.take()
+
+    async def resign(self, sink: str) -> None:
+        """Let another process deliver to a sink."""
+        lock = self._elected.pop(sink, None)
+        if lock is not None:
+            lock.release()
 
     async def wait(self, generation: int, timeout_s: float) -> None:
         """Return when this process has committed since `generation`, or after `timeout_s`."""
@@ -93,4 +103,5 @@ class SqliteLedger(LedgerBase):
         """Finish what was handed over, and close; the next use opens anew."""
         await self._reader.aclose()
         await self._writer.aclose()
-        self._relay_lock.release()
+        for sink in list(self._elected):
+            await self.resign(sink)

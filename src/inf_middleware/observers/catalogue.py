@@ -263,7 +263,7 @@ RELAY = Metric(
     "inf_middleware.relay",
     "gauge",
     "1",
-    "1 where a process delivers the events of its ledger: one per ledger.",
+    "1 where a process delivers events to a sink, as one does for each sink of a ledger.",
     across="livesum",
 )
 OUTBOX = Metric(

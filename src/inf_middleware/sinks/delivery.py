@@ -64,7 +64,7 @@ class _NotTaken(Exception):  # noqa: N818 - a state of this delivery
 
 
 class Delivery:
-    """Brings events of an outbox to one named sink, as long as this process is the relay."""
+    """Brings events of an outbox to one named sink, as long as this process is elected."""
 
     def __init__(
         self, outbox: Outbox, name: str, sink: Sink, pace: Pace, tally: Tally | None = None
@@ -81,12 +81,12 @@ class Delivery:
         self._again_max = BATCH_MAX
 
     async def run(self) -> None:
-        """Deliver until another process is the relay."""
+        """Deliver until another process does."""
         while True:
             try:
                 generation = self._outbox.generation
                 # Asked each time: who lost the election with its connection must not go on.
-                if not await self._outbox.elect():
+                if not await self._outbox.elect(self._name):
                     return
                 count = await self._deliver()
                 self._failures = 0

@@ -1,8 +1,8 @@
 """The relay: brings events from a ledger's outbox to its sinks, at least once, in order.
 
-One process per ledger is elected. Each sink goes at its own pace, behind a durable cursor: what it
-has not taken is offered again, by the next process if need be. A sink that is down is warned of
-and never stops anything else.
+For each sink one of the processes that have it is elected. Each sink goes at its own pace, behind a
+durable cursor: what it has not taken is offered again, by the next process if need be. A sink that
+is down is warned of and never stops anything else.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio
 
@@ -46,13 +47,13 @@ class Relay:
         self._sinks = dict(sinks)
         self._pace = Pace(sleep, jitter, now, offer_timeout_s)
         self._delivering = Background()
-        self._elected = False
+        self._elected: set[str] = set()
         self._tallies = {name: Tally() for name in self._sinks}
 
     @property
     def is_elected(self) -> bool:
-        """Whether this process is the one that delivers."""
-        return self._elected and self._delivering.task is not None
+        """Whether this process is the one that delivers, to one of the sinks at least."""
+        return any(map(self._delivers, self._sinks))
 
     async def samples(self, timeout_s: float) -> tuple[SinkSample, ...]:
         """Return how deliveries stand; what was counted is counted anew from here on.
@@ -60,12 +61,13 @@ class Relay:
         What waits is not told where the ledger does not say it in `timeout_s`.
         """
         backlogs: dict[str, Backlog] = {}
-        if not self.is_elected:  # whoever delivers tells it
-            backlogs = dict.fromkeys(self._sinks, Backlog(0, None))
-        elif isinstance(self._outbox, Backlogs):
+        for name in self._sinks:
+            if not self._delivers(name):  # whoever does tells it
+                backlogs[name] = Backlog(0, None)
+        if isinstance(self._outbox, Backlogs):
             try:
                 with anyio.move_on_after(timeout_s):
-                    for name in self._sinks:
+                    for name in self._sinks.keys() - backlogs.keys():
                         backlogs[name] = await self._outbox.backlog(name)
             except Exception as error:
                 _log.warning("it is not known what waits for sinks: %s", error)
@@ -74,7 +76,7 @@ class Relay:
     def start(self) -> None:
         """Begin to deliver on the running event loop; again after that loop has ended."""
         if not self._delivering.is_running:
-            self._elected = False
+            self._elected = set()
             self._delivering.start(self._run, "inf-middleware-relay")
 
     async def drain(self, timeout_s: float) -> None:
@@ -84,10 +86,9 @@ class Relay:
             return
         with anyio.move_on_after(timeout_s):
             try:
-                while not self._elected or await self._has_pending():
-                    if not self._elected and not await self._outbox.elect():
-                        return  # another process delivers
-                    await self._pace.sleep(0.01)
+                for name in self._sinks:
+                    while await self._has_pending(name):
+                        await self._pace.sleep(0.01)
             except Exception as error:
                 _log.warning("what is left is delivered at the next start: %a", error)
 
@@ -98,31 +99,30 @@ class Relay:
             return
         await ending.end()
         for name, sink in self._sinks.items():
+            await _let_go(name, partial(self._outbox.resign, name))
             close = getattr(sink, "aclose", None)
-            if close is None:
-                continue
-            try:
-                with anyio.move_on_after(CLOSE_TIMEOUT_S):
-                    await close()
-            except Exception as error:
-                _log.warning("sink %s did not close cleanly: %a", name, error)
+            if close is not None:
+                await _let_go(name, close)
 
     async def _run(self) -> None:
-        while True:
-            while not await self._try_elect():
-                await self._pace.sleep(POLL_S)
-            self._elected = True
-            async with anyio.create_task_group() as group:
-                for name, sink in self._sinks.items():
-                    group.start_soon(self._deliver, name, sink, group)
-            self._elected = False
-            for tally in self._tallies.values():
-                tally.lag_s = None
-            _log.warning("another process delivers now; this one waits for its turn")
+        async with anyio.create_task_group() as group:
+            for name, sink in self._sinks.items():
+                group.start_soon(self._deliver, name, sink)
 
-    async def _deliver(self, name: str, sink: Sink, group: anyio.abc.TaskGroup) -> None:
-        await Delivery(self._outbox, name, sink, self._pace, self._tallies[name]).run()
-        group.cancel_scope.cancel()
+    async def _deliver(self, name: str, sink: Sink) -> None:
+        while True:
+            while not await self._try_elect(name):
+                await self._pace.sleep(POLL_S)
+            self._elected.add(name)
+            await Delivery(self._outbox, name, sink, self._pace, self._tallies[name]).run()
+            self._elected.discard(name)
+            self._tallies[name].lag_s = None
+            _log.warning(
+                "another process delivers to sink %s now; this one waits for its turn", name
+            )
+
+    def _delivers(self, name: str) -> bool:
+        return name in self._elected and self._delivering.task is not None
 
     def _sample(self, name: str, backlog: Backlog | None) -> SinkSample:
         tally = self._tallies[name]
@@ -130,7 +130,7 @@ class Relay:
             sink=name,
             pending=backlog.events if backlog else None,
             oldest_s=self._age_s(backlog) if backlog else None,
-            lag_s=tally.lag_s if self.is_elected else 0.0,
+            lag_s=tally.lag_s if self._delivers(name) else 0.0,
             taken=tally.taken,
             rejected=tally.rejected,
             failures=tally.failures,
@@ -143,18 +143,26 @@ class Relay:
             return 0.0
         return max((self._pace.now() - backlog.oldest_at).total_seconds(), 0.0)
 
-    async def _try_elect(self) -> bool:
+    async def _try_elect(self, name: str) -> bool:
         try:
-            return await self._outbox.elect()
+            return await self._outbox.elect(name)
         except Exception as error:
-            _log.warning("the relay cannot start yet: %s", error)
+            _log.warning("deliveries to sink %s cannot start yet: %s", name, error)
             return False
 
-    async def _has_pending(self) -> bool:
-        for name in self._sinks:
-            if await self._outbox.pending(name, 1):
-                return True
-        return False
+    async def _has_pending(self, name: str) -> bool:
+        """Tell whether this process is still to deliver something, or may be."""
+        if name in self._elected:
+            return bool(await self._outbox.pending(name, 1))
+        return await self._outbox.elect(name)  # else another process delivers
+
+
+async def _let_go(name: str, close: Callable[[], Awaitable[None]]) -> None:
+    try:
+        with anyio.move_on_after(CLOSE_TIMEOUT_S):
+            await close()
+    except Exception as error:
+        _log.warning("sink %s did not close cleanly: %a", name, error)
 
 
 class Relays:
@@ -165,7 +173,7 @@ class Relays:
 
     @property
     def is_elected(self) -> bool:
-        """Whether this process is the one that delivers."""
+        """Whether this process is the one that delivers, to one of the sinks at least."""
         return any(relay.is_elected for relay in self._relays)
 
     async def samples(self, timeout_s: float) -> dict[Relay, tuple[SinkSample, ...]]:
