@@ -193,7 +193,8 @@ def _shared_delivery(user: User, outbox: Outbox, name: str, sink: Sink | str) ->
         made = sink_from_uri(sink) if isinstance(sink, str) else sink
         return _Delivered(sink, Relay(outbox, {name: made}))
 
-    shared = share(("sink", id(outbox), name), user, make)
+    key = ("sink", id(outbox), name)
+    shared = share(key, user, make, lambda delivered: delivered.relay.abandon())
     if identity(shared.thing.given) != identity(sink):
         shared.let_go()
         raise ConfigError(

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 T = TypeVar("T")
 
@@ -72,8 +72,13 @@ if hasattr(os, "register_at_fork"):  # absent on Windows, which does not fork
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def share(key: Hashable, user: User, make: Callable[[], T]) -> Shared[T]:
-    """Return what others use under a key, else make it; `make` opens nothing."""
+def share(
+    key: Hashable, user: User, make: Callable[[], T], dropped: Callable[[T], None] | None = None
+) -> Shared[T]:
+    """Return what others use under a key, else make it; `make` opens nothing.
+
+    `dropped` is called with it, on any thread, once the last of its users is gone.
+    """
     with _lock:
         for other in [other for other, entry in _entries.items() if not entry.users]:
             del _entries[other]
@@ -85,7 +90,14 @@ def share(key: Hashable, user: User, make: Callable[[], T]) -> Shared[T]:
         if entry is None:
             entry = _entries[key] = _Entry(make())
         entry.users.add(user)
+        if dropped is not None:
+            finalize(user, _tell, entry, dropped).atexit = False
         return Shared(key, user, entry.thing)
+
+
+def _tell(entry: _Entry, dropped: Callable[[Any], None]) -> None:
+    if not list(entry.users):  # the lock may be held: garbage is collected at any moment
+        dropped(entry.thing)
 
 
 def identity(value: object) -> Hashable:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from inf_middleware import BillingEvent, ConfigError, CostLedger, Gate, TierLimiter, TokenMeter
+from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.sharing import User, identity, share
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import post
@@ -97,9 +98,15 @@ class Slow:
     def __init__(self) -> None:
         self.taken: list[str] = []
         self.closed = False
+        self.at_once = self._running = 0
 
     async def __call__(self, events: Sequence[BillingEvent]) -> None:
-        await asyncio.sleep(0.02)
+        self._running += 1
+        self.at_once = max(self.at_once, self._running)
+        try:
+            await asyncio.sleep(0.02)
+        finally:
+            self._running -= 1
         self.taken.extend(event.id for event in events)
 
     async def aclose(self) -> None:
@@ -141,6 +148,39 @@ def test_a_sink_gets_each_event_once_whatever_others_the_stacks_have(
     assert mine.taken == other.taken == ids
     assert mine.closed
     assert other.closed
+
+
+@pytest.mark.parametrize("is_shared", [False, True], ids=["by its URI", "by its object"])
+def test_a_stack_that_was_dropped_delivers_nothing_beside_the_next(
+    is_shared: bool, tmp_path: Path
+) -> None:
+    sink = Slow()
+    ledger: Any = SqliteLedger(tmp_path / "l.db") if is_shared else f"sqlite:///{tmp_path}/l.db"
+
+    async def use() -> CostLedger:
+        stack = CostLedger(Closing(MODEL), ledger=ledger, sinks={"mine": sink})
+        for _ in range(3):
+            await post(stack, CHAT)
+            await asyncio.sleep(0.01)
+        return stack
+
+    async def go() -> None:
+        for _ in range(4):
+            await use()
+            gc.collect()
+        last = await use()
+        async with asyncio.timeout(20):
+            while len(sink.taken) < 15:  # noqa: ASYNC110 - as the sink takes
+                await asyncio.sleep(0.01)
+        relays = [task for task in asyncio.all_tasks() if task.get_name() == "inf-middleware-relay"]
+        assert len(relays) == 1
+        await shut_down(last)
+
+    asyncio.run(go())
+    assert sink.at_once == 1
+    ids = [record["request_id"] for record in records_of(tmp_path / "l.db")]
+    assert list(dict.fromkeys(sink.taken)) == ids
+    assert len(sink.taken) - len(ids) <= 4 * 3  # of what was under way when a stack was dropped
 
 
 def test_the_relay_of_a_loop_that_runs_delivers_for_other_loops_too(tmp_path: Path) -> None:

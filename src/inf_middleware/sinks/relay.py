@@ -6,6 +6,7 @@ is down is warned of and never stops anything else.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -46,7 +47,7 @@ class Relay:
         self._outbox = outbox
         self._sinks = dict(sinks)
         self._pace = Pace(sleep, jitter, now, offer_timeout_s)
-        self._delivering = Background()
+        self._delivering, self._stopping = Background(), Background()
         self._elected: set[str] = set()
         self._tallies = {name: Tally() for name in self._sinks}
 
@@ -94,15 +95,30 @@ class Relay:
 
     async def aclose(self) -> None:
         """Stop delivering, and close the sinks; what is left waits in the outbox."""
-        ending, self._delivering = self._delivering, Background()
-        if ending.loop is not asyncio.get_running_loop():
+        if self._delivering.loop is not asyncio.get_running_loop():
+            self._delivering = Background()
             return
-        await ending.end()
+        await self._stop()
         for name, sink in self._sinks.items():
-            await _let_go(name, partial(self._outbox.resign, name))
             close = getattr(sink, "aclose", None)
             if close is not None:
                 await _let_go(name, close)
+
+    def abandon(self) -> None:
+        """Stop delivering, told on any thread: who could close it is gone.
+
+        The sinks stay as they are, for others may have been given them.
+        """
+        loop = self._delivering.loop
+        if loop is not None and self._delivering.task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing goes on
+                loop.call_soon_threadsafe(self._stopping.start, self._stop, "inf-middleware-relay")
+
+    async def _stop(self) -> None:
+        ending, self._delivering = self._delivering, Background()
+        await ending.end()
+        for name in self._sinks:
+            await _let_go(name, partial(self._outbox.resign, name))
 
     async def _run(self) -> None:
         async with anyio.create_task_group() as group:
