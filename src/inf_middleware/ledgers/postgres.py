@@ -17,7 +17,7 @@ from inf_middleware.domain.errors import LedgerMissing, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.base import LedgerBase
 from inf_middleware.ledgers.heart import ServerHeart
-from inf_middleware.ledgers.postgres_readers import closed, connect
+from inf_middleware.ledgers.postgres_connecting import closed, connect
 from inf_middleware.ledgers.postgres_relay import RelayConnection
 from inf_middleware.ledgers.postgres_session import Session
 from inf_middleware.ledgers.postgres_steps import (

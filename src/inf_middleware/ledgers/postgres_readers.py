@@ -2,32 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 
-from inf_middleware.ledgers.postgres_steps import FAILURES, SCHEMA, prepare
+from inf_middleware.ledgers.postgres_connecting import (
+    COMMAND_TIMEOUT_S,
+    WRITER_SETTINGS,
+    closed,
+    connect,
+)
+from inf_middleware.ledgers.postgres_steps import SCHEMA, prepare
 
 # Connections of one process that only read: look-ups and reports are short.
 READERS_MAX = 4
-
-# A server that does not answer for so long is away: many commits, and half of a caller's patience,
-# since a look-up may ask twice.
-COMMAND_TIMEOUT_S = 5.0
-
-# Of a connection that writes.
-WRITER_SETTINGS = {
-    "search_path": SCHEMA,
-    # Who waits for a lock is told by the server, a tenth before it would be given up here: what is
-    # given up here waits on at the server, one connection more with each try.
-    "lock_timeout": f"{COMMAND_TIMEOUT_S * 900:.0f}ms",
-    # All others wait for who has the lock of writers: where it says nothing, since its host stands
-    # still or is cut off, the server gives it up, as the server is given up here.
-    "idle_in_transaction_session_timeout": f"{COMMAND_TIMEOUT_S * 1000:.0f}ms",
-}
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
@@ -93,45 +82,12 @@ class Readers:
             connection.terminate()
             raise
         await closed(connection.close())
-        return await asyncpg.create_pool(
-            self._uri,
-            min_size=0,
-            max_size=READERS_MAX,
-            command_timeout=COMMAND_TIMEOUT_S,
-            timeout=COMMAND_TIMEOUT_S,
-            target_session_attrs=_meant(self._uri),
-            server_settings={"search_path": SCHEMA},
-        )
+        return await asyncpg.create_pool(connect=self._connect, min_size=0, max_size=READERS_MAX)
+
+    async def _connect(self, *_: Any, **__: Any) -> "asyncpg.Connection[Any]":
+        return await connect(self._uri, {"search_path": SCHEMA})
 
     def _opened(self, opening: "asyncio.Task[asyncpg.Pool[Any]]") -> None:
         self._opening = None
         if not opening.cancelled() and opening.exception() is None:
             self._pool = opening.result()
-
-
-async def connect(uri: str, settings: Mapping[str, str] | None = None) -> "asyncpg.Connection[Any]":
-    """Connect to a ledger's server."""
-    return await asyncpg.connect(
-        uri,
-        timeout=COMMAND_TIMEOUT_S,
-        command_timeout=COMMAND_TIMEOUT_S,
-        target_session_attrs=_meant(uri),
-        server_settings=dict(settings or {}),
-    )
-
-
-def _meant(uri: str) -> SessionAttribute | None:
-    """Return which of several servers is meant: that which is no standby, unless the URI says."""
-    parts = urlsplit(uri)
-    query = parse_qs(parts.query)
-    hosts = ",".join([parts.netloc.rpartition("@")[2], *query.get("host", ())])
-    if "," not in hosts.strip(",") or "target_session_attrs" in query:
-        return None
-    return SessionAttribute.primary
-
-
-async def closed(closing: Awaitable[None]) -> None:
-    """Wait until something is closed, or given up: it lets go of its connections by then."""
-    with contextlib.suppress(*FAILURES):
-        async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            await closing

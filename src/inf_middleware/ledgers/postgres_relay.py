@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from inf_middleware.background import Background
-from inf_middleware.ledgers.postgres_readers import closed, connect
+from inf_middleware.ledgers.postgres_connecting import closed, connect
 from inf_middleware.ledgers.postgres_steps import FAILURES
 
 # The advisory locks of who delivers have two keys, a number that nobody else takes and that of the

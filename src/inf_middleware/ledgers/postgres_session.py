@@ -12,13 +12,13 @@ from inf_middleware.background import Background
 from inf_middleware.domain.errors import LedgerUnavailable, MiddlewareError
 from inf_middleware.ledgers import holds
 from inf_middleware.ledgers.heart import ServerHeart
-from inf_middleware.ledgers.postgres_readers import (
+from inf_middleware.ledgers.postgres_connecting import (
     COMMAND_TIMEOUT_S,
     WRITER_SETTINGS,
-    Readers,
     closed,
     connect,
 )
+from inf_middleware.ledgers.postgres_readers import Readers
 from inf_middleware.ledgers.postgres_relay import RelayConnection
 from inf_middleware.ledgers.postgres_steps import (
     FAILURES,
