@@ -1,6 +1,7 @@
 """A PostgreSQL that takes connections and does not answer: nobody waits long, whoever waits too."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Iterator
 from typing import Any
@@ -137,5 +138,30 @@ def test_a_worker_that_starts_while_another_host_holds_the_lock_serves_and_bills
         await frozen.close()
         await first.aclose()
         await shut_down(app)
+
+    asyncio.run(go())
+
+
+def test_a_sink_that_is_let_go_while_the_database_is_silent_is_delivered_to_by_another(
+    server: tuple[PostgresServer, TcpProxy],
+) -> None:
+    postgres, proxy = server
+    straight, way = postgres.uris(proxy.port)
+
+    async def go() -> None:
+        ledger, other = PostgresLedger(way), PostgresLedger(straight)
+        assert await asyncio.gather(*map(ledger.elect, ("mine", "theirs"))) == [True] * 2
+        await asyncio.to_thread(proxy.partition)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):  # as a stack that ends waits no longer
+                    await ledger.resign("mine")
+            await asyncio.to_thread(proxy.heal)
+            async with asyncio.timeout(2 * BOUND_S + MARGIN_S):
+                while not await other.elect("mine"):  # noqa: ASYNC110 - a lock tells nobody
+                    await asyncio.sleep(0.1)
+        finally:
+            await end(ledger, proxy)
+            await other.aclose()
 
     asyncio.run(go())

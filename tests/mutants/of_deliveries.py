@@ -84,10 +84,34 @@ FAULTS = [
         RELAY + "test_a_restart_resumes_at_the_cursor_and_a_new_sink_begins_with_the_oldest",
     ),
     Fault(
+        "relay: its end keeps others from delivering",
+        "ledgers/sqlite.py",
+        "        if lock is not None:\n            lock.release()\n",
+        "",
+        "tests/sinks/test_takeover.py::"
+        "test_a_relay_that_is_closed_lets_others_deliver_while_its_ledger_goes_on",
+    ),
+    Fault(
+        "relay: who has one sink has them all",
+        "ledgers/postgres_relay.py",
+        "    return int.from_bytes(digest[:4], signed=True)",
+        "    return len(digest)",
+        "tests/ledgers/test_postgres_relay.py::"
+        "test_sinks_have_locks_of_their_own_on_one_connection_that_ends_with_the_last",
+    ),
+    Fault(
+        "postgres: who stands still keeps all others waiting",
+        "ledgers/postgres_connecting.py",
+        '    "idle_in_transaction_session_timeout": f"{COMMAND_TIMEOUT_S * 1000:.0f}ms",\n',
+        "",
+        "tests/faults/test_postgres_frozen.py::"
+        "test_a_host_that_stands_still_in_a_transaction_keeps_no_other_from_billing",
+    ),
+    Fault(
         "relay: its lock in PostgreSQL outlives its event loop",
         "ledgers/postgres_relay.py",
-        "                self._connection.terminate()\n            raise",
-        "                pass\n            raise",
+        "None)\n                self._connection.terminate()\n            raise",
+        "None)\n            raise",
         "tests/ledgers/test_postgres_relay.py::"
         "test_a_loop_that_ends_without_a_shutdown_lets_another_process_deliver",
     ),

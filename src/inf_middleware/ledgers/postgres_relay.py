@@ -60,15 +60,15 @@ class RelayConnection:
 
     async def resign(self, sink: str) -> None:
         """Let another deliver to a sink."""
-        async with self._one_at_a_time:
-            self._asking.discard(sink)
-            if sink not in self._sinks:
-                return
-            self._sinks.discard(sink)
-            if not self._sinks:
-                await self.aclose()
-            elif self._connection is not None and not self._connection.is_closed():
-                await self._connection.execute(_GIVE, _RELAYS, _number_of(sink))
+        try:
+            async with self._one_at_a_time:
+                self._asking.discard(sink)
+                if sink in self._sinks:
+                    await self._give(sink)
+        except BaseException:
+            if self._connection is not None:  # better no lock than one of nobody's
+                self._connection.terminate()
+            raise
 
     async def aclose(self) -> None:
         """Let others deliver."""
@@ -78,6 +78,13 @@ class RelayConnection:
         if connection is not None and not connection.is_closed():
             self._held.pop(asyncio.get_running_loop(), None)
             await closed(connection.close())
+
+    async def _give(self, sink: str) -> None:
+        self._sinks.discard(sink)
+        if not self._sinks:
+            await self.aclose()
+        elif self._connection is not None and not self._connection.is_closed():
+            await self._connection.execute(_GIVE, _RELAYS, _number_of(sink))
 
     async def _is_there(self) -> bool:
         """Tell whether locks are had still, and say so to the server."""
