@@ -278,6 +278,15 @@ FAULTS = [
         WAITING + "test_a_small_request_does_not_pass_a_large_one_that_came_before",
     ),
     Fault(
+        "waiting: who waits on another event loop is not woken",
+        "call/waking.py",
+        "loop.call_soon_threadsafe(step, turn)",
+        "loop.call_soon(step, turn)",
+        "tests/call/test_waiting_on_event_loops.py::"
+        "test_all_who_wait_are_served_one_after_another_whichever_event_loop_they_wait_on"
+        "[of one account]",
+    ),
+    Fault(
         "waiting: a refusal keeps its place",
         "call/admission.py",
         "        if not isinstance(answer, Admission):\n            waiting.places.give()\n",

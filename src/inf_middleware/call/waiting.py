@@ -4,10 +4,11 @@ Within an account first come is first served: who comes while others of the acco
 the end of their line, and only the first of a line asks the store, so a small request never passes
 a large one. Where the process itself is full, the first of each line wait for a place in the order
 in which they got there, so accounts take turns. Everything is bounded, and a wait is given up when
-its client leaves.
+its client leaves. Who waits on one event loop of the process is woken by what ends on another.
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeAlias
@@ -15,6 +16,7 @@ from typing import TypeAlias
 from starlette.types import Message
 
 from inf_middleware.call.ahead import Ahead, ClientGone
+from inf_middleware.call.waking import Bell, Turn, where_it_waits
 from inf_middleware.domain.limits import Admission, Refusal
 
 Admit: TypeAlias = Callable[[], Awaitable[Admission | Refusal]]
@@ -36,50 +38,84 @@ class Places:
     def __init__(self, most: int | None) -> None:
         self._most = most
         self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Turn] = deque()
+        self._lock = threading.Lock()  # nothing waits under it
 
     def try_take(self) -> bool:
         """Take a place, unless there is none or others wait for one."""
-        if self._most is not None and (self._taken >= self._most or self._waiting):
-            return False
-        self._taken += 1
-        return True
+        if self._most is None:
+            self._taken += 1
+            return True
+        with self._lock:
+            return self._take_free(self._most)
 
     def take_anyway(self) -> None:
         """Take a place, free or not."""
-        self._taken += 1
+        with self._lock:
+            self._taken += 1
 
     async def take(self) -> None:
         """Wait for a place, first come first served."""
-        if self.try_take():
+        if self._most is None:
+            self._taken += 1
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        with self._lock:
+            if self._take_free(self._most):
+                return
+            self._waiting.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.give()  # it was handed over in the same moment
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            else:
+                self._leave(turn)
             raise
 
     def give(self) -> None:
         """Give a place back, to who waits longest."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+        if self._most is None:
+            self._taken -= 1
+            return
+        while (turn := self._longest()) is not None:
+            if turn.done():  # given up
+                continue
+            if where_it_waits(turn, self._hand_over):
                 return
-        self._taken -= 1
+
+    def _take_free(self, most: int) -> bool:
+        if self._taken >= most or self._waiting:
+            return False
+        self._taken += 1
+        return True
+
+    def _leave(self, turn: Turn) -> None:
+        with self._lock:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+
+    def _longest(self) -> Turn | None:
+        """Return who waits longest; where nobody does, a place is free from now on."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._taken -= 1
+            return None
+
+    def _hand_over(self, turn: Turn) -> None:
+        if turn.done():  # given up while it was on its way from another event loop
+            self.give()
+        else:
+            turn.set_result(None)
 
 
 class _Line:
-    """Those of one account who wait; `stirred` is set when something of the account ended."""
+    """Those of one account who wait; `stirred` is rung when something of the account ended."""
 
     def __init__(self) -> None:
-        self.turns: deque[asyncio.Event] = deque()
-        self.stirred = asyncio.Event()
+        self.turns: deque[Bell] = deque()
+        self.stirred = Bell()
 
 
 class Waiting:
@@ -90,6 +126,7 @@ class Waiting:
         self._max_wait_s = max_wait_s
         self._lines: dict[str, _Line] = {}
         self._waiting = 0
+        self._lock = threading.Lock()  # nothing waits under it
 
     async def admit(
         self,
@@ -109,21 +146,12 @@ class Waiting:
         is_full = self._waiting >= WAITING_MAX
         if is_full or not _helps(refusal, self._max_wait_s):
             return _refused(refusal)
-        line = self._lines.setdefault(account_id, _Line())
-        turn = asyncio.Event()
-        line.turns.append(turn)
-        if line.turns[0] is turn:
-            turn.set()
-        self._waiting += 1
+        turn = Bell()
+        line = self._join(account_id, turn)
         try:
             return await self._in_line(line, turn, admit, ahead, refusal)
         finally:
-            self._waiting -= 1
-            line.turns.remove(turn)
-            if line.turns:
-                line.turns[0].set()
-            else:
-                del self._lines[account_id]
+            self._leave(account_id, line, turn)
 
     def try_place(self, account_id: str) -> bool:
         """Take a place in this process, unless there is none or others are before the account."""
@@ -134,7 +162,24 @@ class Waiting:
         self.places.give()
         line = self._lines.get(account_id)
         if line is not None:
-            line.stirred.set()
+            line.stirred.ring()
+
+    def _join(self, account_id: str, turn: Bell) -> _Line:
+        with self._lock:
+            line = self._lines.setdefault(account_id, _Line())
+            line.turns.append(turn)
+            line.turns[0].ring()
+            self._waiting += 1
+        return line
+
+    def _leave(self, account_id: str, line: _Line, turn: Bell) -> None:
+        with self._lock:
+            self._waiting -= 1
+            line.turns.remove(turn)
+            if line.turns:
+                line.turns[0].ring()
+            else:
+                del self._lines[account_id]
 
     async def _try(self, admit: Admit) -> Admission | Refusal:
         try:
@@ -149,7 +194,7 @@ class Waiting:
     async def _in_line(
         self,
         line: _Line,
-        turn: asyncio.Event,
+        turn: Bell,
         admit: Admit,
         ahead: Ahead,
         answer: Refusal | None,
@@ -158,15 +203,15 @@ class Waiting:
         until = loop.time() + self._max_wait_s
         # Who waits in vain asks once all the same, so that it is told of its own limit. All that
         # came before have waited as long: it passes none of them.
-        asks = not await _unless_gone(turn.wait, ahead, until)
+        asks = not await _unless_gone(turn.heard, ahead, until)
         while True:
             if answer is not None and not asks:
                 left_s = until - loop.time()
                 if not _helps(answer, left_s):
                     return answer
                 pause_s = min(answer.retry_after_s, RETRY_S, left_s)
-                await _unless_gone(line.stirred.wait, ahead, loop.time() + pause_s)
-            line.stirred.clear()
+                await _unless_gone(line.stirred.heard, ahead, loop.time() + pause_s)
+            line.stirred.still()
             if not await _unless_gone(self.places.take, ahead, until, self.places.give):
                 return _refused(answer)
             tried = await self._try(admit)
