@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from redis.crc import key_slot
 from inf_middleware import ConfigError, Tier, Tiers
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
+from inf_middleware.domain.rates import LimitGroup
 from inf_middleware.stores.redis import RedisStore
 from tests.redis_servers import (
     RedisServer,
@@ -434,3 +436,36 @@ def test_one_store_serves_event_loops_one_after_another(server: RedisServer) -> 
 
     for number in range(3):
         asyncio.run(go(number))
+
+
+class Interrupted(tuple[LimitGroup, ...]):  # noqa: SLOT001 - a tuple can have none
+    """Groups during the first look at which something else happens."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def __iter__(self) -> Iterator[LimitGroup]:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return super().__iter__()
+
+
+def test_two_event_loops_that_ask_for_an_account_at_once_ask_by_all_of_its_limits(
+    server: RedisServer,
+) -> None:
+    store = RedisStore(server.uri, deployment="at once", timeout_s=5.0)
+    groups = Interrupted(MANY.groups_for("own-1"))
+    answers: list[Admission | Refusal] = []
+
+    async def go(call: str) -> None:
+        answers.append(await store.admit(Ask(call, "acme", groups, 400)))
+        await store.aclose()
+
+    def meanwhile() -> None:
+        other = threading.Thread(target=asyncio.run, args=(go("other"),))
+        other.start()
+        other.join()
+
+    groups.meanwhile = meanwhile
+    asyncio.run(go("first"))
+    assert [type(answer) for answer in answers] == [Admission, Refusal]

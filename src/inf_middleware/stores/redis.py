@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Sequence
 from functools import lru_cache, partial
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
@@ -109,17 +109,18 @@ class RedisStore:
         Raises:
             LimitsUnavailable: From the awaitable; as `admit`.
         """
-        groups = ask.groups
+        groups, tokens = ask.groups, ask.tokens
         account = self._account_of(ask.account_id)
-        if account.groups is not groups:
-            account.take(groups)
-        keys, tokens = account.keys, ask.tokens
+        prepared = account.prepared
+        if prepared[0] is not groups:
+            prepared = account.prepare(groups)
+        _, keys, limits = prepared
         if tokens > _TOKENS_MAX:
             tokens = _TOKENS_MAX
         head = _ADMIT.pack(
             Step.ADMIT, len(keys), _id8(ask.call_id), self._lease_us, tokens, ask.enforce
         )
-        return self._scripts.run(keys, head + account.limits)
+        return self._scripts.run(keys, head + limits)
 
     def answer(self, ask: Ask, told: Sequence[int]) -> Admission | Refusal:
         """Read what was told to who asked."""
@@ -231,9 +232,10 @@ class RedisStore:
 
     def _keys_of(self, account_id: str, groups: Sequence[LimitGroup]) -> tuple[bytes, ...]:
         account = self._account_of(account_id)
-        if account.groups is not groups:
-            account.take(groups)
-        return account.keys
+        prepared = account.prepared
+        if prepared[0] is not groups:
+            prepared = account.prepare(groups)
+        return prepared[1]
 
     async def _groups_of(self, account_id: str) -> list[tuple[str, str]]:
         account = _account(self._prefix, account_id)
@@ -246,30 +248,33 @@ class RedisStore:
         return _LEASE.pack(Step.WORKERS, 1, self._lease_us) + self._process[1]
 
 
-class _Account:
-    """An account and the limits that were asked for last, as a script takes them.
+# Groups of limits, and what a script takes for them: their keys, and the limits themselves.
+_Prepared: TypeAlias = tuple[Sequence[LimitGroup], tuple[bytes, ...], bytes]
 
-    The limits of an account hardly ever change.
+
+class _Account:
+    """An account, and the limits that were asked for last: those of one hardly ever change.
+
+    Several event loops of a process may ask at once, so what is `prepared` is replaced as a whole.
     """
 
-    __slots__ = ("_name", "groups", "keys", "limits")
+    __slots__ = ("_name", "prepared")
 
     def __init__(self, prefix: str, account_id: str) -> None:
-        self.groups: Sequence[LimitGroup] = ()
-        self.keys: tuple[bytes, ...] = ()
-        self.limits = b""
+        self.prepared: _Prepared = ((), (), b"")
         self._name = _account(prefix, account_id)
 
-    def take(self, groups: Sequence[LimitGroup]) -> None:
+    def prepare(self, groups: Sequence[LimitGroup]) -> _Prepared:
         """Make keys and limits of groups ready."""
-        self.groups = groups
-        self.keys = tuple([f"{self._name}:{quote(one.scope, safe='')}".encode() for one in groups])
-        self.limits = b""
+        keys = tuple([f"{self._name}:{quote(one.scope, safe='')}".encode() for one in groups])
+        limits = b""
         for group in groups:
-            self.limits += _GROUP.pack(group.concurrency or 0, len(group.rates))
+            limits += _GROUP.pack(group.concurrency or 0, len(group.rates))
             for rate in group.rates:
                 metric = 1 if rate.metric == "requests" else 2
-                self.limits += _RATE.pack(metric, rate.limit, rate.window_us)
+                limits += _RATE.pack(metric, rate.limit, rate.window_us)
+        prepared = self.prepared = (groups, keys, limits)
+        return prepared
 
 
 def _account(prefix: str, account_id: str) -> str:

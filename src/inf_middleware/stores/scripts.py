@@ -129,8 +129,9 @@ class Scripts:
         loop = asyncio.get_running_loop()
         opened = self._opened.get(loop)
         if opened is None or opened.pid != os.getpid():  # connections do not survive a fork
-            for other in [other for other in self._opened if other.is_closed()]:
-                del self._opened[other]
+            for other in list(self._opened):  # other threads open theirs meanwhile
+                if other.is_closed():
+                    self._opened.pop(other, None)
             storage = self._given
             if isinstance(storage, str):
                 options = _OF_ALL | (_OF_CLUSTERS if "+cluster://" in storage else {})
