@@ -85,6 +85,14 @@ FAULTS = [
         CONTRACT + "test_a_lost_lease_is_corrected_where_it_took_from_and_nowhere_else[redis]",
     ),
     Fault(
+        "script: what a model has of its own takes the account's slots, too",
+        "stores/lua/state.lua",
+        "if are_all then return taken end",
+        "if true then return taken end",
+        CONTRACT
+        + "test_slots_of_a_model_with_a_concurrency_of_its_own_are_none_of_the_accounts_own[redis]",
+    ),
+    Fault(
         "script: an overrun is forgotten",
         "stores/lua/state.lua",
         "add(window, state.now, tokens)\n      elseif",
@@ -188,9 +196,17 @@ FAULTS = [
     Fault(
         "counters: a lease that ran out keeps its slot",
         "stores/counters.py",
-        "            lease.is_lost = True\n            self.running -= 1",
+        "            lease.is_lost = True\n            if lease.has_slot:\n                self.running -= 1",
         "            lease.is_lost = True",
         CONTRACT + "test_a_lease_that_is_not_renewed_gives_back_what_was_not_used[memory]",
+    ),
+    Fault(
+        "counters: what a model has of its own takes the account's slots, too",
+        "stores/counters.py",
+        "            if takes_slot:\n                counters.running += 1",
+        "            counters.running += 1",
+        CONTRACT
+        + "test_slots_of_a_model_with_a_concurrency_of_its_own_are_none_of_the_accounts_own[memory]",
     ),
     Fault(
         "counters: a model's own limits refuse nobody",

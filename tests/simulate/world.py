@@ -379,10 +379,10 @@ class World:
                 self.limits.settle(self.machine.now_us, key, call, tokens if is_known else None)
 
     def _admitted(self, key: str, given: bytes, reply: Sequence[int]) -> None:
-        call, lease, tokens, enforce, concurrency, rates, *rest = struct.unpack_from(
-            "<8sQQBQBBQQBQQ", given, 2
+        call, lease, tokens, enforce, concurrency, slots, rates, *rest = struct.unpack_from(
+            "<8sQQBQBBBQQBQQ", given, 2
         )
-        assert (given[1], rates) == (1, 2)
+        assert (given[1], slots, rates) == (1, 1, 2)
         by_metric = {rest[at]: rest[at + 1] for at in (0, 3)}
         self.limits.admit(
             self.machine.now_us,

@@ -205,7 +205,8 @@ def test_a_lease_that_is_not_renewed_gives_back_what_was_not_used(driver: Driver
     assert driver.refused(tokens=101).used == 900
     driver.now = 20.0 + LEASE_S
     # Its request counts, its slot is free, and so are the tokens it is not known to have used.
-    assert driver.admitted(tokens=750).standings.tokens.remaining == 0
+    after = driver.admitted(tokens=750).standings
+    assert (after.tokens.remaining, after.concurrency.remaining) == (0, 2)
     assert driver.in_progress() == 1
 
 
@@ -313,7 +314,7 @@ def test_a_model_with_limits_of_its_own_counts_under_these_alone(driver: Driver)
     # Its tokens and its slot leave the account's own alone; its request does not.
     other = driver.admitted(OWN_LIMITS, 1_000, model="other")
     assert other.standings.requests.remaining == 8
-    assert other.standings.concurrency.remaining == 4 - driver.in_progress()
+    assert other.standings.concurrency.remaining == 3
     for admission in (held, other):
         driver.settle(admission, 0)
     assert driver.admitted(OWN_LIMITS, 300, model="big-2").standings.tokens.remaining == 0
@@ -321,6 +322,27 @@ def test_a_model_with_limits_of_its_own_counts_under_these_alone(driver: Driver)
         driver.settle(driver.admitted(OWN_LIMITS, 0, model="small"), 0)
     refusal = driver.refused(OWN_LIMITS, 0, model="small")
     assert (refusal.code, refusal.limit) == ("requests_limit_exceeded", 2)
+
+
+def test_slots_of_a_model_with_a_concurrency_of_its_own_are_none_of_the_accounts_own(
+    driver: Driver,
+) -> None:
+    tier = Tier("T", 1, 100, 10_000, models={"m": {"concurrency": 3}})
+    held = [driver.admitted(tier, model="m") for _ in range(3)]
+    assert driver.refused(tier, model="m").scope == "m"
+    own = driver.admitted(tier)
+    assert own.standings.concurrency.remaining == 0
+    refusal = driver.refused(tier)
+    assert (refusal.code, refusal.limit, refusal.used) == ("concurrency_limit_exceeded", 1, 1)
+    # However they end, the account's own slot is taken for as long as its own request runs.
+    driver.settle(held.pop(), 10)
+    driver.now = LEASE_S - 10.0
+    driver.renew((own, 10), (held[0], 10))
+    driver.now = LEASE_S
+    assert driver.admitted(tier, model="m").standings.concurrency.remaining == 1
+    assert driver.refused(tier).used == 1
+    driver.settle(own, 10)
+    assert driver.admitted(tier).standings.concurrency.remaining == 0
 
 
 OWN_TOKENS = Tier("T", 10, 100, 10_000, models={"m": {"tokens_per_minute": 1_000_000}})

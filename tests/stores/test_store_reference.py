@@ -76,7 +76,7 @@ class Reference:
                 if of[1] == "tokens":
                     entries[of] = entry
         self.leases[call] = {
-            "scopes": [group.scope for group in groups],
+            "slots": [group.scope for group in groups if group.scope or group.concurrency],
             "entries": entries,
             "reserved": tokens,
             "used": 0,
@@ -105,7 +105,7 @@ class Reference:
                 lease["lost"] = True
 
     def running(self, scope: str) -> int:
-        return sum(scope in one["scopes"] and not one["lost"] for one in self.leases.values())
+        return sum(scope in one["slots"] and not one["lost"] for one in self.leases.values())
 
 
 def windows_of(group: LimitGroup) -> list[tuple[Counted, Rate]]:

@@ -68,11 +68,14 @@ class LimitGroup:
     `scope` is "" for the account's own, else the model pattern that has limits of its own.
     `concurrency` is None where this group does not limit it. Of several rates of one metric over
     one time only the tightest is kept: they have one window, which counts everything once.
+    `takes_slot` is False for requests of a model whose concurrency is its own: none of the
+    account's own slots is theirs.
     """
 
     scope: str
     concurrency: int | None
     rates: tuple[Rate, ...]
+    takes_slot: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kept: dict[tuple[Metric, int], Rate] = {}
@@ -80,6 +83,7 @@ class LimitGroup:
             of = (rate.metric, rate.window_us)
             kept[of] = min(kept.get(of, rate), rate, key=lambda one: one.limit)
         object.__setattr__(self, "rates", tuple(kept.values()))
+        object.__setattr__(self, "takes_slot", bool(self.scope) or self.concurrency is not None)
 
 
 @dataclass(frozen=True, slots=True)

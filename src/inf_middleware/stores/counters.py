@@ -37,6 +37,7 @@ class _Lease(msgspec.Struct, gc=False):
     reserved: int  # and what a renewal has told beyond
     taken: int  # of that, what is in the windows since admission
     windows: tuple[RollingWindow, ...]  # which it took tokens from: no other is corrected
+    has_slot: bool
     used: int = 0
     is_lost: bool = False
 
@@ -136,7 +137,7 @@ class Counters:
         lease = self.leases.pop(call_id, None)
         if lease is None:
             return
-        if not lease.is_lost:
+        if lease.has_slot and not lease.is_lost:
             self.running -= 1
         if tokens is None:
             return
@@ -156,7 +157,8 @@ class Counters:
             lease.reserved = lease.used
             lease.until_us = now_us + FORGET_US
             lease.is_lost = True
-            self.running -= 1
+            if lease.has_slot:
+                self.running -= 1
         ends = [lease.until_us for lease in self.leases.values()]
         self.earliest_us = min(ends, default=_NEVER_US)
 
@@ -264,17 +266,19 @@ class AccountCounters:
         due_us = now_us + asked.stays_us
         concurrency = UNLIMITED
         for group, counters in zip(asked.groups, asked.counted, strict=True):
+            takes_slot = group.takes_slot
             counters.leases[call_id] = _Lease(
-                now_us, until_us, tokens, tokens, counters.from_windows
+                now_us, until_us, tokens, tokens, counters.from_windows, takes_slot
             )
-            running = counters.running = counters.running + 1
+            if takes_slot:
+                counters.running += 1
             if until_us < counters.earliest_us:
                 counters.earliest_us = until_us
             if due_us < counters.due_us:
                 counters.due_us = due_us
             most = group.concurrency
             if most is not None:
-                concurrency = Standing(most, most - running if most > running else 0, 0.0)
+                concurrency = Standing(most, max(most - counters.running, 0), 0.0)
         standings = Standings(
             _added(asked.requests, 1, now_us), _added(asked.tokens, tokens, now_us), concurrency
         )

@@ -44,11 +44,11 @@ class MemoryStore:
         """How many requests of an account are in progress."""
         with self._lock:
             now_us = self._now_us()
-            running = 0
+            running = set()
             for counters in self._account(account_id).groups:
                 counters.pass_time(now_us)
-                running = max(running, counters.running)
-        return running
+                running |= {call for call, lease in counters.leases.items() if not lease.is_lost}
+        return len(running)
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
         """Take a slot, a request and a reservation of tokens: all, or nothing at all.

@@ -37,7 +37,7 @@ ACCOUNTS_KEPT = 4_096
 _METRICS: tuple[Metric, ...] = ("requests", "tokens")
 
 # What the steps are given, as their scripts read it: each begins with the step and its keys.
-_ADMIT, _GROUP, _RATE = Struct("<BB8sQQB"), Struct("<QB"), Struct("<BQQ")
+_ADMIT, _GROUP, _RATE = Struct("<BB8sQQB"), Struct("<QBB"), Struct("<BQQ")
 _SETTLE = Struct("<BB8sQQB")
 _LEASE = Struct("<BBQ")
 _RENEWED = Struct("<8sQ")
@@ -269,7 +269,7 @@ class _Account:
         keys = tuple([f"{self._name}:{quote(one.scope, safe='')}".encode() for one in groups])
         limits = b""
         for group in groups:
-            limits += _GROUP.pack(group.concurrency or 0, len(group.rates))
+            limits += _GROUP.pack(group.concurrency or 0, group.takes_slot, len(group.rates))
             for rate in group.rates:
                 metric = 1 if rate.metric == "requests" else 2
                 limits += _RATE.pack(metric, rate.limit, rate.window_us)

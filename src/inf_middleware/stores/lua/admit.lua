@@ -2,11 +2,12 @@
 --
 -- keys[i]   the state of group i; all of one account
 -- given     call 8, length of a lease 8, tokens to reserve 8, enforce 1 (1: yes; 0: take in any
---           case); and for each group: its concurrency 8 (0: not limited), its number of rates 1,
---           and for each rate: metric 1 (1 requests, 2 tokens), limit 8, length of its window 8
+--           case); and for each group: its concurrency 8 (0: not limited), whether a slot of it is
+--           taken 1, its number of rates 1, and for each rate: metric 1 (1 requests, 2 tokens),
+--           limit 8, length of its window 8
 --
 -- Returns   1 admitted, 0 refused, 2 admitted though it would have been refused; then for each
---           group: requests in progress, 1 where that is full; and for each rate: sum, time until
+--           group: slots taken, 1 where it is full; and for each rate: sum, time until
 --           it is empty, time until this request would fit. Where it was taken, as it is after.
 --           Last: which group's key held what is not ours, and was replaced; 0 where none did.
 
@@ -18,9 +19,9 @@ local function admit(keys, now, given, at)
   for i, key in ipairs(keys) do
     local state = enter(key, now)
     -- `from`: the sum of the windows that it takes tokens from, for their note.
-    local group, rates = { state = state, rates = {}, from = 0 }, 0
-    group.concurrency, rates, at = read('<I8I1', given, at)
-    group.is_full = group.concurrency > 0 and state.running >= group.concurrency
+    local group, rates = { state = state, rates = {}, from = 0, slots = slots_taken(state) }, 0
+    group.concurrency, group.takes_slot, rates, at = read('<I8I1I1', given, at)
+    group.is_full = group.concurrency > 0 and group.slots >= group.concurrency
     if group.is_full then fits = false end
     for r = 1, rates do
       local metric, limit, length
@@ -52,7 +53,8 @@ local function admit(keys, now, given, at)
       if takes and rate.asked > 0 then add(rate.window, state.now, rate.asked) end
     end
     if takes then
-      local ends, note = state.now + lease, note_of(state, group.from)
+      local ends, note = state.now + lease, note_of(state, group.from, group.takes_slot)
+      group.slots = group.slots + group.takes_slot
       state.leases = state.leases
         .. pack_lease(call, 0, ends, state.now, tokens, tokens, 0, note)
       state.n = state.n + 1
@@ -61,7 +63,7 @@ local function admit(keys, now, given, at)
       if state.damaged then replaced = i end
       save(keys[i], state, lease)
     end
-    reply[#reply + 1] = format('%d,%d', state.running, is_full and 1 or 0)
+    reply[#reply + 1] = format('%d,%d', group.slots, is_full and 1 or 0)
     for r, rate in ipairs(group.rates) do
       local window = rate.window
       reply[#reply + 1] = format('%d,%d,%d', window.total, reset(window, state.now), waits[r])

@@ -7,7 +7,8 @@
 --            and for each slot: latest addition 7, amount 5
 --
 -- Among the windows are notes, of metric 0 and without slots: the length of one tells which windows
--- a lease took tokens from, 2^(place - 1) for each of them. A lease tells the place of its note:
+-- a lease took tokens from, 2^(place - 1) for each of them, and 2^52 more where it has no slot of
+-- this group, though it is in progress. A lease tells the place of its note:
 -- twice that is its `is lost` while it is held, and once it is lost what `used` is above `reserved`,
 -- which are the same then. So those who know of no notes read a lease as they always did, and theirs,
 -- without one, took from all windows of tokens that there were. While there are leases all windows
@@ -29,7 +30,8 @@ local AMOUNT_MAX = 1099511627775 -- five bytes
 local FORGET_US = 300000000
 local TOKENS, NOTE = 2, 0
 local NOTES_MAX = 127 -- the place of one, twice, is a byte
-local PLACES_MAX = 53 -- what sums of powers of 2 are exact up to, in a double
+-- What sums of powers of 2 are exact up to, in a double.
+local PLACES_MAX, NO_SLOT = 52, 2 ^ 52
 
 local function new_window(metric, length, now)
   return { metric = metric, length = length, created = now, total = 0, n = 0, slots = '' }
@@ -196,9 +198,10 @@ local function window_of(state, metric, length)
 end
 
 -- The place of the note of windows, `sum` being theirs; 0 where there are too many for one, more
--- than any few levels have: then it is all of them.
-local function note_of(state, sum)
+-- than any few levels have: then it is all of them, and a slot.
+local function note_of(state, sum, takes_slot)
   if sum >= 2 ^ PLACES_MAX then return 0 end
+  if takes_slot == 0 then sum = sum + NO_SLOT end
   local _, place = window_of(state, NOTE, sum)
   return place <= NOTES_MAX and place or 0
 end
@@ -208,7 +211,7 @@ end
 local function correct(state, note, admitted, tokens, taken)
   local back = min(-tokens, taken)
   local noted = state.windows[note]
-  local left = noted and noted.metric == NOTE and noted.length
+  local left = noted and noted.metric == NOTE and noted.length % NO_SLOT
   for _, window in ipairs(state.windows) do
     if window.metric == TOKENS and (not left or left % 2 == 1) then
       if tokens > 0 then
@@ -259,6 +262,21 @@ local function find_lease(state, call)
     if (at - 1) % LEASE_BYTES == 0 then return (at - 1) / LEASE_BYTES end
     from = at + 1
   end
+end
+
+-- Requests in progress that have a slot of this group: mostly all.
+local function slots_taken(state)
+  local taken, are_all = state.running, true
+  for _, window in ipairs(state.windows) do
+    if window.metric == NOTE and window.length >= NO_SLOT then are_all = false end
+  end
+  if are_all then return taken end
+  for i = 0, state.n - 1 do
+    local _, is_lost, _, _, _, _, _, note = lease_at(state, i)
+    local noted = state.windows[note]
+    if is_lost == 0 and noted and noted.length >= NO_SLOT then taken = taken - 1 end
+  end
+  return taken
 end
 
 local function end_leases(state)
