@@ -7,9 +7,17 @@ a pool are; it is opened anew when it is used next. Commands go out as one piece
 from collections.abc import Sequence
 from typing import Any
 
-# What a server answers that is no primary any more. Its connections stay, while its name may be
-# another's by now: only a new one leads there. By name, since there are two families of clients.
-DEMOTED = frozenset({"ReadOnlyError", "MasterDownError"})
+# By name, since there are two families of clients. Redis before 7 tells of an error within a script
+# by the error of the script, in whose text it stands.
+_DEMOTED, _IN_SCRIPT = frozenset({"ReadOnlyError", "MasterDownError"}), "-READONLY "
+
+
+def is_demoted(error: Exception) -> bool:
+    """Tell whether a server answered that it is no primary any more.
+
+    Its connections stay, while its name may be another's by now: only a new one leads there.
+    """
+    return type(error).__name__ in _DEMOTED or _IN_SCRIPT in str(error)
 
 
 class Connections:
@@ -39,7 +47,7 @@ class Connections:
             await connection.send_packed_command(_packed(command))
             return await connection.read_response()
         except Exception as error:
-            if type(error).__name__ in DEMOTED:
+            if is_demoted(error):
                 await self._leave(connection)
             raise
         finally:

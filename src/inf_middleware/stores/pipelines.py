@@ -26,14 +26,14 @@ from typing import Any, NamedTuple, TypeAlias
 from msgspec import json
 
 from inf_middleware.domain.errors import LimitsUnavailable
-from inf_middleware.stores.connections import DEMOTED, Connections
+from inf_middleware.stores.connections import Connections, is_demoted
 
 _log = logging.getLogger("inf_middleware.limits")
 
 # What a lost connection looks like: redis-py's client of a Cluster closes connections in others'
 # hands, too, and who is about to write then finds None in the place of the stream. One to a server
 # that is no primary any more is as good as lost: nothing has run.
-_LOST = frozenset({"ConnectionError", "AttributeError"}) | DEMOTED
+_LOST = frozenset({"ConnectionError", "AttributeError"})
 
 # Both clients name their errors so; by name, since only one of them may be installed. While a slot
 # moves, a client may be sent from node to node until it gives up (`ClusterError`, 16 times in a
@@ -211,7 +211,7 @@ class Pipelines:
                 name = type(error).__name__
                 if name == _MOVING:
                     moving = error.with_traceback(None)  # that would keep this frame
-                elif name in _LOST and not was_lost:
+                elif (name in _LOST or is_demoted(error)) and not was_lost:
                     was_lost = True
                 else:
                     raise
