@@ -3,6 +3,7 @@
 from tests.mutants.fault import Fault
 
 CONTRACT = "tests/stores/test_store_contract.py::"
+STEPS = "tests/stores/test_clock_steps.py::"
 WINDOW = "tests/stores/test_window.py::"
 CONNECTIONS = "tests/stores/test_connections.py::"
 OUTAGE = "tests/stores/test_outage.py::"
@@ -105,6 +106,21 @@ FAULTS = [
         "state.now = max(state.now, latest)",
         "state.now = state.now",
         CONTRACT + "test_a_clock_that_goes_back_lets_nothing_leave_early_or_stay_longer[redis]",
+    ),
+    Fault(
+        "script: time stands still until a clock that was set back has come as far again",
+        "stores/lua/state.lua",
+        "if state.now - now >= STEP_US then",
+        "if false then",
+        STEPS + "test_requests_that_run_keep_their_slots_and_those_of_the_dead_come_back",
+    ),
+    Fault(
+        "script: time goes on from when an account is let in after a clock was set back",
+        "stores/lua/admit.lua",
+        "if takes or state.went_back then save",
+        "if takes then save",
+        STEPS
+        + "test_what_was_admitted_before_it_leaves_as_told_and_at_most_a_minute_later[28800.0]",
     ),
     Fault(
         "script: a slot leaves by its first addition",

@@ -76,10 +76,11 @@ function commands.ZADD(key, score, member)
   keys[key] = set
   return 1
 end
-function commands.ZREMRANGEBYSCORE(key, _, most)
+function commands.ZREMRANGEBYSCORE(key, least, most)
+  local from, to = tonumber(least) or -math.huge, tonumber(most) or math.huge
   local set = {}
   for name, score in pairs(get(key) or {}) do
-    if score > most then set[name] = score end
+    if score < from or score > to then set[name] = score end
   end
   keys[key] = set
 end

@@ -54,8 +54,17 @@ class OnRedis:
         self.client = client
         self.deployment = f"contract-{next(self._numbers)}"
         self.move_to(0.0)
-        self.store = RedisStore(
-            uri, deployment=self.deployment, lease_s=LEASE_S, timeout_s=10.0, clock=MOVED_CLOCK
+        self._uri = uri
+        self.store = self.another()
+
+    def another(self) -> RedisStore:
+        """Another process of the same deployment."""
+        return RedisStore(
+            self._uri,
+            deployment=self.deployment,
+            lease_s=LEASE_S,
+            timeout_s=10.0,
+            clock=MOVED_CLOCK,
         )
 
     def move_to(self, now: float) -> None:

@@ -61,8 +61,9 @@ local function admit(keys, now, given, at)
       state.running = state.running + 1
       state.earliest = state.n == 1 and ends or min(state.earliest, ends)
       if state.damaged then replaced = i end
-      save(keys[i], state, lease)
     end
+    -- Time goes on from when it went back, also for who is refused until then.
+    if takes or state.went_back then save(keys[i], state, lease) end
     reply[#reply + 1] = format('%d,%d', group.slots, is_full and 1 or 0)
     for r, rate in ipairs(group.rates) do
       local window = rate.window

@@ -15,7 +15,8 @@
 -- stay, in their places.
 --
 -- Numbers are unsigned, little endian, so many bytes long; moments and lengths are microseconds by
--- the server's clock, kept monotonic for the group. The arithmetic is that of `window.py` and
+-- the server's clock. Where that goes back, time stands still for the group, for a minute at most:
+-- further back all that it knows of goes with the clock, as if no time had passed. The arithmetic is that of `window.py` and
 -- `counters.py`, which say why.
 
 local read, pack = struct.unpack, struct.pack
@@ -28,6 +29,7 @@ local SLOT, SLOT_BYTES = '<I7I5', 12
 local SLOTS = 120
 local AMOUNT_MAX = 1099511627775 -- five bytes
 local FORGET_US = 300000000
+local STEP_US = 60000000 -- whole slots, of most windows
 local TOKENS, NOTE = 2, 0
 local NOTES_MAX = 127 -- the place of one, twice, is a byte
 -- What sums of powers of 2 are exact up to, in a double.
@@ -47,6 +49,27 @@ end
 
 local function new_state(now)
   return { now = now, earliest = 0, running = 0, n = 0, leases = '', windows = {} }
+end
+
+-- Moves all moments back, none beyond the first that there is.
+local function go_back(state, by)
+  local function before(moment) return max(moment - by, 0) end
+  state.now, state.earliest = before(state.now), before(state.earliest)
+  local leases = {}
+  for i = 1, #state.leases, LEASE_BYTES do
+    local call, sign, ends, admitted, reserved, taken, used = read(LEASE, state.leases, i)
+    leases[#leases + 1] =
+      pack(LEASE, call, sign, before(ends), before(admitted), reserved, taken, used)
+  end
+  state.leases = table.concat(leases)
+  for _, window in ipairs(state.windows) do
+    local slots = {}
+    for i = 1, #window.slots, SLOT_BYTES do
+      local latest, amount = read(SLOT, window.slots, i)
+      slots[#slots + 1] = pack(SLOT, before(latest), amount)
+    end
+    window.created, window.slots = before(window.created), table.concat(slots)
+  end
 end
 
 -- Reads a text into a state; false where its parts are not all there, or not all of it.
@@ -79,6 +102,10 @@ local function load(key, now)
   elseif not parse(state, text) then
     state = new_state(now)
     state.damaged = true
+  end
+  if state.now - now >= STEP_US then
+    go_back(state, floor((state.now - now) / STEP_US) * STEP_US)
+    state.went_back = true
   end
   return state
 end

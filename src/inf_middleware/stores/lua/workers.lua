@@ -14,6 +14,8 @@ local function workers(keys, now, given, at)
     redis.call('ZADD', key, now, process)
   end
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now - lease)
+  -- Seen before the clock was set back: those that live tell it again.
+  redis.call('ZREMRANGEBYSCORE', key, now + 1, '+inf')
   redis.call('PEXPIRE', key, floor(lease / 1000) + 1000)
   return redis.call('ZCARD', key)
 end
