@@ -14,6 +14,7 @@ import redis
 from inf_middleware import Tier
 from inf_middleware.domain.errors import LimitsUnavailable
 from inf_middleware.domain.limits import Admission, Ask, Held, Refusal
+from inf_middleware.stores import outage
 from inf_middleware.stores.memory import MemoryStore
 from inf_middleware.stores.outage import OWED_MAX, OutageStore
 from inf_middleware.stores.redis import RedisStore
@@ -128,6 +129,26 @@ def test_local_takes_this_process_share_of_each_limit_rounded_up(run: Any) -> No
         refusal = await rig.store.admit(ask("d"))
         assert isinstance(refusal, Refusal)
         assert refusal.limit == 2
+
+    run("local", test)
+
+
+@pytest.mark.parametrize(
+    ("anew_s", "share"), [(outage.COUNTED_ANEW_S, 2), (0.0, 4)], ids=["soon", "later"]
+)
+def test_an_outage_soon_after_another_goes_by_the_processes_seen_before_both(
+    run: Any, monkeypatch: pytest.MonkeyPatch, anew_s: float, share: int
+) -> None:
+    monkeypatch.setattr(outage, "COUNTED_ANEW_S", anew_s)
+
+    async def test(rig: Rig) -> None:
+        rig.shared.workers = 3
+        await rig.fall()
+        await rig.come_back()
+        # It is the first to come back, and sees only itself.
+        assert rig.shared.workers == 1
+        await rig.fall()
+        assert (await rig.admitted("a")).standings.concurrency.limit == share
 
     run("local", test)
 

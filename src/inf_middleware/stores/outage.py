@@ -38,6 +38,10 @@ OutagePolicy: TypeAlias = Literal["local", "refuse", "admit"]
 PROBE_FIRST_S = 0.05
 PROBE_S = 1.0
 
+# So long after an outage others may still have to tell that they live, each with its next renewal:
+# who comes back first sees only itself.
+COUNTED_ANEW_S = 60.0
+
 # Settlements owed to a store that is away, about 1 KB each. Beyond, the oldest are given up: their
 # leases end by themselves, with what they were known to have used.
 OWED_MAX = 10_000
@@ -68,6 +72,7 @@ class OutageStore:
         self._owed: OrderedDict[str, tuple[Admission, int | None]] = OrderedDict()
         self._dropped = 0
         self._since = 0.0  # it went away last
+        self._back = -COUNTED_ANEW_S  # it came back last
         self._probing = Background()
 
     async def admit(self, ask: Ask) -> Admission | Refusal:
@@ -173,9 +178,10 @@ class OutageStore:
         if self.is_away:
             return
         self.is_away = True
-        self._workers = self._shared.workers
         self.outages += 1
         self._since = time.monotonic()
+        were = self._workers if self._since - self._back < COUNTED_ANEW_S else 1
+        self._workers = max(self._shared.workers, were)
         _log.error("%s; until it is back: %s", error, _MEANINGS[self._policy])
         self._probe()
 
@@ -188,6 +194,7 @@ class OutageStore:
         while self.is_away:
             made_up = await self._until_back()
             self.is_away = False
+            self._back = time.monotonic()
             dropped, self._dropped = self._dropped, 0
             _log.warning(
                 "the limits' storage is back after %.1f s; %d settlements were made up%s",
