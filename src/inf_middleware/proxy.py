@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from inf_middleware.call.record import CALL_KEY
 from inf_middleware.domain.ids import uuid7
+from inf_middleware.domain.uris import may_lead_elsewhere
 from inf_middleware.gate import Gate
 from inf_middleware.settings import Sources
 from inf_middleware.upstream import Upstream
@@ -178,8 +179,7 @@ class Proxy:
             return 405, "method_not_allowed", "This proxy opens no tunnels."
         if self.upstream.paths != ("*",):
             allowed = any(fnmatchcase(path, pattern) for pattern in self.upstream.paths)
-            # What a server might resolve to another path than the one that was compared.
-            if not allowed or not {".", ".."}.isdisjoint(path.split("/")) or "\\" in path:
+            if not allowed or may_lead_elsewhere(path):
                 return 404, "not_found", f"{scope['method']} {path} is not served here."
         if b"#" in _target_of(scope):  # which servers take off, and with it what is metered
             return 400, "invalid_request", "A path has no fragment; send it without."

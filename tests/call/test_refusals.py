@@ -330,6 +330,20 @@ def test_everything_but_post_passes_and_exempt_paths_do(tmp_path: Path) -> None:
     assert not house.records
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/admin/../v1/chat/completions",
+        "/admin/./../v1/chat/completions",
+        "/admin/..",
+        "/admin/\\..\\v1/chat/completions",
+    ],
+)
+def test_no_path_is_exempt_that_a_server_might_take_for_another(path: str, tmp_path: Path) -> None:
+    house = house_of(tmp_path, exempt=["/admin/*"])
+    assert run(house, lambda: post(house.app, CHAT, path=path)).status == 401
+
+
 def test_a_websocket_is_refused_unless_it_is_let_pass() -> None:
     async def connect(app: Any) -> list[str]:
         sent: list[str] = []

@@ -33,6 +33,7 @@ from inf_middleware.domain.errors import MiddlewareError
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
+from inf_middleware.domain.uris import may_lead_elsewhere
 from inf_middleware.wire.answers import limit_headers
 from inf_middleware.wire.request import Request
 
@@ -196,7 +197,9 @@ class Worker:
         return method in self._metering.dialects.of(scope["path"]).methods
 
     def _is_exempt(self, path: str) -> bool:
-        return any(fnmatchcase(path, pattern) for pattern in self._exempt)
+        is_named = any(fnmatchcase(path, pattern) for pattern in self._exempt)
+        # A server behind us might find a model where a pattern was to name none.
+        return is_named and not may_lead_elsewhere(path)
 
     def _refuses_websocket(self, scope: Scope) -> bool:
         return self._websockets == "refuse" and not self._is_exempt(scope["path"])

@@ -43,6 +43,11 @@ def _without_password(uri: str) -> str:
     return f"{scheme[0] if scheme else ''}…@{place}"
 
 
+def may_lead_elsewhere(path: str) -> bool:
+    """Tell whether a server might take a path for another than the one that is compared."""
+    return not {".", ".."}.isdisjoint(path.split("/")) or "\\" in path
+
+
 def check_patterns(name: str, patterns: Iterable[str]) -> None:
     """See that paths can be like each of some patterns.
 
