@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import anyio
+import h11
 import httpx
 from starlette.types import Receive, Scope, Send
 
@@ -103,7 +104,7 @@ class Proxy:
             response = await self._ask(scope, body)
         except _ClientGone:
             return
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (httpx.HTTPError, h11.LocalProtocolError, TimeoutError) as error:
             await self._fail(scope, send, *self._failure(error))
             return
         finally:
@@ -181,15 +182,19 @@ class Proxy:
             allowed = any(fnmatchcase(path, pattern) for pattern in self.upstream.paths)
             if not allowed or may_lead_elsewhere(path):
                 return 404, "not_found", f"{scope['method']} {path} is not served here."
-        if b"#" in _target_of(scope):  # which servers take off, and with it what is metered
+        target = _target_of(scope)
+        if b"#" in target:  # which servers take off, and with it what is metered
             return 400, "invalid_request", "A path has no fragment; send it without."
+        if not target.startswith(b"/") and target != b"*":  # by it the upstream might be another
+            return 400, "invalid_request", "A request names a path, and no server before it."
         return None
 
     def _failure(self, error: Exception) -> tuple[int, str, str]:
         """Say what went wrong before the answer began; where the upstream is stays in the log."""
         if isinstance(error, httpx.PoolTimeout):
             return 503, "server_busy", "The proxy is full; try again shortly."
-        if isinstance(error, httpx.LocalProtocolError):
+        # The latter where a server lost a body that it said would come.
+        if isinstance(error, httpx.LocalProtocolError | h11.LocalProtocolError):
             return 400, "invalid_request", f"The request cannot be forwarded: {error}"
         log.warning("%s cannot be asked: %s", self.upstream.url, _shown(error))
         if isinstance(error, httpx.TimeoutException | TimeoutError):

@@ -127,6 +127,12 @@ def test_headers_of_a_hop_stay_on_it(pair: Pair) -> None:
     assert names.count(b"date") == names.count(b"server") == 1
 
 
+def test_spaces_around_a_header_are_none_of_it(pair: Pair) -> None:
+    status = parted(raw(pair.proxied, "/echo", headers=("x-own: kept \t", "x-none:  ")))[0]
+    assert status == 200
+    assert (pair.app.header(b"x-own"), pair.app.header(b"x-none")) == (b"kept", b"")
+
+
 def test_cookies_of_one_client_are_not_sent_for_another(pair: Pair) -> None:
     raw(pair.proxied, "/hops", b"{}")
     raw(pair.proxied, "/echo", b"")

@@ -194,6 +194,28 @@ def test_a_fragment_behind_a_path_is_not_forwarded(http: str) -> None:
         assert [seen["target"] for seen in app.seen] == [b"/v1/chat/completions"] * (status == 200)
 
 
+@pytest.mark.parametrize("target", ["http://other.example/v1/chat/completions", "v1/models"])
+def test_a_client_names_no_other_server_and_no_other_place_of_the_upstream(target: str) -> None:
+    with upstream() as (app, url):
+        proxy = Proxy(Settings(url=f"{url}/llm"))
+        with serving(proxy, http="h11") as served:  # httptools takes it off itself, or refuses
+            status, _, body = parted(raw(served, target, b"{}"))
+    assert (status, json.loads(body)["error"]["code"]) == (400, "invalid_request")
+    assert not app.seen
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("declared", ["1", "5"])
+async def test_a_body_of_another_length_than_its_own_is_a_400(declared: str) -> None:
+    """As servers make of a body whose request asks for an upgrade, too."""
+    with upstream() as (_, url):
+        proxy = Proxy(Settings(url=url))
+        scope = scope_of(headers=[("content-length", declared)])
+        answered = await post(lambda _, *ways: proxy(scope, *ways), b"{}")
+        await proxy.aclose()
+    assert (answered.status, answered.json["error"]["code"]) == (400, "invalid_request")
+
+
 def test_paths_are_compared_without_the_root_that_the_proxy_is_under() -> None:
     with upstream() as (app, url):
         proxy = Proxy(Settings(url=url, paths=("/v1/*",)))

@@ -46,7 +46,8 @@ def request_headers(
     `host` is the next hop's; the caller's own goes into `x-forwarded-host` where nobody nearer to
     the caller has said it. `client` is the address that `x-forwarded-for` gets at its end.
     """
-    given = [(name.lower(), value) for name, value in headers]
+    # Some servers leave the spaces after a value, which belong to none and may not be sent on.
+    given = [(name.lower(), value.strip(b" \t")) for name, value in headers]
     dropped = _OF_THE_REQUEST
     if any(name == b"transfer-encoding" for name, _ in given):  # it holds, RFC 9112 section 6.3
         dropped = dropped | {b"content-length"}
