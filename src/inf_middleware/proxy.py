@@ -213,7 +213,7 @@ class Proxy:
             code=code,
             message=message,
             request_id=uuid7(time.time_ns()) if call is None else call.id,
-            headers=[(b"retry-after", b"1")] if status == 503 else [],
+            headers=answers.retry_headers(1.0) if status == 503 else [],
         )
         if call is not None:  # the gate names the call itself
             named = (b"x-request-id", b"request-id")

@@ -18,6 +18,7 @@ from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.start import NAME, read_headers
 from inf_middleware.call.stream import Stream, reader_for, stream_of
 from inf_middleware.wire.alike import Alike
+from inf_middleware.wire.answers import retry_headers
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Intake, cutter_of, intake_by
 from inf_middleware.wire.reader import AnswerReader
@@ -293,7 +294,8 @@ class Answer:
         if self._held is None:  # the status is out
             return
         self._held = None
-        refuse = Refuse(503, "ledger_unavailable", LEDGER_MESSAGE, headers=[(b"retry-after", b"1")])
+        again = retry_headers(1.0)
+        refuse = Refuse(503, "ledger_unavailable", LEDGER_MESSAGE, headers=again)
         await send_refusal(self._call, refuse, self._send)
 
     def _error_event(self) -> Message:
