@@ -72,12 +72,18 @@ class Upstream:
 
     def verification(self) -> ssl.SSLContext | bool:
         """Return how an https upstream is verified, for httpx."""
+        if not self._is_https:
+            return False  # else the well-known authorities are read, for up to a tenth of a second
         return True if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
+
+    @property
+    def _is_https(self) -> bool:
+        return urlsplit(self.url).scheme == "https"  # in any letters
 
     def _check_authorities(self) -> None:
         if not isinstance(self.ca_file, str):
             raise ConfigError(f'ca_file is {self.ca_file!r}; write a path: "ca.pem"')
-        if not self.url.startswith("https:"):
+        if not self._is_https:
             raise ConfigError(f"ca_file is for https, and the upstream is {self.url!r}")
         try:
             self.verification()

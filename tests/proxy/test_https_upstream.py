@@ -58,6 +58,16 @@ def test_its_authority_is_believed_and_it_is_asked_by_its_name(tls: tuple[Tls, s
     assert server.app.header(b"host") == f"localhost:{port}".encode()
 
 
+def test_a_scheme_is_https_in_any_letters_and_no_authority_is_read_for_another(
+    tls: tuple[Tls, str],
+) -> None:
+    server, port = tls
+    assert asked(f"HTTPS://localhost:{port}", server.ca) == (200, ANSWER)
+    assert asked(f"HTTPS://localhost:{port}", None)[0] == 502
+    assert Settings(url=f"HTTPS://localhost:{port}").verification() is True
+    assert Settings(url=f"http://localhost:{port}").verification() is False
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_an_unknown_authority_or_another_name_is_not_asked_at_all(
     host: str, tls: tuple[Tls, str]
