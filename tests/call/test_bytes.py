@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inf_middleware.wire.answers import LIMIT_NAMES
 from tests.apps import (
     Asking,
     JsonApp,
@@ -162,6 +163,30 @@ def test_headers_are_added_and_others_kept(tmp_path: Path) -> None:
     assert headers["x-ratelimit-remaining-concurrency"] == "47"
     assert "x-ratelimit-reset-concurrency" not in headers
     assert headers["x-ratelimit-reset-requests"] == "1m0s"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_limits_that_an_app_tells_of_are_not_told_beside_those_of_the_caller(
+    path: str, tmp_path: Path
+) -> None:
+    """As of the operator's own account at an API behind a proxy."""
+    its_own = [(b"x-request-id", b"app"), (b"x-ratelimit-limit-project-tokens", b"app")]
+    of_limits = [(name.title(), b"app") for name in LIMIT_NAMES]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [*its_own, *of_limits]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    told = ask(House(app, tmp_path), CHAT, path=path).header_list
+    names = [name.lower() for name, _ in told]
+    assert len(names) == len(set(names))
+    by_the_app = {name.lower() for name, value in told if value == b"app"}
+    of_anthropic = {name for name in LIMIT_NAMES if name.startswith(b"anthropic-")}
+    assert by_the_app == {name for name, _ in its_own} | (
+        set() if path == "/v1/messages" else of_anthropic
+    )
+    assert {name for name in names if b"ratelimit" in name} == LIMIT_NAMES | {its_own[1][0]}
 
 
 def test_unknown_messages_pass_untouched(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Message, Scope, Send
 from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
-from inf_middleware.call.start import NAME, read_headers
+from inf_middleware.call.start import Header, read_headers, with_ours
 from inf_middleware.call.stream import Stream, reader_for, stream_of
 from inf_middleware.wire.alike import Alike
 from inf_middleware.wire.answers import retry_headers
@@ -23,8 +23,6 @@ from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Intake, cutter_of, intake_by
 from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.sse import SSEReader
-
-Header = tuple[bytes, bytes]
 
 LEDGER_MESSAGE = "The call could not be recorded and is not billed; try again shortly."
 
@@ -174,7 +172,7 @@ class Answer:
         if call.status is None:  # what is further in sees what the app itself sent
             call.status = status
         headers = message.get("headers", ())
-        content_type, coding, self._length, is_named = read_headers(headers)
+        content_type, coding, self._length, is_shared = read_headers(headers)
         cutter = cutter_of(content_type)
         if status < 400 and cutter is not None:
             if cutter:
@@ -187,13 +185,8 @@ class Answer:
                 if coding not in PLAIN:
                     self._intake = intake_by(reader_for(call), cutter, coding)
         ours = self._headers
-        if is_named:
-            # The app's own name for the request stays; `request-id` is ours, and there already in
-            # a refusal of ours from further in.
-            there = {(name.lower(), value) for name, value in headers}
-            ours = [header for header in ours if header[0] != NAME and header not in there]
         start = dict(message)
-        start["headers"] = [*headers, *ours]
+        start["headers"] = with_ours(list(headers), ours) if is_shared else [*headers, *ours]
         if self._stream is not None or cutter is SSEReader:
             return start
         self._held = start

@@ -3,13 +3,14 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware.call.ahead import Ahead, ClientGone
-from inf_middleware.call.answer import Answer, Header
+from inf_middleware.call.answer import Answer
 from inf_middleware.call.body import Replayed, as_message, read_body, with_length
 from inf_middleware.call.observing import note_refusal
 from inf_middleware.call.part import take_part
 from inf_middleware.call.record import CALL_KEY, Call, Parts
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, understand
+from inf_middleware.call.start import Header
 from inf_middleware.call.who import caller_of, known_caller
 from inf_middleware.wire.answers import limit_headers
 

@@ -13,7 +13,7 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inf_middleware.call.ahead import ClientGone
-from inf_middleware.call.answer import Answer, Header
+from inf_middleware.call.answer import Answer
 from inf_middleware.call.body import Replayed, as_message, read_body, with_length
 from inf_middleware.call.claim import KEY_HEADER, abandon, note_fingerprint
 from inf_middleware.call.closing import to_the_end
@@ -27,7 +27,7 @@ from inf_middleware.call.record import CALL_KEY, PARTS_KEY, STACKS_KEY, Call, Me
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, is_read, understand
 from inf_middleware.call.settle import settle
-from inf_middleware.call.start import NAME
+from inf_middleware.call.start import NAME, Header
 from inf_middleware.call.who import caller_of, known_caller
 from inf_middleware.domain.errors import MiddlewareError
 from inf_middleware.domain.ids import uuid7

@@ -15,6 +15,26 @@ from inf_middleware.wire.dialect import Dialect
 
 Header = tuple[bytes, bytes]
 
+_RATED = ("requests", "tokens")
+_LIMITED = (*_RATED, "concurrency")
+
+# All names of `limit_headers`.
+LIMIT_NAMES = frozenset(
+    (
+        *(
+            f"x-ratelimit-{what}-{of}".encode()
+            for what in ("limit", "remaining")
+            for of in _LIMITED
+        ),
+        *(f"x-ratelimit-reset-{of}".encode() for of in _RATED),
+        *(
+            f"anthropic-ratelimit-{of}-{what}".encode()
+            for of in _RATED
+            for what in ("limit", "remaining", "reset")
+        ),
+    )
+)
+
 _RFC3339 = "%Y-%m-%dT%H:%M:%SZ"
 
 _TYPES = {401: "authentication_error", 402: "billing_error", 403: "permission_error"}
