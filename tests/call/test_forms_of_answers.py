@@ -1,5 +1,6 @@
 """Whatever fields a client sends, its answer is read in the form that it comes in."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from tests.apps import JsonApp, completion, delta, event, usage_of
 from tests.call.test_dialect_calls import Sends, serve
+from tests.driver import post, scope_of
 from tests.kit import House
 from tests.wire.fixtures import EVENTS
 
@@ -36,6 +38,7 @@ def llama(text: str, made: int, *, stop: bool = False) -> dict[str, Any]:
             "tokens_evaluated": 5}  # fmt: skip
 
 
+ASKED = json.dumps({"model": MODEL, "question": "Say it"}).encode()
 COMPLETED = {**text_chunk(" word" * WORDS), "usage": usage_of(5, WORDS)}
 CHUNKS = [text_chunk(" word") for _ in range(WORDS)]
 
@@ -167,6 +170,38 @@ def test_json_is_read_whatever_its_headers_say_that_it_is(
     house = House(JsonApp({"usage": usage_of(5, WORDS)}), tmp_path)
     asked = {"model": MODEL, "prompt": "Say it"}
     assert serve(house, asked, path=path, headers=said).status == 200
+    assert house.record["model"] == MODEL
+    assert house.record["amount_nano"] > 0
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"", b"\n ", ASKED[:5], ASKED[5:]],
+        [b" " * 2_000_000, ASKED],
+        [ASKED.decode().encode("utf-16")],
+        [b"\xef\xbb\xbf", ASKED],
+    ],
+    ids=["in pieces", "behind spaces", "UTF-16", "marked"],
+)
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+def test_json_is_read_however_long_it_is_and_however_it_comes(
+    pieces: list[bytes], declared: bool, tmp_path: Path
+) -> None:
+    app = JsonApp({"usage": usage_of(5, WORDS)})
+    house = House(app, tmp_path)
+    scope = scope_of("/unheard-of", key="sk-five", headers=[("content-type", "text/plain")])
+    if declared:
+        length = str(len(b"".join(pieces))).encode()
+        scope["headers"].append((b"content-length", length))
+    scope["headers"].remove((b"content-type", b"application/json"))
+
+    async def go() -> None:
+        await post(lambda _, *ways: house.app(scope, *ways), b"", pieces=pieces)
+        await house.close()
+
+    asyncio.run(go())
+    assert app.bodies == [b"".join(pieces)]
     assert house.record["model"] == MODEL
     assert house.record["amount_nano"] > 0
 

@@ -21,6 +21,25 @@ from inf_middleware.wire.length import length_of
 BODY_TIMEOUT_S = 30.0
 
 
+async def begin_body(receive: Receive) -> Message:
+    """Return the first message that brings any of the body, or that ends it.
+
+    Raises:
+        Refuse: It is over its deadline (408).
+        ClientGone: The client left meanwhile.
+    """
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                if message.get("body") or not message.get("more_body", False):
+                    return message
+    except TimeoutError:
+        raise _too_slow() from None
+
+
 async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: int) -> Message:
     """Read the whole body, of the length that is `declared`, if any; return it as one message.
 
@@ -57,11 +76,7 @@ async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: in
     except asyncio.CancelledError:
         if deadline is None or not deadline.was_missed():
             raise
-        raise Refuse(
-            408,
-            "request_timeout",
-            f"The request body did not arrive within {BODY_TIMEOUT_S:g} seconds; send it again.",
-        ) from None
+        raise _too_slow() from None
     finally:
         if deadline is not None:
             deadline.cancel()
@@ -111,6 +126,14 @@ def _resumed(waiting: Generator[Any, Any, Message], awaited: Any) -> Generator[A
         except StopIteration as done:
             message: Message = done.value
             return message
+
+
+def _too_slow() -> Refuse:
+    return Refuse(
+        408,
+        "request_timeout",
+        f"The request body did not arrive within {BODY_TIMEOUT_S:g} seconds; send it again.",
+    )
 
 
 def _too_large(body_bytes_max: int) -> Refuse:

@@ -7,17 +7,16 @@ from inf_middleware.call.refuse import Refuse
 from inf_middleware.domain.errors import InvalidRequest
 from inf_middleware.wire.dialect import Dialect
 from inf_middleware.wire.intake import PLAIN
-from inf_middleware.wire.length import length_of
 
-# Of a body that is said to be no JSON: more than any prompt of text, and little to be held.
-LOOKED_INTO_BYTES_MAX = 1024 * 1024
+# What may stand before an object: white space, and the marks and zeros of UTF-8, -16 and -32.
+_BEFORE_JSON = b" \t\r\n\0\xef\xbb\xbf\xfe\xff"
 
 # Longer than any model's name; names go into records, logs and metrics.
 MODEL_CHARACTERS_MAX = 256
 
 
 def is_read(dialect: Dialect, headers: Mapping[bytes, bytes]) -> bool:
-    """Tell whether the body of a request is read; else it passes.
+    """Tell whether the body of a request is read whatever is in it.
 
     Raises:
         Refuse: It has to be read, and cannot be.
@@ -32,14 +31,15 @@ def is_read(dialect: Dialect, headers: Mapping[bytes, bytes]) -> bool:
             "invalid_request_body",
             "The request body is compressed; send it without content-encoding.",
         )
-    content_type = headers.get(b"content-type", b"application/json").lower()
-    if is_plain and b"json" in content_type:
-        return True
-    # Whatever it says it is: servers read JSON under any name, and by it the model that is asked.
-    length = length_of(headers.get(b"content-length", b""))
-    if length is not None and length <= LOOKED_INTO_BYTES_MAX:
-        return True
-    return bool(dialect.paths) and not content_type.startswith(b"multipart/")
+    return is_plain and b"json" in headers.get(b"content-type", b"application/json").lower()
+
+
+def may_be_json(body: bytes) -> bool:
+    """Tell, by how it begins, whether a body may be a JSON object, whatever it is said to be.
+
+    Servers read JSON under any name, and by it the model that is asked.
+    """
+    return body.lstrip(_BEFORE_JSON)[:1] in (b"{", b"")
 
 
 def understand(call: Call, body: bytes) -> None:

@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inf_middleware.call.ahead import ClientGone
+from inf_middleware.call.ahead import Ahead, ClientGone
 from inf_middleware.call.answer import Answer
-from inf_middleware.call.body import Replayed, as_message, read_body, with_length
+from inf_middleware.call.body import Replayed, as_message, begin_body, read_body, with_length
 from inf_middleware.call.claim import KEY_HEADER, abandon, note_fingerprint
 from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.deferred import deferred
@@ -25,7 +25,7 @@ from inf_middleware.call.observing import note_refusal
 from inf_middleware.call.part import take_part
 from inf_middleware.call.record import CALL_KEY, PARTS_KEY, STACKS_KEY, Call, Metering, Parts
 from inf_middleware.call.refuse import Refuse, send_refusal
-from inf_middleware.call.request import asking, is_read, understand
+from inf_middleware.call.request import asking, is_read, may_be_json, understand
 from inf_middleware.call.settle import settle
 from inf_middleware.call.start import NAME, Header
 from inf_middleware.call.who import caller_of, known_caller
@@ -125,12 +125,17 @@ class Worker:
                 caller = known_caller(scope["headers"], headers, parts)
                 call.account, call.tier, call.key_id = caller or await caller_of(inner, parts)
                 call.named = parts.names_accounts
-            if is_read(dialect, headers):
+            source = receive
+            if not is_read(dialect, headers):
+                message = await begin_body(receive)
+                if may_be_json(message.get("body", b"")):
+                    source = Ahead(receive, message).receive
+                else:
+                    call.request, call.unread = Request(), True
+            if not call.unread:
                 declared = headers.get(b"content-length")
-                message = await read_body(declared, receive, parts.body_bytes_max)
+                message = await read_body(declared, source, parts.body_bytes_max)
                 understand(call, message.get("body", b""))
-            else:
-                call.request, call.unread = Request(), True
             if KEY_HEADER in headers:
                 note_fingerprint(call)
             ahead = await take_part(call, parts, inner, receive)
