@@ -131,6 +131,7 @@ def test_an_account_is_set_suspended_and_listed(uri: str) -> None:
         (("statement", "acme", "--month", "11"), "write a month"),
         (("statement", "acme", "--month", "9999-12"), "write a month"),
         (("grant", "acme", "1", "--expires", "9999-12-31T23:59:59-05:00"), "write a day"),
+        (("key", "list", "\udcff"), "'\\udcff' is no UTF-8"),  # as a shell passes another coding on
         (("account", "show", "acme"), "there is no ledger at"),
         (("ledger", "reconcile"), "there is no ledger at"),
         (("ledger", "migrate"), "there is no ledger at"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -77,12 +77,19 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapped(ledger: str | None, config: Path | None, as_json: bool, **arguments: Any) -> None:
         try:
+            _check_texts(arguments.values())
             function(_chosen(ledger, config, as_json), **arguments)
         except MiddlewareError as error:
             click.echo(f"inf-middleware: {printable(str(error))}", err=True)
             raise SystemExit(2) from None
 
     return wrapped
+
+
+def _check_texts(given: Iterable[Any]) -> None:
+    for text in given:
+        if isinstance(text, str) and text != text.encode("utf-8", "replace").decode():
+            raise ConfigError(f"{text!r} is no UTF-8; have the terminal write UTF-8")
 
 
 def in_book(chosen: Chosen, go: Callable[[LedgerBook], Awaitable[T]]) -> T:
