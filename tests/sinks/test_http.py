@@ -384,6 +384,7 @@ def test_secrets_reach_the_far_end_and_no_log_nor_message(
         ("https://", {}, "the URL of a sink must be like"),
         ("http://[::1", {}, "the URL of a sink must be like"),
         ("ftp://x/y", {}, "the URL of a sink must be like"),
+        ("http://x:99999/", {}, "the URL of a sink must be like"),
         ("http://x", {"headers": {"x-key": f"{SECRET}\n"}}, "the header 'x-key' of a sink has"),
         ("http://x", {"headers": {"x-key": f"é{SECRET}"}}, "the header 'x-key' of a sink must be"),
         ("http://x", {"headers": {"x-key": 5}}, "the header 'x-key' of a sink must be"),

@@ -209,7 +209,8 @@ def _url(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    is_port = parsed.port is None or 0 < parsed.port < 2**16
+    if parsed.scheme not in ("http", "https") or not parsed.host or not is_port:
         raise ConfigError('the URL of a sink must be like "https://openmeter.cloud/api/v1/events"')
     return parsed
 
