@@ -14,7 +14,7 @@ LAYERS = [
     {"ports"},
     {"accounts", "stores", "ledgers", "sinks", "observers"},
     {"call"},
-    {"upstream"},
+    {"upstream", "outgoing"},
     {"settings", "lookups", "sharing", "following"},
     {"limiting", "billing", "around", "observing"},
     {"exposition"},

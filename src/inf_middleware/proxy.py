@@ -10,10 +10,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
 from fnmatch import fnmatchcase
 from typing import Any
-from urllib.parse import quote
 
 import anyio
 import h11
@@ -24,6 +22,7 @@ from inf_middleware.call.record import CALL_KEY
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.uris import may_lead_elsewhere
 from inf_middleware.gate import Gate
+from inf_middleware.outgoing import ClientLeft, Upload, path_of, target_of
 from inf_middleware.settings import Sources
 from inf_middleware.upstream import Upstream
 from inf_middleware.wire import answers
@@ -34,6 +33,10 @@ log = logging.getLogger("inf_middleware.proxy")
 
 # Each request in progress takes two descriptors, and 1,024 of them is a usual bound of a process.
 CONNECTIONS_MAX = 480
+
+# Of those, how many may be for requests that nobody pays for: anybody may send them, and make them
+# last, and those who pay still find the other half.
+UNMETERED_MAX = 240
 
 # As many as a burst leaves behind; the rest is closed.
 IDLE_CONNECTIONS_MAX = 100
@@ -47,6 +50,8 @@ POOL_TIMEOUT_S = 5.0
 
 # RFC 6455, section 7.4.1: an endpoint refuses for a reason of policy.
 _POLICY_VIOLATION = 1008
+
+_FULL = (503, "server_busy", "The proxy is full; try again shortly.")
 
 
 class Proxy:
@@ -63,6 +68,7 @@ class Proxy:
         # Tells this proxy from others of its kind in `via`: a loop is seen.
         self._pseudonym = b"inf-middleware-" + os.urandom(4).hex().encode()
         self._dialects = Dialects()
+        self._unmetered = 0  # requests in progress that nobody pays for
         self._transport: httpx.AsyncHTTPTransport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -88,21 +94,21 @@ class Proxy:
         if refused is not None:
             await self._fail(scope, send, *refused)
             return
-        body = _Body(receive)
-        if not await body.begin():
-            return
-        with anyio.CancelScope() as exchange:
-            watcher = asyncio.ensure_future(body.watch(exchange))
-            try:
-                await self._exchange(scope, body, send)
-            finally:
-                watcher.cancel()
+        unmetered = CALL_KEY not in scope
+        self._unmetered += unmetered
+        try:
+            body = Upload(receive)
+            if await body.begin():
+                with body.watched():
+                    await self._exchange(scope, body, send)
+        finally:
+            self._unmetered -= unmetered
 
-    async def _exchange(self, scope: Scope, body: "_Body", send: Send) -> None:
+    async def _exchange(self, scope: Scope, body: Upload, send: Send) -> None:
         response = None
         try:
             response = await self._ask(scope, body)
-        except _ClientGone:
+        except ClientLeft:
             return
         except (httpx.HTTPError, h11.LocalProtocolError, TimeoutError) as error:
             await self._fail(scope, send, *self._failure(error))
@@ -120,7 +126,7 @@ class Proxy:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
 
-    async def _ask(self, scope: Scope, body: "_Body") -> httpx.Response:
+    async def _ask(self, scope: Scope, body: Upload) -> httpx.Response:
         upstream = self.upstream
         client = scope.get("client")
         method = scope["method"].upper()  # as the gate took it, however it was written
@@ -141,7 +147,7 @@ class Proxy:
             stream=body,
             extensions={
                 # The path as the client wrote it, escapes included.
-                "target": self._prefix + _target_of(scope),
+                "target": self._prefix + target_of(scope),
                 "timeout": {
                     "connect": upstream.connect_timeout_s,
                     "pool": POOL_TIMEOUT_S,
@@ -173,7 +179,9 @@ class Proxy:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _refused(self, scope: Scope) -> tuple[int, str, str] | None:
-        path = _path_of(scope)
+        if CALL_KEY not in scope and self._unmetered >= UNMETERED_MAX:
+            return _FULL
+        path = path_of(scope)
         if passed_through(scope["headers"], self._pseudonym):
             return 502, "upstream_error", "The proxy's upstream leads back to the proxy itself."
         if scope["method"].upper() == "CONNECT":
@@ -182,7 +190,7 @@ class Proxy:
             allowed = any(fnmatchcase(path, pattern) for pattern in self.upstream.paths)
             if not allowed or may_lead_elsewhere(path):
                 return 404, "not_found", f"{scope['method']} {path} is not served here."
-        target = _target_of(scope)
+        target = target_of(scope)
         if b"#" in target:  # which servers take off, and with it what is metered
             return 400, "invalid_request", "A path has no fragment; send it without."
         if not target.startswith(b"/") and target != b"*":  # by it the upstream might be another
@@ -192,7 +200,7 @@ class Proxy:
     def _failure(self, error: Exception) -> tuple[int, str, str]:
         """Say what went wrong before the answer began; where the upstream is stays in the log."""
         if isinstance(error, httpx.PoolTimeout):
-            return 503, "server_busy", "The proxy is full; try again shortly."
+            return _FULL
         # The latter where a server lost a body that it said would come.
         if isinstance(error, httpx.LocalProtocolError | h11.LocalProtocolError):
             return 400, "invalid_request", f"The request cannot be forwarded: {error}"
@@ -245,75 +253,6 @@ class Proxy:
                 ),
             )
         return self._transport
-
-
-class _ClientGone(Exception):  # noqa: N818 - nobody is left to answer
-    """The client left before its request was whole."""
-
-
-class _Body(httpx.AsyncByteStream):
-    """The request's body, piece by piece as it comes, and then the watch over the client."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._first = b""
-        self._more = False
-        self.done = asyncio.Event()
-
-    async def begin(self) -> bool:
-        """Wait for the first piece, which tells how the body is framed; False: nobody is there."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            return False
-        self._first = bytes(message.get("body", b""))
-        self._more = message.get("more_body", False)
-        return True
-
-    def framing(self, method: str, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Return the header that frames the body where the client's own does not."""
-        if any(name == b"content-length" for name, _ in headers):
-            return []
-        if self._more:
-            return [(b"transfer-encoding", b"chunked")]
-        if self._first or method in ("POST", "PUT", "PATCH"):
-            return [(b"content-length", b"%d" % len(self._first))]
-        return []
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._first:
-            yield self._first
-        while self._more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGone
-            self._more = message.get("more_body", False)
-            piece = message.get("body", b"")
-            if piece:
-                yield bytes(piece)
-        self.done.set()
-
-    async def watch(self, exchange: anyio.CancelScope) -> None:
-        """End the exchange when the client leaves."""
-        await self.done.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        exchange.cancel()
-
-
-def _path_of(scope: Scope) -> str:
-    path: str = scope["path"]
-    root = scope.get("root_path", "").rstrip("/")
-    return path[len(root) :] if root and path.startswith(root + "/") else path
-
-
-def _target_of(scope: Scope) -> bytes:
-    path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
-    path = path.partition(b"?")[0]  # some servers leave the query in it
-    root = scope.get("root_path", "").rstrip("/").encode()
-    if root and path.startswith(root + b"/"):
-        path = path[len(root) :]
-    query = scope.get("query_string", b"")
-    return path + b"?" + query if query else path
 
 
 def _shown(error: Exception) -> str:

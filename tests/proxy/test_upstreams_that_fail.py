@@ -5,13 +5,16 @@ import json
 import select
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from inf_middleware.proxy import Proxy
+from inf_middleware.proxy import UNMETERED_MAX, Proxy
 from inf_middleware.upstream import Upstream as Settings
 from tests.driver import Answered, post, scope_of
+from tests.kit import CHAT, House
 from tests.processes import free_ports
 from tests.proxy.upstreams import Broken, connected, parted, raw, request, upstream
 from tests.servers import serving
@@ -263,6 +266,34 @@ async def test_tunnels_are_not_opened() -> None:
         Proxy(Settings(url="http://127.0.0.1:9")), b"", method="CONNECT"
     )
     assert answered.status == 405
+
+
+@pytest.mark.anyio
+async def test_requests_that_nobody_pays_for_leave_room_for_those_that_are_paid_for(
+    tmp_path: Path,
+) -> None:
+    async def never(*_: Any) -> Any:
+        await anyio.sleep_forever()
+
+    with upstream() as (_, url):
+        proxy = Proxy(Settings(url=url))
+        house = House(proxy, tmp_path)
+        free = {"path": "/v1/models", "method": "GET"}
+        async with anyio.create_task_group() as tasks:
+            for _ in range(UNMETERED_MAX):
+                tasks.start_soon(house.app, scope_of(**free), never, never)
+            await anyio.wait_all_tasks_blocked()
+            refused = await post(house.app, b"", **free)
+            assert (refused.status, refused.json["error"]["code"]) == (503, "server_busy")
+            assert (refused.headers["retry-after"], refused.headers["retry-after-ms"]) == (
+                "1",
+                "1000",
+            )
+            assert (await post(house.app, CHAT, key="sk-one")).status == 200
+            tasks.cancel_scope.cancel()
+        assert (await post(house.app, b"", **free)).status == 200
+        await proxy.aclose()
+        await house.close()
 
 
 @pytest.mark.anyio
