@@ -172,10 +172,11 @@ def check_storage(storage: Any) -> None:
     try:
         storage_from_string(f"async+{storage}", implementation="redispy")
     except Exception as error:  # of limits, of either client, or of what they read the URI with
-        why = str(error).replace(storage, shown).partition("\n")[0]
+        # Some quote what they take for a port, and that is a password's, where an "@" is there.
+        why = "" if "@" in storage else f": {error}".replace(storage, shown).partition("\n")[0]
         needed, example = _WRITTEN.get(place, ("host and port", "localhost:6379"))
         raise ConfigError(
-            f"storage is {shown!r}, which limits cannot open: {why};"
+            f"storage is {shown!r}, which limits cannot open{why};"
             f" write {needed}: {scheme}://{example}"
         ) from error
 
