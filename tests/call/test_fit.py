@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from inf_middleware import Account, CostLedger, Price, Prices, Tier, TokenMeter
+from inf_middleware import Account, CostLedger, Price, Prices, Tier, TierLimiter, TokenMeter
 from tests.apps import JsonApp, completion, usage_of
 from tests.driver import Answered, post
-from tests.kit import CHAT, House
+from tests.kit import ACCOUNTS, CHAT, Closing, House, Opaque
 
 PRICES = Prices(
     [
@@ -144,3 +144,15 @@ def test_features_that_a_model_lacks_are_refused_where_they_are_enforced(
         if refused and path != "/v1/messages":
             error = answered.json["error"]
             assert (error["code"], error["param"]) == ("unsupported_parameter", param)
+
+
+@pytest.mark.parametrize("between", [lambda app: app, Opaque], ids=["adjacent", "opaque"])
+def test_features_are_enforced_behind_those_who_have_counted_the_input(
+    between: Any, tmp_path: Path
+) -> None:
+    app = JsonApp(completion(usage=usage_of(9, 2)))
+    uri = f"sqlite:///{tmp_path / 'ledger.db'}"
+    inner: Any = CostLedger(Closing(app), ledger=uri, prices=PRICES, enforce_features=True)
+    stack = TokenMeter(TierLimiter(between(inner), accounts=ACCOUNTS))
+    answered = asyncio.run(post(stack, {**chat(), "tools": TOOLS}, key="sk-five"))
+    assert (answered.status, app.bodies) == (400, [])

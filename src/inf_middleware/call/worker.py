@@ -149,8 +149,8 @@ class Worker:
             await to_the_end(give_up(call))
             raise
         echoes = call.request is not None and call.request.echo  # it is looked for in the answer
-        if call.input_tokens is not None and call.metering.is_given and not echoes:
-            call.body = call.input_texts = None  # counted: they are not needed any more
+        if call.input_tokens is not None and call.metering.is_given and call.billing and not echoes:
+            call.body = call.input_texts = None  # counted, and looked at by all who have to
         answer = Answer(call, scope, send, call.asked, settle, _headers(call))
         receive = Replayed(call, message, ahead.receive if ahead is not None else receive)
         message = None  # it is the app's
