@@ -214,6 +214,33 @@ def test_of_several_who_fetch_at_once_one_is_billed(tmp_path: Path) -> None:
     assert [record["output_tokens"] for record in house.records] == [0, 4_000]
 
 
+def test_a_fetch_that_is_cancelled_while_it_is_billed_is_billed_once(tmp_path: Path) -> None:
+    queued = json.dumps({"id": "resp_cancel", "model": "m", "status": "queued"}).encode()
+    model = Made([queued], "application/json", whole("resp_cancel", usage=USAGE))
+    cancels: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while cancels:  # when its bill is on its way, and not committed
+            asyncio.get_running_loop().call_soon(cancels.pop())
+        await model(scope, receive, send)
+
+    house = House(app, tmp_path)
+    body = {"model": "inf-chat-v1", "input": "Hi", "background": True}
+
+    async def go() -> None:
+        await post(house.app, body, key="sk-one", path="/v1/responses")
+        path = "/v1/responses/resp_cancel"
+        fetch = asyncio.create_task(get(house.app, path, key="sk-one"))
+        cancels.append(fetch.cancel)
+        await asyncio.wait([fetch])
+        assert fetch.cancelled()
+        await get(house.app, path, key="sk-one")
+        await house.close()
+
+    asyncio.run(go())
+    assert [record["output_tokens"] for record in house.records] == [0, 12]
+
+
 def test_another_answer_of_the_same_id_takes_no_fetched_one_off_the_bill(tmp_path: Path) -> None:
     queued = {"id": "resp_same", "model": "m", "status": "queued"}
     made = Made([json.dumps(queued).encode()], "application/json", whole("resp_same", usage=USAGE))

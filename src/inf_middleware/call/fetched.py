@@ -1,9 +1,9 @@
 """Fetching an answer that was made later: it is billed when it is first seen whole."""
 
-import anyio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inf_middleware.call.answer import Answer
+from inf_middleware.call.closing import to_the_end
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.observing import note_settlement
 from inf_middleware.call.record import CALL_KEY, Call
@@ -26,17 +26,19 @@ async def serve_fetched(
     call.billed = added(usage for usage in (due.billed, due.usage) if usage is not None)
     call.look_up_price()
 
-    async def settle_fetched(call: Call) -> bool:
-        if not deferred.take(call):
-            return True
+    async def settle_taken() -> None:
         settled = False
         try:
-            with anyio.CancelScope(shield=True):  # nobody would settle it again
-                settled = await settle(call)
+            settled = await settle(call)
         finally:
             if not settled:
                 deferred.note(due)  # it could not be recorded: it is still to be billed
-        return settled
+
+    async def settle_fetched(call: Call) -> bool:
+        if not deferred.take(call):
+            return True
+        await to_the_end(settle_taken())  # nobody would settle it again
+        return call.recorded or call.billing is None
 
     answer = Answer(call, scope, send, False, settle_fetched, ())
     try:
