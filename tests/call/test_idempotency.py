@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from inf_middleware import Account, CostLedger, TierLimiter
+from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.stores.memory import MemoryStore
 from tests.apps import JsonApp, StreamApp, completion, delta, event, usage_of
@@ -152,3 +153,29 @@ def test_a_stream_is_delivered_whole_or_runs_again(tmp_path: Path) -> None:
         return [(await shop.post(STREAM)).status for _ in range(2)]
 
     assert shop.run(go) == [200, 409]
+
+
+class Frozen(SqliteLedger):
+    """A ledger that decides about no key, and does not answer who gives one up."""
+
+    async def claim(self, claimed: Any) -> Any:
+        raise LedgerUnavailable("it did not answer")
+
+    async def void(self, request_id: str) -> None:
+        await asyncio.Event().wait()
+
+
+def test_who_sends_no_key_does_not_wait_for_those_of_others_to_be_given_up(tmp_path: Path) -> None:
+    async def go() -> None:
+        ledger = Frozen(tmp_path / "ledger.db")
+        model = JsonApp(completion(usage=usage_of(10, 5)))
+        app = CostLedger(model, ledger=ledger, accounts=ACCOUNTS)
+        refused = await post(app, CHAT, key="sk-one", headers=[("idempotency-key", "k1")])
+        assert (refused.status, code_of(refused)) == (503, "ledger_unavailable")
+        other = asyncio.create_task(post(app, CHAT, key="sk-one"))
+        await asyncio.wait([other], timeout=10)
+        assert other.done(), "it waits for the ledger"
+        assert other.result().status == 200
+        await ledger.aclose()
+
+    asyncio.run(go())

@@ -23,10 +23,10 @@ def check_billable(call: Call, billing: Billing) -> Awaitable[None] | None:
             call,
             "it has no price here (operators: add it to `prices`, or set `unpriced`)",
         )
-    return _check_ledger(billing) if billing.health.is_down or billing.lost.ids else None
+    return _check_ledger(call, billing) if billing.health.is_down or billing.lost.ids else None
 
 
-async def _check_ledger(billing: Billing) -> None:
+async def _check_ledger(call: Call, billing: Billing) -> None:
     if billing.health.is_down and not await billing.health.ready():
         raise Refuse(
             503,
@@ -34,8 +34,10 @@ async def _check_ledger(billing: Billing) -> None:
             "Calls cannot be recorded just now, and none is served; try again shortly.",
             headers=answers.retry_headers(1.0),
         )
-    if billing.lost.ids:
+    if billing.holds is not None or call.fingerprint is not None:
         await billing.lost.end()
+    else:
+        billing.lost.begin()  # what others hold or claim is in nobody's way here
 
 
 def _model_not_found(call: Call, why: str) -> Refuse:

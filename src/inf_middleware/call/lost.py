@@ -26,9 +26,13 @@ class Lost:
         if self._claims is None or len(self.ids) >= LOST_MAX:
             return
         self.ids.append(call_id)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin to try, where there is anything to be ended and nobody tries yet."""
         loop = asyncio.get_running_loop()
         task = self._task
-        if task is None or task.done() or task.get_loop() is not loop:
+        if self.ids and (task is None or task.done() or task.get_loop() is not loop):
             self._task = loop.create_task(self._run(), name="inf-middleware-lost")
 
     async def end(self) -> None:
