@@ -145,10 +145,18 @@ FAULTS = [
     Fault(
         "metering: a running report is the last word",
         "wire/reader.py",
-        "self.usage_final = of_whole or (ended and not self.awaits_report)",
-        "self.usage_final = of_whole or ended",
+        "self.usage_final = ended and (of_whole or not self.awaits_report)",
+        "self.usage_final = ended",
         "tests/call/test_repeated_reports.py::"
         "test_who_asked_for_a_report_of_the_whole_is_billed_by_it_and_by_no_running_one",
+    ),
+    Fault(
+        "metering: of choices that report each for itself one is billed",
+        "wire/reader.py",
+        "            self._reports.were_of(before)",
+        "            pass",
+        "tests/call/test_several_choices.py::"
+        "test_choices_that_tell_their_usage_each_for_itself_are_billed_together",
     ),
     Fault(
         "prepaid: a cap is believed",

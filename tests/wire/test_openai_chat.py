@@ -136,7 +136,7 @@ def usage(prompt: int, output: int, **more: Any) -> dict[str, Any]:
 def test_a_report_of_the_whole_holds_however_many_choices_have_told_theirs() -> None:
     reader = chat_reader(CHOICES_MAX)
     for index in range(CHOICES_MAX):
-        reader.event(chunk("a", index=index, usage=usage(9, 1)), None)
+        reader.event(chunk("a", index=index, usage=usage(9, 1), finish="stop"), None)
     assert reader.usage == Usage(9, CHOICES_MAX)
     end = event({"id": "x", "choices": [], "usage": usage(9, 5_000)})
     assert reader.event(end, None) == Seen.USAGE_ONLY | Seen.END
@@ -148,6 +148,7 @@ def test_a_later_report_replaces_an_earlier_one() -> None:
     for output in range(1, 6):
         assert reader.event(chunk("a", usage=usage(9, output)), None) == Seen.RUNNING_USAGE
         assert (reader.usage, reader.usage_final) == (Usage(9, output), False)
+    reader.event(chunk(finish="stop"), None)
     last = event({"choices": [], "usage": usage(9, 6)})
     assert reader.event(last, None) == Seen.USAGE_ONLY | Seen.END
     assert (reader.usage, reader.usage_final) == (Usage(9, 6), True)

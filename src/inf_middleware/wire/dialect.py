@@ -1,6 +1,6 @@
 """What a dialect is: where model, input, caps, stream, usage and text sit in an API, as data."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
@@ -53,12 +53,12 @@ class Dialect:
     and refused where they are none; else they pass unread.
 
     Of a request: `messages`, `texts` and `schemas` are input (see `Input`); the largest of
-    `output_cap` that tells holds; `choices` and `best_of` are numbers of answers; `prompts` may
-    be a list, each element of which is answered for itself; `streams` tells that a request that
-    does not say is streamed; `asks_usage`: it knows `stream_options.include_usage`; `tells_usage`
-    is a field of its own that asks a stream for its usage. `generates`:
-    tokens come out, not only in. `background` asks for an answer that is fetched later. `features`:
-    which fields ask for what a model must be able to do.
+    `output_cap` and of `choices` ("n|n_cmpl") that tells holds; `choices` and `best_of` are numbers
+    of answers; `prompts` may be a list, each element of which is answered for itself; `streams`
+    tells that a request that does not say is streamed; `asks_usage`: it knows
+    `stream_options.include_usage`; `tells_usage` is a field of its own that asks a stream for its
+    usage. `generates`: tokens come out, not only in. `background` asks for an answer that is
+    fetched later. `features`: which fields ask for what a model must be able to do.
     `truncation`: fields that let the server shorten the input to its context ("": it always does).
 
     `folds_names`: its servers take a field's name in any letters (Go's JSON): one that is written
@@ -184,7 +184,7 @@ class Dialect:
             schemas=all_of("schemas"),
             features=all_of("features"),
             truncation=all_of("truncation"),
-            choices=first_of("choices"),
+            choices="|".join(dict.fromkeys(path for one in every for path in one._choices_at)),
             best_of=first_of("best_of"),
             prompts=first_of("prompts"),
             echo=first_of("echo"),
@@ -194,19 +194,22 @@ class Dialect:
 
     def _with_largest_cap(self, request: Request, fields: Fields) -> Request:
         """Return a request of a variant with the largest cap that any server may go by."""
-        paths = [path for one in self._family for path in one.output_cap]
-        caps = [cap for path in paths if (cap := whole_number(fields.at(path)))]
-        largest = max(caps, default=0)
-        if request.output_cap is None or largest <= request.output_cap:
+        if request.output_cap is None:
             return request
-        return msgspec.structs.replace(request, output_cap=largest)
+        paths = [path for one in self._family for path in one.output_cap]
+        cap = _cap_of([fields.at(path) for path in paths])
+        return msgspec.structs.replace(request, output_cap=cap)
 
     @cached_property
     def _asked(self) -> tuple[str, ...]:
         """The paths of what `_request` takes, in its order; "" where the API has no such field."""
         options = "stream_options" if self.asks_usage else ""
-        paths = (self.model, self.stream, self.choices, self.prompts, self.best_of, self.echo)
-        return (*paths, self.background, options, self.tells_usage, *self.output_cap)
+        paths = (self.model, self.stream, self.prompts, self.best_of, self.echo, self.background)
+        return (*paths, options, self.tells_usage, *self._choices_at, *self.output_cap)
+
+    @cached_property
+    def _choices_at(self) -> tuple[str, ...]:
+        return tuple(self.choices.split("|")) if self.choices else ()
 
     @cached_property
     def _typed(self) -> tuple[Callable[[bytes], Hashable], Callable[[Hashable], Request]] | None:
@@ -217,8 +220,8 @@ class Dialect:
         if self.variants or self.prompts:
             return None
         yes_or_no = (bool, bool, StreamOptions, bool)  # from `echo` on
-        numbers = [_Number for _ in self.output_cap]
-        kinds = (_Name, bool, _Number, None, _Number, *yes_or_no, *numbers)
+        numbers = [_Number for _ in (*self._choices_at, *self.output_cap)]
+        kinds = (_Name, bool, None, _Number, *yes_or_no, *numbers)
         typed = typed_head(tuple(zip(self._asked, kinds, strict=True)))
         if typed is None:
             return None
@@ -238,18 +241,16 @@ class Dialect:
         self,
         model: object,
         stream: object,
-        choices: object,
         prompt: object,
         best_of: object,
         echo: object,
         background: object,
         options: object,
         tells_usage: object,
-        *caps: object,
+        *numbers: object,
     ) -> Request:
         streamed = is_yes(stream) or (self.streams and stream is None)
-        # The largest, for servers do not agree which of several holds.
-        cap = max((whole_number(given) or 0 for given in caps), default=0) or None
+        choices_told, caps_told = numbers[: len(self._choices_at)], numbers[len(self._choices_at) :]
         prompts = 1 if prompt is None else prompts_of(prompt)
         wants, may_ask = usage_wanted(options)
         if self.tells_usage:
@@ -257,8 +258,8 @@ class Dialect:
         return Request(
             model if isinstance(model, str) else None,
             streamed,
-            cap,
-            (1 if choices is None else whole_number(choices) or 1) * prompts,
+            _cap_of(caps_told),
+            (_largest(choices_told) or 1) * prompts,
             prompts,
             1 if best_of is None else whole_number(best_of) or 1,
             is_yes(echo),
@@ -341,6 +342,19 @@ class Dialect:
 def _anthropic_error(message: str, type_: str) -> bytes:
     error = {"type": _ANTHROPIC_TYPES.get(type_, type_), "message": message}
     return msgspec.json.encode({"type": "error", "error": error})
+
+
+def _largest(numbers: Sequence[object]) -> int | None:
+    """Return the largest number, for servers do not agree which of several holds; None for none."""
+    return max((whole_number(given) or 0 for given in numbers), default=0) or None
+
+
+def _cap_of(numbers: Sequence[object]) -> int | None:
+    """Return the largest cap; None where a server may go by none (llama.cpp: -1)."""
+    for given in numbers:
+        if isinstance(given, int | float) and given < 0:
+            return None
+    return _largest(numbers)
 
 
 def _asks(value: object) -> bool:

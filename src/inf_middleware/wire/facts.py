@@ -7,7 +7,7 @@ from inf_middleware.wire.choices import holds_text, reports_output
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.outline import Outline
 from inf_middleware.wire.paths import Tree, find
-from inf_middleware.wire.reports import Reports
+from inf_middleware.wire.reports import WHOLE, Reports
 from inf_middleware.wire.texts import CHOICES_MAX, Group, Texts
 
 
@@ -26,6 +26,7 @@ class Facts:
         "_form",
         "_latest",
         "_others",
+        "_reported",
         "_reports",
         "_texts",
         "_unread",
@@ -49,7 +50,8 @@ class Facts:
     ) -> None:
         self._others = others  # forms in which it may be instead, until it is seen which it is
         self._choices = choices
-        self._finished: set[int] = set()
+        self._finished: dict[int, None] = {}  # the numbers of choices, in the order of their ends
+        self._reported = WHOLE  # who had finished last when a report beside no choice came last
         self._reports = Reports(choices, prompts)
         self._go_by(form)
         self._unread: bytes | None = None  # a body of whose output nothing was asked yet

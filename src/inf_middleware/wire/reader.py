@@ -145,8 +145,10 @@ class AnswerReader(Facts):
     def _take_plain_choice(self, choice: PlainChoice) -> None:
         index = number_of(choice.index)
         group = (index,)
+        if index >= self._choices:
+            self._choices = index + 1
         if choice.finish is not None:
-            self._finished.add(index)
+            self._finished[index] = None
         source = choice.source
         if type(source) is str:
             piece: str | None = source
@@ -172,13 +174,13 @@ class AnswerReader(Facts):
         counts = at.counts(report)
         if not counts:
             return seen
-        self._reports.take_counts(at, counts, WHOLE)
+        self._reports.take_counts(at, counts, self._choice_reported())
         if not self.has_output:
             self.has_output = self._reports.output > 0
-        self.usage_final = True
+        self.usage_final = self._has_ended
         if not seen:
             seen = Seen.RUNNING_USAGE
-        return seen | Seen.END if form.usage_ends else seen
+        return seen | Seen.END if self.usage_final and form.usage_ends else seen
 
     def _take_reported(self, body: bytes) -> bool:
         """Take a body whose report makes its output uninteresting; False where it has to be read.
@@ -262,8 +264,24 @@ class AnswerReader(Facts):
             return False
         if not form.by_index or self._choices == 1:
             return True
-        self._finished.add(group_of(value, form)[0])
+        self._finished[group_of(value, form)[0]] = None
+        return self._has_ended
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether all choices are told to be finished."""
         return len(self._finished) >= self._choices
+
+    def _choice_reported(self) -> int:
+        """Return what a report that stands beside no choice is of: `WHOLE`, or one choice.
+
+        Where several tell theirs so, each as it finishes (llama.cpp), it is the latest to finish.
+        """
+        latest = next(reversed(self._finished), WHOLE)
+        before, self._reported = self._reported, latest
+        if before not in (WHOLE, latest):
+            self._reports.were_of(before)  # and not of the whole, as it had seemed
+        return WHOLE if before == WHOLE or self._reports.are_of_whole else latest
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
         form = self._form
@@ -271,9 +289,11 @@ class AnswerReader(Facts):
         if form.each:
             index = group[0]
             if choice.get(form.finish) is not None:
-                self._finished.add(index)
+                self._finished[index] = None
         else:
             index = group[0] if form.by_index else 0
+        if index >= self._choices:
+            self._choices = index + 1
         head, tree = form.delta_head
         source = choice.get(head) if head else choice
         if type(source) is dict:
@@ -288,14 +308,18 @@ class AnswerReader(Facts):
             if form.by_index:
                 index = number_of(find(value, form.group[0]))
             return Seen.RUNNING_USAGE if self._take_usage(value, index) else Seen.NOTHING
-        ended = len(self._finished) >= self._choices
+        ended = self._has_ended
         of_whole = not choices or (ended and all(is_empty(choice, form) for choice in choices))
         # Where choices are empty and a usage object is there it is our own event, whatever it says.
         only = of_whole and isinstance(value.get("usage"), dict) and form.each in value
-        index = WHOLE if of_whole or len(choices) != 1 else number_of(choices[0].get("index"))
+        index = WHOLE
+        if not choices:
+            index = self._choice_reported()
+        elif len(choices) == 1 and not of_whole:
+            index = number_of(choices[0].get("index"))
         if not self._take_usage(value, index):
             return Seen.USAGE_ONLY if only else Seen.NOTHING
-        self.usage_final = of_whole or (ended and not self.awaits_report)
+        self.usage_final = ended and (of_whole or not self.awaits_report)
         seen = Seen.USAGE_ONLY if only else Seen.RUNNING_USAGE
         return seen | Seen.END if self.usage_final and form.usage_ends else seen
 

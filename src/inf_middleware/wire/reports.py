@@ -51,6 +51,11 @@ class Reports:
         return added([*of_prompts.values(), *of_choices])
 
     @property
+    def are_of_whole(self) -> bool:
+        """Whether the report of the whole answer is what is told."""
+        return WHOLE in self._told
+
+    @property
     def tells_input(self) -> bool:
         """Whether the input of all prompts is told."""
         told = self._told
@@ -89,6 +94,11 @@ class Reports:
         for _, counts in self._told.values():
             told += counts.get(OUTPUT, 0)
         return told
+
+    def were_of(self, index: int) -> None:
+        """Take what was told of the whole for what is told of a choice."""
+        if WHOLE in self._told:
+            self._told[index] = self._told.pop(WHOLE)
 
     def take(self, places: Iterable[UsageAt], value: dict[str, Any], index: int) -> bool:
         """Take what a value tells of a choice, or of the whole; tell whether it tells anything."""

@@ -1,7 +1,8 @@
 """OpenAI chat completions, as OpenAI, vLLM, SGLang, llama.cpp and many others speak it.
 
 Source: platform.openai.com/docs/api-reference/chat (2026-11); recorded answers of vLLM 0.33.0,
-llama-cpp-python 0.3.36 and transformers 5.23.0.
+llama-cpp-python 0.3.36 and transformers 5.23.0. `n_predict` and `n_cmpl` are llama.cpp's own names
+(tools/server/README.md), which hold on this path too.
 """
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
@@ -25,8 +26,8 @@ CHAT = Dialect(
     paths=("/chat/completions",),
     messages=("messages",),
     schemas=("tools", "functions", "response_format"),
-    output_cap=("max_completion_tokens", "max_tokens"),
-    choices="n",
+    output_cap=("max_completion_tokens", "max_tokens", "n_predict"),
+    choices="n|n_cmpl",
     asks_usage=True,
     features=(
         ("tools", FUNCTION_CALLS),

@@ -1,6 +1,7 @@
 """OpenAI's legacy completions, which vLLM, SGLang and llama.cpp serve too.
 
-llama.cpp's server answers on `/completions` in its own words; both are understood.
+llama.cpp's server answers on `/completions` in its own words; both are understood. `n_cmpl` is its
+name for `n`.
 
 Source: platform.openai.com/docs/api-reference/completions (2026-11); recorded answers of vLLM
 0.33.0 and llama-cpp-python 0.3.36; llama.cpp tools/server/README.md.
@@ -16,8 +17,8 @@ COMPLETIONS = Dialect(
     paths=("/completions",),
     texts=("prompt", "suffix"),
     schemas=("response_format",),
-    output_cap=("max_tokens",),
-    choices="n",
+    output_cap=("max_tokens", "max_completion_tokens"),
+    choices="n|n_cmpl",
     best_of="best_of",
     prompts="prompt",
     echo="echo",
