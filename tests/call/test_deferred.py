@@ -260,6 +260,26 @@ def test_another_answer_of_the_same_id_takes_no_fetched_one_off_the_bill(tmp_pat
     assert [record["output_tokens"] for record in house.records] == [0, 1, 12]
 
 
+def test_two_responses_of_one_id_are_both_billed(tmp_path: Path) -> None:
+    # vLLM lets a client choose the id; who is done last is what the next fetch shows.
+    queued = json.dumps({"id": "resp_twice", "model": "m", "status": "queued"}).encode()
+    made = Made([queued], "application/json", {})
+    house = House(made, tmp_path)
+    body = {"model": "inf-chat-v1", "input": "Hi", "background": True}
+
+    async def go() -> None:
+        for _ in range(2):
+            await post(house.app, body, key="sk-one", path="/v1/responses")
+        for outputs in (10, 3_000, 3_000):
+            usage = {"input_tokens": 4, "output_tokens": outputs}
+            made.fetched = whole("resp_twice", usage=usage)
+            await get(house.app, "/v1/responses/resp_twice", key="sk-one")
+        await house.close()
+
+    asyncio.run(go())
+    assert [record["output_tokens"] for record in house.records] == [0, 0, 10, 3_000]
+
+
 def test_of_a_response_that_is_fetched_as_a_stream_and_left_the_rest_stays_due(
     tmp_path: Path,
 ) -> None:

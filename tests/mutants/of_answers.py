@@ -130,10 +130,17 @@ FAULTS = [
     Fault(
         "closing: what was billed of a stream in the background is billed again",
         "call/settle.py",
-        "        usage = _beyond(usage, call.billed)\n",
+        "        usage = _beyond(usage, call.billed, is_rest=_is_rest(call, usage))\n",
         "        pass\n",
         "tests/call/test_deferred.py::"
         "test_of_a_background_stream_that_was_cut_the_rest_is_billed_when_it_is_fetched",
+    ),
+    Fault(
+        "metering: parts of a kept stream are billed as if each began anew",
+        "call/settle.py",
+        "    if not is_rest:\n",
+        "    if True:\n",
+        "tests/call/test_deferred_streams.py::test_every_part_of_a_kept_stream_is_billed_once",
     ),
     Fault(
         "metering: an answer is read as its request says",

@@ -213,6 +213,7 @@ class Call(msgspec.Struct, eq=False):
     first_output_ns: int | None = None  # of a stream that is observed
     told: Usage | None = None  # by the handler itself
     billed: Usage | None = None  # of an answer that was made on: what was billed of it before
+    billed_to: int = -1  # and the number of the last of its events that was
     ended: bool = False  # the answer's end was reached
     disconnected: bool = False  # the client was seen to leave before that
     draining: bool = False  # the app does not know of it, and what it sends goes nowhere

@@ -45,7 +45,7 @@ async def settle(call: Call) -> bool:
         usage = await _usage_counted(call)
         usage = call.usage or usage  # an earlier settlement may have ended meanwhile
     if call.usage is None and call.billed is not None:
-        usage = _beyond(usage, call.billed)
+        usage = _beyond(usage, call.billed, is_rest=_is_rest(call, usage))
     call.usage = usage
     reader = call.reader
     if isinstance(reader, AnswerReader) and (reader.deferred or _goes_on(call, reader)):
@@ -98,10 +98,19 @@ async def _without_prompts(call: Call, texts: list[str]) -> list[str]:
     return [without(text) for text in texts]
 
 
-def _beyond(usage: Usage, billed: Usage) -> Usage:
+def _is_rest(call: Call, usage: Usage) -> bool:
+    """Tell whether a usage is of events alone of which nothing was billed before."""
+    if not call.is_stream or usage.basis == "reported" or not isinstance(call.reader, AnswerReader):
+        return False
+    return call.reader.outline is not None and call.reader.outline.first_number >= 0
+
+
+def _beyond(usage: Usage, billed: Usage, *, is_rest: bool) -> Usage:
     """Return what of a usage is not billed yet."""
     inputs = max(usage.input_tokens - billed.input_tokens, 0)
-    outputs = max(usage.output_tokens - billed.output_tokens, 0)
+    outputs = usage.output_tokens
+    if not is_rest:
+        outputs = max(outputs - billed.output_tokens, 0)
     return Usage(
         inputs,
         outputs,

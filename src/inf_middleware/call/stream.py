@@ -19,6 +19,8 @@ def reader_for(call: Call) -> AnswerReader:
     """Return a reader of the call's answer; the call goes by the one that is nearest to the app."""
     assert call.request is not None
     reader = call.dialect.answer(call.request)
+    if reader.outline is not None:
+        reader.outline.known_to = call.billed_to
     if call.reader is None:
         call.reader = reader
     return reader

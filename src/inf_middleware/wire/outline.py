@@ -23,15 +23,17 @@ class Part:
 class Outline:
     """The parts of one answer, by the event that closes each and its number among its kind.
 
-    `last_number` is that of the latest event.
+    `first_number` is that of the first event, `last_number` that of the latest. `is_known`: that is
+    none after `known_to`, so that what it says was read before.
     """
 
-    __slots__ = ("_at", "last_number", "parts")
+    __slots__ = ("_at", "first_number", "is_known", "known_to", "last_number", "parts")
 
     def __init__(self, at: PartsAt) -> None:
         self._at = at
         self.parts: dict[tuple[str, int], Part] = {}
-        self.last_number = -1
+        self.first_number = self.last_number = self.known_to = -1
+        self.is_known = False
 
     @property
     def open(self) -> list[tuple[str, int]]:
@@ -49,6 +51,9 @@ class Outline:
         if at.sequence:
             latest = value.get(at.sequence)
             self.last_number = latest if type(latest) is int else self.last_number + 1
+            self.is_known = self.last_number <= self.known_to
+            if self.first_number < 0:
+                self.first_number = self.last_number
         opened = at.closed_by.get(kind)
         if opened is None and kind not in at.closing:
             return

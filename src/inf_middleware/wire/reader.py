@@ -241,10 +241,12 @@ class AnswerReader(Facts):
             self._take_names(value)
         if value.get("error") or (kind and kind in form.fails):
             self.failed = True
+        is_known = False
         if self.outline is not None:
             self.outline.note(kind, value)
+            is_known = self.outline.is_known
         choices = choices_of(value, form)
-        if kind not in form.silent:
+        if kind not in form.silent and not is_known:
             for choice in choices:
                 self._take_choice(choice)
         seen = Seen.NOTHING
