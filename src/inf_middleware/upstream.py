@@ -68,7 +68,7 @@ class Upstream:
             if name == "chunk_timeout_s" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ConfigError(f"{name} is {value!r}; it must be more than 0 seconds")
+                raise ConfigError(f"{name} is {value!r}; it must be a number of seconds above 0")
 
     def verification(self) -> ssl.SSLContext | bool:
         """Return how an https upstream is verified, for httpx."""

@@ -73,6 +73,12 @@ def test_a_ledger_that_cannot_be_there(uri: str, told: str, tmp_path: Path) -> N
     assert told in refused(tmp_path, "--ledger", uri)
 
 
+def test_accounts_in_a_ledger_that_cannot_be_there(tmp_path: Path) -> None:
+    (tmp_path / "inf.toml").write_text('[accounts]\nfile = "sqlite:///none/l.db"\n')
+    told = refused(tmp_path, "--config", "inf.toml")
+    assert "inf.toml, line 2: accounts: there is no folder" in told
+
+
 def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
     (tmp_path / "l.db").write_bytes(b"no ledger at all" * 500)
     told = refused(tmp_path, "--ledger", "sqlite:///l.db")

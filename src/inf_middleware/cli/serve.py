@@ -189,12 +189,14 @@ def _told(in_force: InForce, here: str, upstream: Upstream, options: dict[str, s
 
 
 def _check_files(in_force: InForce) -> None:
-    made = ledger_of(in_force["ledger"])
-    if isinstance(made, SqliteLedger):
-        fault = fault_of_folder(made.path)
-        if fault is not None:
-            raise ConfigError(f"{in_force.origin('ledger')}: ledger: {fault}")
-        check_file(made.path)
+    for option in ("ledger", "accounts"):
+        given = in_force[option]
+        made = ledger_of(given) if isinstance(given, str) and "://" in given else None
+        if isinstance(made, SqliteLedger):
+            fault = fault_of_folder(made.path)
+            if fault is not None:
+                raise ConfigError(f"{in_force.origin(option)}: {option}: {fault}")
+            check_file(made.path)
     fault = fault_of_sinks(in_force["sinks"])
     if fault is not None:
         raise ConfigError(f"{in_force.origin('sinks')}: {fault}")
