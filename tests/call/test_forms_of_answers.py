@@ -190,6 +190,21 @@ def test_json_is_read_however_long_it_is_and_however_it_comes(
 ) -> None:
     app = JsonApp({"usage": usage_of(5, WORDS)})
     house = House(app, tmp_path)
+    serve_unheard_of(house, pieces, declared=declared)
+    assert app.bodies == [b"".join(pieces)]
+    assert house.record["model"] == MODEL
+    assert house.record["amount_nano"] > 0
+
+
+@pytest.mark.parametrize("pieces", [[b"\0" * 600] * 2, [b"RIFF", b"\0" * 1200]])
+def test_what_is_no_json_passes_however_long_it_is(pieces: list[bytes], tmp_path: Path) -> None:
+    app = JsonApp({"done": True})
+    house = House(app, tmp_path, body_bytes_max=1000)
+    serve_unheard_of(house, pieces, declared=True)  # sound that begins with silence, and a file
+    assert app.bodies == [b"".join(pieces)]
+
+
+def serve_unheard_of(house: House, pieces: list[bytes], *, declared: bool) -> None:
     scope = scope_of("/unheard-of", key="sk-five", headers=[("content-type", "text/plain")])
     if declared:
         length = str(len(b"".join(pieces))).encode()
@@ -201,18 +216,42 @@ def test_json_is_read_however_long_it_is_and_however_it_comes(
         await house.close()
 
     asyncio.run(go())
-    assert app.bodies == [b"".join(pieces)]
-    assert house.record["model"] == MODEL
-    assert house.record["amount_nano"] > 0
 
 
-@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed"])
+OF_OLLAMA = pytest.mark.parametrize(
+    "path",
+    [
+        "/api/chat",
+        "/api/generate",
+        "/api/embed",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/messages",
+    ],
+)
+
+
+@OF_OLLAMA
 def test_a_model_in_other_letters_is_no_cheaper_one(path: str, tmp_path: Path) -> None:
     # Ollama's server takes a name in any letters, and of two the last.
     house = House(JsonApp({"response": "Hi"}), tmp_path)
     refused = serve(house, {"model": MODEL, "MODEL": "inf-med-chat-v1", "prompt": "p"}, path=path)
     assert refused.status == 400
-    assert "'MODEL' is `model` in other letters" in refused.json["error"]["message"]
+    assert "'MODEL' is `model` in other letters" in str(refused.json["error"])
+    # As Go folds letters: the long s is one.
+    refused = serve(house, {"model": MODEL, "\u017ftream": True}, path=path)
+    assert refused.status == 400
+    assert house.records == []
+
+
+@pytest.mark.parametrize("name", ["content", "Content", "CONTENT"])
+def test_a_message_is_counted_in_whatever_letters_its_fields_are(name: str, tmp_path: Path) -> None:
+    house = House(JsonApp({"message": {"content": "Hi"}, "done": True}), tmp_path)
+    message = {"role": "user", name: " word" * WORDS}
+    serve(house, {"model": MODEL, "stream": False, "messages": [message]}, path="/api/chat")
+    assert WORDS < house.record["input_tokens"] < 2 * WORDS
 
 
 def test_a_feature_is_asked_for_whichever_variant_a_field_points_to(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from inf_middleware.wire.intake import PLAIN
 # What may stand before an object: white space, and the marks and zeros of UTF-8, -16 and -32.
 _BEFORE_JSON = b" \t\r\n\0\xef\xbb\xbf\xfe\xff"
 
+# Of one character, in UTF-32.
+_UNIT_BYTES_MAX = 4
+
 # Longer than any model's name; names go into records, logs and metrics.
 MODEL_CHARACTERS_MAX = 256
 
@@ -39,7 +42,10 @@ def may_be_json(body: bytes) -> bool:
 
     Servers read JSON under any name, and by it the model that is asked.
     """
-    return body.lstrip(_BEFORE_JSON)[:1] in (b"{", b"")
+    first = body.lstrip(_BEFORE_JSON)[:1]
+    if not first:  # so far, and zeros alone are of no text: silence, or an empty disk
+        return len(body) < _UNIT_BYTES_MAX or bool(body.strip(b"\0"))
+    return first == b"{"
 
 
 def understand(call: Call, body: bytes) -> None:

@@ -59,7 +59,15 @@ _FLAT_SIGNS = tuple(word.encode() for word in (*_FLAT, "document", "\\u"))
 # {"role":""} and ,"name":"".
 _ADDED_MAX = 8
 
-_MESSAGE_TEXTS = ("role", "name", "refusal", "reasoning", "reasoning_content", "tool_call_id")
+_MESSAGE_TEXTS = (
+    "role",
+    "name",
+    "refusal",
+    "reasoning",
+    "reasoning_content",
+    "thinking",
+    "tool_call_id",
+)
 _PART_TEXTS = ("text", "refusal", "thinking")
 _ITEM_TEXTS = ("summary", "arguments", "input", "output")
 _CALL_TEXTS = ("name", "arguments", "input")
@@ -79,11 +87,12 @@ def model_input(
     taken: list[str] = []
     flat = profile.per_reply if messages else 0
     for given in messages:
-        for message in given if isinstance(given, list) else [given]:
-            if isinstance(message, str):
-                taken.append(message)
-            if not isinstance(message, dict):
+        for item in given if isinstance(given, list) else [given]:
+            if isinstance(item, str):
+                taken.append(item)
+            if not isinstance(item, dict):
                 continue
+            message = _in_small_letters(item)
             flat += profile.per_message + _take_message(message, taken, profile)
             if isinstance(message.get("name"), str):
                 flat += profile.per_name
@@ -180,6 +189,17 @@ def _take_texts(given: object, texts: list[str], profile: Profile) -> int:
         else:
             flat += _take_content(value, texts, profile)
     return flat
+
+
+def _in_small_letters(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message with names as APIs write them: some servers take them in any letters.
+
+    So does Go's JSON, and of two that are alike then it takes the last.
+    """
+    for name in message:
+        if not (name.islower() and name.isascii()):
+            return {name.casefold(): value for name, value in message.items()}
+    return message
 
 
 def _take_message(message: dict[str, Any], texts: list[str], profile: Profile) -> int:

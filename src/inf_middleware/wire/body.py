@@ -41,10 +41,6 @@ class Fields:
         except ODD:
             self._values = read_object(body)
 
-    def names(self) -> list[str]:
-        """Return the names of all fields that were not asked for yet."""
-        return [*self._raw, *self._values]
-
     def __contains__(self, name: str) -> bool:
         return name in self._raw or name in self._values
 
@@ -75,6 +71,18 @@ class Fields:
             except ODD:
                 self._values, self._raw = read_object(self._body), {}
         return self._values.get(name)
+
+
+def names_of(body: bytes) -> Iterable[str]:
+    """Return the names of the fields of a JSON object.
+
+    Raises:
+        InvalidRequest: The body is none.
+    """
+    try:
+        return _raw_decoder.decode(body)
+    except ODD:
+        return read_object(body)
 
 
 # From a JSON object to those of its fields that somebody will ask for, None where they are absent;

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from inf_middleware.domain.errors import ConfigError, InvalidRequest
-from inf_middleware.wire.body import ODD, Fields, asking_for_usage, typed_head, whole_number
+from inf_middleware.wire.body import (
+    ODD,
+    Fields,
+    asking_for_usage,
+    names_of,
+    typed_head,
+    whole_number,
+)
 from inf_middleware.wire.form import Answers
 from inf_middleware.wire.reader import AnswerReader
 from inf_middleware.wire.request import Request, StreamOptions, is_yes, prompts_of, usage_wanted
@@ -61,8 +68,9 @@ class Dialect:
     fetched later. `features`: which fields ask for what a model must be able to do.
     `truncation`: fields that let the server shorten the input to its context ("": it always does).
 
-    `folds_names`: its servers take a field's name in any letters (Go's JSON): one that is written
-    otherwise is refused, or what is metered would be another field than the one that holds.
+    `folds_names`: there are servers of it that take a field's name in any letters (Go's JSON): one
+    that is written otherwise is refused, or what is metered would be another field than the one
+    that holds.
 
     `variants`: other dialects that share the path, by the first field that the body has. `also`:
     other forms in which a server on this path may answer. Which it is the answer itself tells, for
@@ -141,14 +149,18 @@ class Dialect:
             return self, Request()
 
     def _refuse_other_letters(self, body: bytes) -> None:
-        paths = (*self._asked, *self.messages, *self.texts, *self.schemas)
-        known = {path.partition(".")[0] for path in paths if path}
-        for name in Fields(body).names():
-            if name not in known and name.lower() in known:
+        known = self._names
+        for name in names_of(body):
+            if name not in known and name.casefold() in known:
                 raise InvalidRequest(
-                    f"The field {name!r} is `{name.lower()}` in other letters; write it as the API"
-                    " does."
+                    f"The field {name!r} is `{name.casefold()}` in other letters; write it as the"
+                    " API does."
                 )
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        paths = (*self._asked, *self.messages, *self.texts, *self.schemas)
+        return frozenset(path.partition(".")[0] for path in paths if path)
 
     @cached_property
     def _family(self) -> tuple["Dialect", ...]:

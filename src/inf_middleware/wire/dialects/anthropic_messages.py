@@ -34,6 +34,7 @@ MESSAGES = Dialect(
         ("output_config.format", STRUCTURED_OUTPUT),
         ("output_format", STRUCTURED_OUTPUT),
     ),
+    folds_names=True,  # Ollama's
     answers=Answers(
         usage=(replace(_USAGE, at="message.usage", output=""), _USAGE),
         id=("message.id", "id"),

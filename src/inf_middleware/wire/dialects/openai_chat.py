@@ -40,6 +40,7 @@ CHAT = Dialect(
         ("structured_outputs", STRUCTURED_OUTPUT),
     ),
     truncation=("truncate_prompt_tokens",),
+    folds_names=True,  # Ollama's
     answers=Answers(
         usage=(OPENAI_USAGE,),
         each="choices",

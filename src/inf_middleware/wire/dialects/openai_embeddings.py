@@ -14,5 +14,6 @@ EMBEDDINGS = Dialect(
     messages=("messages",),
     texts=("input",),
     generates=False,
+    folds_names=True,  # Ollama's
     answers=Answers(usage=(OPENAI_USAGE,)),
 )

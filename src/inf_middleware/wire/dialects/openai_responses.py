@@ -35,6 +35,7 @@ RESPONSES = Dialect(
         "truncation",
         "truncate_prompt_tokens",
     ),
+    folds_names=True,  # Ollama's
     answers=Answers(
         usage=(_USAGE, replace(_USAGE, at="response.usage")),
         id=("response.id", "id"),
