@@ -1,6 +1,7 @@
 """A host that stands still beside a PostgreSQL: others write and deliver, and it finds out."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ asyncio.run(main())
 
 
 def child(code: str, uri: str, folder: Path) -> Running:
-    env = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    env = {"PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)])}  # the package that is tested here
     return Running([sys.executable, "-c", code, uri], folder / "said.txt", env=env)
 
 
