@@ -14,6 +14,7 @@ from inf_middleware.domain.errors import ConfigError
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.prices import Prices
 from inf_middleware.files import value_of
+from inf_middleware.ledgers.in_time import InTime
 from inf_middleware.ledgers.spool import SpoolingLedger
 from inf_middleware.ledgers.sqlite import SqliteLedger
 from inf_middleware.ledgers.uris import ledger_of
@@ -93,7 +94,7 @@ def build_billing(option: Option, user: User, ledgers: Ledgers, observer: Observ
     holds = _holds(option("mode"), kept)
     delivered = _shared_deliveries(user, kept, option("sinks"))
     relays = Relays([one.thing.relay for one in delivered]) if delivered else None
-    ledger: Ledger = kept if spool is None else spool.thing
+    ledger: Ledger = kept if spool is None else InTime(spool.thing, option("settle_timeout_s"))
     claims = kept if isinstance(kept, Claims) else None
     if relays is not None:
         ledger = _DeliveringLedger(ledger, relays)

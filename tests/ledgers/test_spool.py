@@ -293,7 +293,7 @@ def test_a_ledger_that_is_away_costs_no_customer_an_answer(tmp_path: Path) -> No
         path.rename(tmp_path / "gone.db")
         path.mkdir()  # nothing can be opened there
         worker = app._stack.worker
-        await worker._parts.billing.ledger.ledger.aclose()
+        await worker._parts.billing.spool.ledger.aclose()
         answers += [await post(app, CHAT) for _ in range(5)]
         assert [answer.status for answer in answers] == [200] * 6
         path.rmdir()

@@ -189,6 +189,22 @@ FAULTS = [
         "test_a_settlement_that_is_cancelled_and_run_again_gives_one_place_back",
     ),
     Fault(
+        "closing: a ledger that does not answer is waited for",
+        "ledgers/in_time.py",
+        ">= self._looks_max]",
+        ">= 10**9]",
+        "tests/ledgers/test_in_time.py::"
+        "test_a_bill_without_an_answer_is_kept_in_time_and_handed_over_later[a future]",
+    ),
+    Fault(
+        "closing: what could not be kept is told to be billed",
+        "ledgers/in_time.py",
+        "        except LedgerUnavailable:\n            return\n",
+        "        except LedgerUnavailable:\n            pass\n",
+        "tests/ledgers/test_in_time.py::"
+        "test_of_a_bill_that_cannot_be_kept_the_ledger_tells_what_became[False]",
+    ),
+    Fault(
         "closing: an idle ledger is believed",
         "call/settle.py",
         "        call.recorded = await _retry(billing, call.event, failure)",

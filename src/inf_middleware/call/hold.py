@@ -216,9 +216,15 @@ class Hold:
         return _BYTES_PER_TOKEN if self._held >= self._most else 1
 
     async def settled(self) -> None:
-        """Let what is still under way end, so that a settlement is the last word."""
+        """Let what is still under way end, so that a settlement is the last word.
+
+        Where bills are kept, no longer than for a settlement: one that is kept ends later whatever
+        is held by then.
+        """
         if self._extending is not None:
-            await asyncio.wait([self._extending])
+            billing = self._billing
+            timeout_s = None if billing.spool is None else billing.settle_timeout_s
+            await asyncio.wait([self._extending], timeout=timeout_s)
             self._extending = None
 
     async def _count(self, reader: AnswerReader) -> int:

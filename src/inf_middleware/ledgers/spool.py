@@ -68,6 +68,11 @@ class SpoolingLedger:
         self._own = SpoolFile(directory, bytes_max)  # the thread's own
 
     @property
+    def is_active(self) -> bool:
+        """Whether all is kept, as the ledger is known to be away."""
+        return self._active
+
+    @property
     def kept_bytes(self) -> int:
         """What this process keeps for a ledger that is away."""
         return self._own.size if self._active else 0

@@ -108,7 +108,8 @@ class LedgerOptions(CommonOptions, total=False):
     its place in the outbox and stays, to an async function, "jsonl:PATH", "https://HOST/PATH" or
     "redis://HOST:PORT?stream=NAME". `settle_timeout_s`: how long a failing ledger is tried again;
     `on_ledger_error` then: "spool" (postpaid) keeps the bill in a bounded, durable file on this
-    host until the ledger is back, "refuse" (prepaid) fails the call unbilled.
+    host until the ledger is back, also where it does not answer for so long; "refuse" (prepaid)
+    fails the call unbilled.
     `on_disconnect`: "produced" tells the app that its client has left, and bills what it made until
     then; "drain" lets it finish, and bills what the server reports. `enforce_features`: refuse
     tools and structured output on models whose price does not list them. `timezone`: of the days

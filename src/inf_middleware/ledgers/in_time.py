@@ -1,0 +1,104 @@
+"""A ledger that is waited for no longer than was said: then its bill is kept on this host.
+
+Whichever is durable first is told. A bill that is kept may come to be committed all the same: it
+has one id, and is one debit when it is handed over. Of a bill that cannot be kept the ledger alone
+tells what became of it, however long that takes: who is told that it failed must not be billed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.events import BillingEvent
+from inf_middleware.ledgers.spool import SpoolingLedger
+
+# A commit takes a busy disk tenths of a second: less says nothing of a ledger.
+WITHIN_S_MIN = 1.0
+
+# How often it is looked who waits. Looks are counted, and no time is taken: where an event loop
+# stood still for long nobody is late who was answered meanwhile.
+LOOK_S = 0.25
+
+
+class _Settling(Awaitable[None]):
+    """One settlement, and how many looks there had been `before`."""
+
+    __slots__ = ("before", "durable", "event", "is_kept")
+
+    def __init__(self, event: BillingEvent, durable: "asyncio.Future[None]", before: int) -> None:
+        self.event = event
+        self.durable = durable
+        self.before = before
+        self.is_kept = False
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        try:
+            yield from self.durable
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self.is_kept or (task is not None and task.cancelling()):
+                raise
+
+
+class _OfLoop:
+    """Who waits on one event loop, the oldest first; `timer` runs while somebody does."""
+
+    def __init__(self) -> None:
+        self.waiting: list[_Settling] = []
+        self.looks = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.keeping: set[asyncio.Task[None]] = set()
+
+
+class InTime:
+    """A ledger with a spool, whose settlements are durable in one of them after `within_s`."""
+
+    def __init__(self, ledger: SpoolingLedger, within_s: float) -> None:
+        self._ledger = ledger
+        self._looks_max = round(max(within_s, WITHIN_S_MIN) / LOOK_S)
+        self._of_loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
+
+    def settle(self, event: BillingEvent) -> Awaitable[None]:
+        """Hand over a settlement at once; the awaitable ends when it is durable.
+
+        Raises:
+            LedgerUnavailable: From the awaitable; nothing was recorded.
+        """
+        if self._ledger.is_active:
+            return self._ledger.settle(event)
+        loop = asyncio.get_running_loop()
+        of_loop = self._of_loops.get(loop)
+        if of_loop is None:
+            for ended in [one for one in list(self._of_loops) if one.is_closed()]:
+                del self._of_loops[ended]
+            of_loop = self._of_loops[loop] = _OfLoop()
+        durable = asyncio.ensure_future(self._ledger.settle(event))
+        settling = _Settling(event, durable, of_loop.looks)
+        of_loop.waiting.append(settling)
+        if of_loop.timer is None:
+            of_loop.timer = loop.call_later(LOOK_S, self._look, loop, of_loop)
+        return settling
+
+    async def aclose(self) -> None:
+        """Stop, and close the ledger."""
+        await self._ledger.aclose()
+
+    def _look(self, loop: asyncio.AbstractEventLoop, of_loop: _OfLoop) -> None:
+        of_loop.looks += 1
+        waiting = [one for one in of_loop.waiting if not one.durable.done()]
+        late = [one for one in waiting if of_loop.looks - one.before >= self._looks_max]
+        for one in late:
+            task = loop.create_task(self._keep(one), name="inf-middleware-kept")
+            of_loop.keeping.add(task)
+            task.add_done_callback(of_loop.keeping.discard)
+        of_loop.waiting = waiting = waiting[len(late) :]
+        of_loop.timer = loop.call_later(LOOK_S, self._look, loop, of_loop) if waiting else None
+
+    async def _keep(self, late: _Settling) -> None:
+        try:
+            await self._ledger.keep(late.event)
+        except LedgerUnavailable:
+            return
+        late.is_kept = True
+        late.durable.cancel()  # nobody waits for it any more; what is written stands all the same
