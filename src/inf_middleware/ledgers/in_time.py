@@ -6,8 +6,8 @@ tells what became of it, however long that takes: who is told that it failed mus
 """
 
 import asyncio
-from collections.abc import Awaitable, Generator
-from typing import Any
+from collections.abc import Awaitable
+from typing import NamedTuple
 
 from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
@@ -21,24 +21,12 @@ WITHIN_S_MIN = 1.0
 LOOK_S = 0.25
 
 
-class _Settling(Awaitable[None]):
-    """One settlement, and how many looks there had been `before`."""
+class _Settling(NamedTuple):
+    """A settlement that is waited for, and how many looks there had been `before`."""
 
-    __slots__ = ("before", "durable", "event", "is_kept")
-
-    def __init__(self, event: BillingEvent, durable: "asyncio.Future[None]", before: int) -> None:
-        self.event = event
-        self.durable = durable
-        self.before = before
-        self.is_kept = False
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        try:
-            yield from self.durable
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self.is_kept or (task is not None and task.cancelling()):
-                raise
+    event: BillingEvent
+    durable: "asyncio.Future[None]"
+    before: int
 
 
 class _OfLoop:
@@ -65,20 +53,23 @@ class InTime:
         Raises:
             LedgerUnavailable: From the awaitable; nothing was recorded.
         """
-        if self._ledger.is_active:
-            return self._ledger.settle(event)
-        loop = asyncio.get_running_loop()
+        settling = self._ledger.settle(event)
+        if type(settling) is asyncio.Future:
+            durable = settling
+        elif self._ledger.is_active:
+            return settling  # it is being kept
+        else:
+            durable = _followed(settling)
+        loop = durable.get_loop()
         of_loop = self._of_loops.get(loop)
         if of_loop is None:
             for ended in [one for one in list(self._of_loops) if one.is_closed()]:
                 del self._of_loops[ended]
             of_loop = self._of_loops[loop] = _OfLoop()
-        durable = asyncio.ensure_future(self._ledger.settle(event))
-        settling = _Settling(event, durable, of_loop.looks)
-        of_loop.waiting.append(settling)
+        of_loop.waiting.append(_Settling(event, durable, of_loop.looks))
         if of_loop.timer is None:
             of_loop.timer = loop.call_later(LOOK_S, self._look, loop, of_loop)
-        return settling
+        return durable
 
     async def aclose(self) -> None:
         """Stop, and close the ledger."""
@@ -100,5 +91,26 @@ class InTime:
             await self._ledger.keep(late.event)
         except LedgerUnavailable:
             return
-        late.is_kept = True
-        late.durable.cancel()  # nobody waits for it any more; what is written stands all the same
+        if not late.durable.done():
+            late.durable.set_result(None)  # what is written meanwhile stands all the same
+
+
+def _followed(settling: Awaitable[None]) -> "asyncio.Future[None]":
+    """Return a future that ends as a coroutine or a task does, unless it is ended before."""
+    task = asyncio.ensure_future(settling)
+    durable: asyncio.Future[None] = task.get_loop().create_future()
+
+    def tell(task: "asyncio.Future[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if durable.done():
+            return
+        if task.cancelled():
+            durable.cancel()
+        elif error is not None:
+            durable.set_exception(error)
+        else:
+            durable.set_result(None)
+
+    task.add_done_callback(tell)
+    durable.add_done_callback(lambda _: task.cancel())
+    return durable
