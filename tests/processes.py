@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -178,6 +179,24 @@ def _command_of(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+@contextlib.contextmanager
+def outlived_by_a_child(code: str, *arguments: str) -> Iterator[None]:
+    """Run code whose process forks and ends at once; its child, whose id it prints, lives on.
+
+    Once the child runs, what happens to it at a fork has happened.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        parent.wait()
+        parent.stdout.close()
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from inf_middleware.domain.errors import LedgerUnavailable
 from inf_middleware.ledgers.looking import accounts_version
 from inf_middleware.ledgers.postgres import PostgresLedger
 from tests.events import event_of
-from tests.ledgers.postgres_server import PostgresServer, serving_postgres
+from tests.ledgers.postgres_server import PostgresServer, listening_deaf, serving_postgres
 from tests.processes import free_ports
 
 # A takeover is to be seen by the next connection; and what a busy machine takes beside.
@@ -83,23 +83,15 @@ def test_bills_go_to_the_server_that_takes_writes_whichever_is_named_first(pair:
 
 def test_a_server_that_says_nothing_keeps_no_bill_from_the_other(pair: Pair) -> None:
     async def go() -> None:
-        came = 0
-
-        async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal came
-            came += 1
-            await reader.read()  # until its client has gone
-            writer.close()
-
-        listening = await asyncio.start_server(deaf, "127.0.0.1", 0)
-        port = listening.sockets[0].getsockname()[1]
-        ledger = PostgresLedger(pair.uri.replace("@", f"@127.0.0.1:{port},") + "?sslmode=disable")
-        async with asyncio.timeout(TIMEOUT_S):
-            await ledger.settle(event_of(1))
-        await ledger.read(accounts_version)
-        assert await ledger.elect("mine")
-        assert came == 1  # what was found is asked first from there on
-        listening.close()
-        await ledger.aclose()
+        async with listening_deaf() as deaf:
+            ledger = PostgresLedger(
+                pair.uri.replace("@", f"@127.0.0.1:{deaf.port},") + "?sslmode=disable"
+            )
+            async with asyncio.timeout(TIMEOUT_S):
+                await ledger.settle(event_of(1))
+            await ledger.read(accounts_version)
+            assert await ledger.elect("mine")
+            assert deaf.came == 1  # what was found is asked first from there on
+            await ledger.aclose()
 
     asyncio.run(go())

@@ -17,7 +17,7 @@ from tests.apps import JsonApp, completion, usage_of
 from tests.driver import post
 from tests.events import event_of
 from tests.kit import CHAT, Closing, lifespan_through
-from tests.ledgers.postgres_server import PostgresServer, serving_postgres
+from tests.ledgers.postgres_server import PostgresServer, listening_deaf, serving_postgres
 from tests.ledgers.test_spool import spooled
 from tests.processes import free_ports
 from tests.tcp_proxy import TcpProxy, proxying
@@ -68,22 +68,14 @@ async def end(ledger: PostgresLedger, proxy: TcpProxy) -> None:
 
 def test_all_who_wait_for_a_database_that_says_nothing_are_told_after_one_attempt() -> None:
     async def go() -> None:
-        came = 0
-
-        async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal came
-            came += 1
-            await reader.read()  # until its client has gone
-            writer.close()
-
-        listening = await asyncio.start_server(deaf, "127.0.0.1", 0)
-        port = listening.sockets[0].getsockname()[1]
-        ledger = PostgresLedger(f"postgresql://postgres@127.0.0.1:{port}/x?sslmode=disable")
-        reads = [ledger.read(accounts_version) for _ in range(8)]
-        await fails_in_time([*reads, ledger.settle(event_of())])
-        assert came == 1
-        listening.close()
-        await ledger.aclose()
+        async with listening_deaf() as deaf:
+            ledger = PostgresLedger(
+                f"postgresql://postgres@127.0.0.1:{deaf.port}/x?sslmode=disable"
+            )
+            reads = [ledger.read(accounts_version) for _ in range(8)]
+            await fails_in_time([*reads, ledger.settle(event_of())])
+            assert deaf.came == 1
+            await ledger.aclose()
 
     asyncio.run(go())
 

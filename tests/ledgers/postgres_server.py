@@ -1,5 +1,6 @@
 """A real PostgreSQL of our own: a fresh cluster on a unix socket, stopped by its pid."""
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 _START_TIMEOUT_S = 30.0
@@ -109,3 +110,29 @@ def serving_postgres(port: int | None = None) -> Iterator[PostgresServer]:
             # At once: what is thrown away need not be written to the disk, which for the databases
             # of some hundred tests takes a busy disk more than half a minute.
             server.stop(signal.SIGQUIT)
+
+
+class Deaf:
+    """A server that takes connections and says nothing; `came`: how many have come."""
+
+    def __init__(self) -> None:
+        self.came = 0
+        self.port = 0
+
+    async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take what one says, until it has gone."""
+        self.came += 1
+        await reader.read()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def listening_deaf() -> AsyncIterator[Deaf]:
+    """Have a server listen that never says anything."""
+    deaf = Deaf()
+    server = await asyncio.start_server(deaf.hear, "127.0.0.1", 0)
+    deaf.port = server.sockets[0].getsockname()[1]
+    try:
+        yield deaf
+    finally:
+        server.close()

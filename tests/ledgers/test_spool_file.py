@@ -5,9 +5,6 @@ import errno
 import fcntl
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 
 from inf_middleware.ledgers import spool_file
 from inf_middleware.ledgers.spool_file import SpoolFile, is_orphan, read
+from tests.processes import outlived_by_a_child
 
 FIRST, SECOND, THIRD = (b'{"n":%d}\n' % n for n in range(3))
 
@@ -196,22 +194,14 @@ from inf_middleware.ledgers.spool_file import SpoolFile
 own = SpoolFile(Path(sys.argv[1]), 1_000)
 own.append(b"kept\\n")
 if not os.fork():
-    print(os.getpid(), flush=True)  # it runs: what happens to a child at a fork has happened
+    print(os.getpid(), flush=True)
     time.sleep(60)
 os._exit(0)
 """
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    try:
-        parent.wait()
-        parent.stdout.close()
+    with outlived_by_a_child(code, str(tmp_path)):
         (path,) = tmp_path.glob("*.jsonl")
         assert is_orphan(path)
         assert read(path, 0) == (5, [b"kept"])
-    finally:
-        os.kill(child, signal.SIGKILL)
 
 
 def delete_all(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """One relay per ledger: the next takes over when it dies, and two never go on side by side."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from inf_middleware.sinks.delivery import POLL_S
 from inf_middleware.sinks.relay import Relay
 from tests.kit import lines_of
 from tests.ledgers.postgres_server import serving_postgres
+from tests.processes import outlived_by_a_child
 from tests.sinks.kit import DRAIN_S, EVENTS, IDS, Slept, Taking, relaying, until
 
 # Settles a thousand events and delivers them to a file, one by one; says when it has begun.
@@ -223,19 +223,13 @@ ledger = SqliteLedger(sys.argv[1])
 async def main():
     assert await ledger.elect("mine")
     if not os.fork():
-        print(os.getpid(), flush=True)  # it runs: what happens to a child at a fork has happened
+        print(os.getpid(), flush=True)
         time.sleep(60)
         os._exit(0)
     os._exit(0)
 asyncio.run(main())
 """
-    command = [sys.executable, "-W", "ignore", "-c", code, str(path)]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    try:
-        parent.wait()
-        parent.stdout.close()
+    with outlived_by_a_child(code, str(path)):
 
         async def go() -> Any:
             ledger = SqliteLedger(path)
@@ -244,5 +238,3 @@ asyncio.run(main())
             return elected
 
         assert asyncio.run(go())
-    finally:
-        os.kill(child, signal.SIGKILL)
