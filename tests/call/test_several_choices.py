@@ -95,6 +95,37 @@ def test_no_choice_goes_on_unmetered_when_another_has_ended(
     assert record["basis"] == "reported"
 
 
+@pytest.mark.parametrize(
+    ("told", "outputs", "basis"),
+    [
+        ({"timings": {"prompt_n": 7, "predicted_n": MADE[0]}}, ALL, "counted"),
+        ({}, MADE[0], "reported"),  # by any other server it is of the whole
+    ],
+    ids=["llama.cpp", "others"],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("asked", [{"n": 3}, {"n_cmpl": 3}])
+def test_of_a_whole_answer_that_tells_the_usage_of_its_first_choice_all_are_billed(
+    asked: dict[str, Any],
+    path: str,
+    told: dict[str, Any],
+    outputs: int,
+    basis: str,
+    tmp_path: Path,
+) -> None:
+    texts = [" word" * made for made in MADE]
+    choices = [
+        {"index": index, "text": text, "message": {"role": "assistant", "content": text}}
+        for index, text in enumerate(texts)
+    ]
+    answer = {"id": "c", "model": "m", "choices": choices, "usage": usage_of(7, MADE[0]), **told}
+    house = House(JsonApp(answer), tmp_path)
+    serve(house, {**CHAT, "prompt": "Say it", **asked}, path=path)
+    record = house.record
+    assert (record["input_tokens"], record["output_tokens"]) == (7, outputs)
+    assert record["basis"] == basis
+
+
 def test_a_report_before_the_text_is_not_the_end(tmp_path: Path) -> None:
     pieces = [usage_chunk(7, 0), *(delta(" word") for _ in range(9)), delta("", finish="stop")]
     house = House(Sends([*map(event, pieces), DONE], EVENTS), tmp_path)

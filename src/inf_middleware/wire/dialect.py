@@ -326,6 +326,8 @@ class Dialect:
     def read_whole(self, request: Request, body: bytes) -> AnswerReader | Told:
         """Return what the answer to a request tells that is no stream, and there as a whole."""
         read = self.answers.told
+        if self.answers.may_tell_apart(request.choices, body):
+            read = None
         told = None if read is None else read(body)
         if told is not None:
             return told

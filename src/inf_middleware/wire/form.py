@@ -52,6 +52,8 @@ class Answers:
     event only, of each choice where they are told apart `by_index`. `usage_ends`: the report of the
     whole answer ends a stream.
 
+    `told_apart`: a field of a whole body which says that its report is of the first choice alone.
+
     `unfinished`: values of `status` that say that the answer is to be fetched later. `parts`: where
     its events open and close parts, which have to be closed before it ends.
     """
@@ -71,8 +73,13 @@ class Answers:
     silent: frozenset[str] = frozenset()
     end_flag: str = ""
     usage_ends: bool = False
+    told_apart: str = ""
     unfinished: frozenset[str] = frozenset()
     parts: PartsAt | None = None
+
+    def may_tell_apart(self, choices: int, body: bytes) -> bool:
+        """Tell whether the report in a whole body may be of one of so many choices alone."""
+        return choices > 1 and self.told_apart != "" and self.told_apart.encode() in body
 
     @cached_property
     def text_tree(self) -> Tree:
@@ -142,6 +149,7 @@ class Answers:
     def fields(self) -> frozenset[str]:
         """The fields of a whole body that are read."""
         paths = [*self.id, *self.model, self.each or "", "error", "type", "status", "usage"]
+        paths.append(self.told_apart)
         if self.each is None:
             paths += [*self.text, *self.group]
         for at in self.usage:

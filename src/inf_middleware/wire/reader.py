@@ -90,7 +90,7 @@ class AnswerReader(Facts):
 
     def whole(self, body: bytes) -> None:
         """Read a body that is no stream: JSON, or a stream that does not say that it is one."""
-        if self._take_reported(body):
+        if not self._form.may_tell_apart(self._choices, body) and self._take_reported(body):
             self._unread = body
         else:
             self._read_whole(body)
@@ -219,9 +219,12 @@ class AnswerReader(Facts):
     def _take_whole(self, value: dict[str, Any], index: int) -> None:
         form = self._form
         self._take_facts(value)
-        for choice in choices_of(value, form):
+        choices = choices_of(value, form)
+        for choice in choices:
             own = number_of(choice.get("index")) if form.each else max(index, 0)
             self._take_text(choice, form.text_tree, own, (own,))
+        if len(choices) > 1 and value.get(form.told_apart) is not None:
+            index = number_of(choices[0].get("index"))
         self._take_usage(value, index)
 
     def _take_facts(self, value: dict[str, Any]) -> None:

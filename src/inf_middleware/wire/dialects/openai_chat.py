@@ -2,7 +2,8 @@
 
 Source: platform.openai.com/docs/api-reference/chat (2026-11); recorded answers of vLLM 0.33.0,
 llama-cpp-python 0.3.36 and transformers 5.23.0. `n_predict` and `n_cmpl` are llama.cpp's own names
-(tools/server/README.md), which hold on this path too.
+(tools/server/README.md), which hold on this path too. Of several choices it tells the usage of the
+first, in a whole answer (tools/server, 2026-11).
 """
 
 from inf_middleware.wire.dialect import FUNCTION_CALLS, STRUCTURED_OUTPUT, Dialect
@@ -47,5 +48,6 @@ CHAT = Dialect(
         text=tuple(f"message.{path}" for path in _OUTPUT),
         delta=tuple(f"delta.{path}" for path in _OUTPUT),
         usage_ends=True,
+        told_apart="timings",  # llama.cpp's
     ),
 )

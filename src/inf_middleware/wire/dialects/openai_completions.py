@@ -39,6 +39,7 @@ COMPLETIONS = Dialect(
         text=("text",),
         delta=("text",),
         usage_ends=True,
+        told_apart="timings",  # llama.cpp's
     ),
     variants=(("n_predict", COMPLETION),),
 )
