@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inf_middleware import BillingEvent, CostLedger
-from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.errors import BillKept, LedgerUnavailable
 from inf_middleware.ledgers.in_time import LOOK_S, WITHIN_S_MIN
 from tests.apps import JsonApp, StreamApp, completion, delta, event, usage_of
 from tests.driver import Answered, post
@@ -108,6 +108,19 @@ def test_a_bill_without_an_answer_is_kept_in_time_and_handed_over_later(
         while not ledger.taken:
             await pass_time(loop, 1)
         assert ledger.taken == [id_]
+
+    run(go)
+
+
+def test_who_hears_of_the_ledger_itself_hears_nothing_of_a_bill_that_is_kept(
+    tmp_path: Path,
+) -> None:
+    async def go(loop: Leaping) -> None:
+        ledger = Silent(tmp_path / "spool")
+        asked = await ask(loop, ledger)
+        await pass_time(loop, WITHIN_S)
+        assert (await answer_to(asked)).status == 200
+        assert isinstance(ledger.asked[0].exception(), BillKept)
 
     run(go)
 

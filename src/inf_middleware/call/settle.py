@@ -15,7 +15,7 @@ from inf_middleware.call.bill import NO_ANSWER, event_of
 from inf_middleware.call.deferred import deferred
 from inf_middleware.call.handed import handed_usage
 from inf_middleware.call.record import Billing, Call, log
-from inf_middleware.domain.errors import LedgerUnavailable, LimitsUnavailable
+from inf_middleware.domain.errors import BillKept, LedgerUnavailable, LimitsUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.domain.usage import Usage
 from inf_middleware.wire.reader import AnswerReader
@@ -77,7 +77,7 @@ async def settle(call: Call) -> bool:
         if releasing is not None:
             await _end_release(call, releasing)
     if billing is not None and call.event is not None and failure is not None:
-        call.recorded = await _retry(billing, call.event, failure)
+        call.recorded = isinstance(failure, BillKept) or await _retry(billing, call.event, failure)
     call.settled = True
     return call.recorded or billing is None
 
@@ -177,6 +177,8 @@ async def _retry(billing: Billing, event: BillingEvent, error: LedgerUnavailable
         await anyio.sleep(_RETRY_S)
         try:
             await billing.ledger.settle(event)
+        except BillKept:
+            return True
         except LedgerUnavailable as again:
             error = again
         else:

@@ -10,7 +10,8 @@ MiddlewareError
     ├── AccountsUnavailable
     ├── LimitsUnavailable
     └── LedgerUnavailable
-        └── LedgerMissing  there is none yet
+        ├── LedgerMissing  there is none yet
+        └── BillKept       it has not answered in time, and the bill is kept until it does
 
 None of these is ever raised into the model app: they become answers (design: "What the caller
 sees") or stop the server at construction.
@@ -70,3 +71,7 @@ class LedgerUnavailable(Unavailable):
 
 class LedgerMissing(LedgerUnavailable):
     """There is no ledger yet where one was to be read."""
+
+
+class BillKept(LedgerUnavailable):
+    """The ledger has not answered in time, and the bill is durable on this host."""

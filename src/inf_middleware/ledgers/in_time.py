@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import NamedTuple
 
-from inf_middleware.domain.errors import LedgerUnavailable
+from inf_middleware.domain.errors import BillKept, LedgerUnavailable
 from inf_middleware.domain.events import BillingEvent
 from inf_middleware.ledgers.spool import SpoolingLedger
 
@@ -51,6 +51,7 @@ class InTime:
         """Hand over a settlement at once; the awaitable ends when it is durable.
 
         Raises:
+            BillKept: From the awaitable; it is durable on this host.
             LedgerUnavailable: From the awaitable; nothing was recorded.
         """
         settling = self._ledger.settle(event)
@@ -91,8 +92,8 @@ class InTime:
             await self._ledger.keep(late.event)
         except LedgerUnavailable:
             return
-        if not late.durable.done():
-            late.durable.set_result(None)  # what is written meanwhile stands all the same
+        if not late.durable.done():  # and not as if it had: others hear it from the ledger
+            late.durable.set_exception(BillKept("the ledger has not answered; the bill is kept"))
 
 
 def _followed(settling: Awaitable[None]) -> "asyncio.Future[None]":
