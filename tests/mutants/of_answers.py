@@ -191,8 +191,8 @@ FAULTS = [
     Fault(
         "closing: a ledger that does not answer is waited for",
         "ledgers/in_time.py",
-        ">= self._looks_max]",
-        ">= 10**9]",
+        ">= self._looks_max\n",
+        ">= 10**9\n",
         "tests/ledgers/test_in_time.py::"
         "test_a_bill_without_an_answer_is_kept_in_time_and_handed_over_later[a future]",
     ),

@@ -6,6 +6,7 @@ tells what became of it, however long that takes: who is told that it failed mus
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class _OfLoop:
     """Who waits on one event loop, the oldest first; `timer` runs while somebody does."""
 
     def __init__(self) -> None:
-        self.waiting: list[_Settling] = []
+        self.waiting: deque[_Settling] = deque()
         self.looks = 0
         self.timer: asyncio.TimerHandle | None = None
         self.keeping: set[asyncio.Task[None]] = set()
@@ -67,7 +68,10 @@ class InTime:
             for ended in [one for one in list(self._of_loops) if one.is_closed()]:
                 del self._of_loops[ended]
             of_loop = self._of_loops[loop] = _OfLoop()
-        of_loop.waiting.append(_Settling(event, durable, of_loop.looks))
+        waiting = of_loop.waiting
+        while waiting and waiting[0].durable.done():  # at once: what is kept alive costs
+            waiting.popleft()
+        waiting.append(_Settling(event, durable, of_loop.looks))
         if of_loop.timer is None:
             of_loop.timer = loop.call_later(LOOK_S, self._look, loop, of_loop)
         return durable
@@ -78,13 +82,15 @@ class InTime:
 
     def _look(self, loop: asyncio.AbstractEventLoop, of_loop: _OfLoop) -> None:
         of_loop.looks += 1
-        waiting = [one for one in of_loop.waiting if not one.durable.done()]
-        late = [one for one in waiting if of_loop.looks - one.before >= self._looks_max]
-        for one in late:
-            task = loop.create_task(self._keep(one), name="inf-middleware-kept")
-            of_loop.keeping.add(task)
-            task.add_done_callback(of_loop.keeping.discard)
-        of_loop.waiting = waiting = waiting[len(late) :]
+        waiting = of_loop.waiting
+        while waiting and (
+            waiting[0].durable.done() or of_loop.looks - waiting[0].before >= self._looks_max
+        ):
+            one = waiting.popleft()
+            if not one.durable.done():
+                task = loop.create_task(self._keep(one), name="inf-middleware-kept")
+                of_loop.keeping.add(task)
+                task.add_done_callback(of_loop.keeping.discard)
         of_loop.timer = loop.call_later(LOOK_S, self._look, loop, of_loop) if waiting else None
 
     async def _keep(self, late: _Settling) -> None:
