@@ -15,10 +15,10 @@ from starlette.types import Message, Scope, Send
 from inf_middleware.call.drain import drains
 from inf_middleware.call.record import Asked, Call
 from inf_middleware.call.refuse import Refuse, send_refusal
-from inf_middleware.call.start import Header, read_headers, with_ours
+from inf_middleware.call.start import read_headers, with_ours
 from inf_middleware.call.stream import Stream, reader_for, stream_of
 from inf_middleware.wire.alike import Alike
-from inf_middleware.wire.answers import retry_headers
+from inf_middleware.wire.answers import Header, retry_headers
 from inf_middleware.wire.ending import clean_end
 from inf_middleware.wire.intake import JSON_BYTES_MAX, PLAIN, Intake, cutter_of, intake_by
 from inf_middleware.wire.reader import AnswerReader

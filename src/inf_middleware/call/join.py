@@ -10,9 +10,8 @@ from inf_middleware.call.part import take_part
 from inf_middleware.call.record import CALL_KEY, Call, Parts
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, understand
-from inf_middleware.call.start import Header
 from inf_middleware.call.who import caller_of, known_caller
-from inf_middleware.wire.answers import limit_headers
+from inf_middleware.wire.answers import Header, limit_headers
 
 # A body that asks for usage is longer than the client's, by less than this.
 _ASKING_BYTES = 1024

@@ -1,12 +1,9 @@
 """The start of an answer: what its headers tell of how to read the rest, and which of them stay."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
 
-from inf_middleware.wire.answers import LIMIT_NAMES
+from inf_middleware.wire.answers import LIMIT_NAMES, Header
 from inf_middleware.wire.length import length_of
-
-Header: TypeAlias = tuple[bytes, bytes]
 
 # The name of the request, where the app has given it one.
 NAME = b"x-request-id"

@@ -5,7 +5,7 @@ opens the call and puts it into a copy of the scope; a worker further in joins i
 the opener alone settles, once, shielded from cancellation.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -27,14 +27,14 @@ from inf_middleware.call.record import CALL_KEY, PARTS_KEY, STACKS_KEY, Call, Me
 from inf_middleware.call.refuse import Refuse, send_refusal
 from inf_middleware.call.request import asking, is_read, may_be_json, understand
 from inf_middleware.call.settle import settle
-from inf_middleware.call.start import NAME, Header
+from inf_middleware.call.start import NAME
 from inf_middleware.call.who import caller_of, known_caller
 from inf_middleware.domain.errors import MiddlewareError
 from inf_middleware.domain.ids import uuid7
 from inf_middleware.domain.prices import Prices
 from inf_middleware.domain.tiers import Tiers
 from inf_middleware.domain.uris import may_lead_elsewhere
-from inf_middleware.wire.answers import limit_headers
+from inf_middleware.wire.answers import Header, limit_headers
 from inf_middleware.wire.request import Request
 
 # How long a shutdown waits for calls that were cancelled to be settled: servers that cancel do not
@@ -125,17 +125,10 @@ class Worker:
                 caller = known_caller(scope["headers"], headers, parts)
                 call.account, call.tier, call.key_id = caller or await caller_of(inner, parts)
                 call.named = parts.names_accounts
-            source = receive
-            if not is_read(dialect, headers):
-                message = await begin_body(receive)
-                if may_be_json(message.get("body", b"")):
-                    source = Ahead(receive, message).receive
-                else:
-                    call.request, call.unread = Request(), True
-            if not call.unread:
-                declared = headers.get(b"content-length")
-                message = await read_body(declared, source, parts.body_bytes_max)
-                understand(call, message.get("body", b""))
+            if is_read(dialect, headers):
+                message = await _read(call, headers, receive)
+            else:
+                message = await _look_into(call, headers, receive)
             if KEY_HEADER in headers:
                 note_fingerprint(call)
             ahead = await take_part(call, parts, inner, receive)
@@ -257,6 +250,22 @@ class Worker:
             await send(message)
 
         return watching
+
+
+async def _read(call: Call, headers: Mapping[bytes, bytes], receive: Receive) -> Message:
+    declared = headers.get(b"content-length")
+    message = await read_body(declared, receive, call.parts.body_bytes_max)
+    understand(call, message.get("body", b""))
+    return message
+
+
+async def _look_into(call: Call, headers: Mapping[bytes, bytes], receive: Receive) -> Message:
+    """Read a body that may be JSON though it is not said to be; else it passes as it comes."""
+    message = await begin_body(receive)
+    if may_be_json(message.get("body", b"")):
+        return await _read(call, headers, Ahead(receive, message).receive)
+    call.request, call.unread = Request(), True
+    return message
 
 
 async def _end_unserved(call: Call, ended: Refuse | ClientGone, send: Send) -> None:
